@@ -1,8 +1,10 @@
-"""Federated learning as a state machine: what the members of a chain may do, and what each of it changes.
+"""Federated learning as a state machine: what members of a chain may do, and what each of it changes.
 
-Enters: the bytes of transactions, and final blocks (batches of transactions, items, block time, proposer). Leaves: verdicts on
-bytes (`fl.check`), and per block the rows of state to write, receipts, events and the aggregations to start (`fl.machine`).
-Everything here is a pure function of what enters; clocks, disks, links and tensors of other members stay in the rooms above.
+Enters: the bytes of transactions, and final blocks (batches of transactions, items, block time, proposer).
+Leaves: verdicts on bytes (`fl.check`), and per block the rows of state to write, receipts, events and the
+aggregations to start (`fl.machine`). Everything in this room is a pure function of what enters; clocks, disks
+and links stay in the rooms above, except in `fl.client`, which is the member's side of the network.
 
-Reading order: `errors` (every refusal), `records` (what is stored), `transactions` (the table of kinds), `machine` (a block).
+Reading order: `errors` (every refusal), `records` (what is stored), `transactions` (the table of kinds),
+`machine` (a block).
 """

@@ -1,8 +1,8 @@
 """Every refusal, by a stable code: who decides it, and the sentence that a person reads.
 
-What *bytes* decide is refused at admission and consumes nothing. What *state* decides is refused in execution: one receipt, and
-the nonce is consumed. *Nobody's* refusals leave neither, because the account that would pay is not the one that signed or its
-nonce is not free. A *round*'s codes say why a round failed.
+What *bytes* decide is refused at admission and consumes nothing. What *state* decides is refused in execution:
+one receipt, and the nonce is consumed. *Nobody's* refusals leave neither, because the account that would pay
+is not the one that signed, or its nonce is not free. A *round's* codes say why a round failed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Code:
 
 
 _BYTES = {
-    "UNDECODABLE": "The bytes are not the canonical encoding of this kind of transaction; encode it with the SDK.",
+    "UNDECODABLE": "The bytes are no canonical encoding of such a transaction; let the SDK encode it.",
     "WRONG_CHAIN": "The transaction names another chain; check the chain id of your network file.",
     "BAD_SIGNATURE": "The signature does not match the transaction and its public key; sign it again.",
-    "WEAK_KEY": "The public key is of an unknown type or one under which signatures can be forged; make a new key.",
+    "WEAK_KEY": "The public key is of an unknown type, or signatures can be forged under it.",
     "OVERSIZE": "The transaction or its payload is larger than the chain admits.",
     "UNKNOWN_KIND": "No transaction kind has this number under the chain's rules version.",
     "BAD_NAME": "A name must be 1 to 64 characters of letters, digits, dot, dash and underscore.",
@@ -49,7 +49,7 @@ _BYTES = {
 }
 
 _STATE = {
-    "VALID_UNTIL_FAR": "valid_until is further ahead of block time than the chain admits; choose an earlier time.",
+    "VALID_UNTIL_FAR": "valid_until is further ahead of block time than the chain admits.",
     "UNAUTHORISED": "The sender's roles do not allow this.",
     "NOT_MEMBER": "The sender is not a member; ask a registrar to register its key.",
     "REVOKED": "The member has been revoked.",
@@ -61,7 +61,7 @@ _STATE = {
     "JOB_CLOSED": "The job is finished or stopped.",
     "JOB_NOT_PAUSED": "Only a paused job can be resumed.",
     "JOB_FULL": "The job has as many members as it can hold.",
-    "TOO_MANY_JOBS": "The chain holds as many open jobs, or parameters in open jobs, as it admits; stop one first.",
+    "TOO_MANY_JOBS": "The chain admits no more open jobs, or parameters in them; stop one first.",
     "WRONG_RULES": "The rules hash is not this job's; read its rules again before accepting them.",
     "ALREADY_JOINED": "The member has joined this job already.",
     "NOT_JOINED": "The member is not in this round's cohort; join the job and wait for its next round.",
