@@ -1,0 +1,238 @@
+"""The ports: all that a validator can do to the world, and all that the world can do to it.
+
+What enters: frames of authenticated peers, bytes of files, rows, the time, randomness. What leaves: frames,
+bytes, rows. The Protocols below are what the rest of `node/` knows; the real ones stand beside them (`links`,
+`disk`, `kv`, `offload`, `clock`), the simulated ones in `tests/simulation/`, and one suite of tests holds
+both to the same promises.
+
+Two promises that everything else leans on. Nothing is durable before `sync` has returned, and a file whose
+sync failed once is failed for good: the kernel may have dropped the pages and would report success the next
+time. And every queue has a bound: a slow peer or a slow disk costs answers, never memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, ParamSpec, Protocol, TypeVar
+
+from consensus.effects import Now
+from consensus.messages import Channel
+
+__all__ = [
+    "AlreadyLocked",
+    "Channel",
+    "Clock",
+    "Disk",
+    "DiskFailure",
+    "DiskFull",
+    "Down",
+    "Frame",
+    "Kv",
+    "LinkEvent",
+    "Links",
+    "NoSuchFile",
+    "Now",
+    "Offload",
+    "Peer",
+    "PeerAddress",
+    "PortError",
+    "Ports",
+    "Up",
+    "check_name",
+]
+
+Peer = bytes
+"""A validator, named by its consensus key (33 bytes)."""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class PortError(Exception):
+    """The world did not do what was asked. The sentence says what failed and what the operator can do."""
+
+    code: ClassVar[str] = "PORT"
+
+
+class DiskFailure(PortError):
+    """Bytes may be lost. Nothing that depends on them may leave this process any more."""
+
+    code = "DISK_FAILURE"
+
+
+class DiskFull(DiskFailure):
+    """There was no room. Raised by an append, it has left the file as it was."""
+
+    code = "DISK_FULL"
+
+
+class NoSuchFile(DiskFailure):
+    code = "NO_SUCH_FILE"
+
+
+class AlreadyLocked(PortError):
+    """Another process works in this directory. Two nodes with one key would contradict each other."""
+
+    code = "ALREADY_LOCKED"
+
+
+_NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+TEMPORARY = ".tmp"
+"""Ends the names of files that are being written whole; they are never listed."""
+
+
+def check_name(name: str) -> None:
+    """A file is `name` or `directory/name`: no name can lead out of the disk's own directory."""
+    parts = name.split("/")
+    if len(parts) > 2:
+        raise ValueError(f"file name {name!r} has more than one directory level")
+    for part in parts:
+        if not part or part[0] == "." or len(part) > 128 or not _NAME_CHARACTERS.issuperset(part):
+            raise ValueError(f"file name {name!r} is not made of letters, digits, '.', '_' and '-'")
+    if name.endswith(TEMPORARY):
+        raise ValueError(f"file name {name!r} is reserved for files being written")
+
+
+class Clock(Protocol):
+    def now(self) -> Now: ...
+
+    def entropy(self, size: int) -> bytes:
+        """Unpredictable bytes."""
+
+
+class Disk(Protocol):
+    """Files below one directory of this node. Only `sync` and `write_whole` make anything durable."""
+
+    def append(self, name: str, data: bytes) -> None:
+        """All of `data` or nothing; creates the file. Raises DiskFull with the file unchanged, or
+        DiskFailure."""
+
+    async def sync(self, name: str) -> None:
+        """Makes durable all that was done to the file before the call, and its place in its directory."""
+
+    async def write_whole(self, name: str, data: bytes) -> None:
+        """Replaces the file, durably: after a crash it holds the old bytes or the new ones, never a mixture.
+
+        One write of a name at a time.
+        """
+
+    def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
+        """At most `size` bytes from `offset`, fewer at the end of the file. Raises NoSuchFile."""
+
+    def size(self, name: str) -> int | None:
+        """None if there is no such file."""
+
+    def truncate(self, name: str, size: int) -> None: ...
+
+    def rename(self, old: str, new: str) -> None:
+        """Within one directory; replaces `new`. Durable with the next `sync(new)`."""
+
+    def unlink(self, name: str) -> None:
+        """Durable with the next sync in that directory; until then the file may come back after a crash."""
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Names that begin with `prefix`, sorted."""
+
+    def free_bytes(self) -> int: ...
+
+    def lock(self, name: str) -> None:
+        """Held until `close` or the end of the process. Raises AlreadyLocked."""
+
+    def close(self) -> None: ...
+
+
+class Kv(Protocol):
+    """An ordered store of rows. Writes without `sync` may be lost by a crash, the newest first, never half
+    of one."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def iterate(self, start: bytes, stop: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Rows with start <= key < stop, as they were when this was called."""
+
+    def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = (), sync: bool = False) -> None:
+        """All of it or nothing; a key must not be in both. Synced, it makes every earlier write durable
+        too."""
+
+    def close(self) -> None: ...
+
+
+class Offload(Protocol):
+    """Work that would hold the event loop for longer than a frame may wait."""
+
+    async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAddress:
+    """Where a validator listens, and the key that whoever answers there must prove to hold."""
+
+    link_key: bytes
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    peer: Peer
+    channel: Channel
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """The channel carries frames from here on; whatever was sent before may be lost."""
+
+    peer: Peer
+    channel: Channel = Channel.CONSENSUS
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    peer: Peer
+    channel: Channel = Channel.CONSENSUS
+
+
+LinkEvent = Frame | Up | Down
+
+
+class Links(Protocol):
+    """Authenticated connections to the other validators, one a peer and channel, dialled again for ever.
+
+    Per peer and channel: Up comes before the frames, Down after them, and frames keep their order. A frame
+    can be lost (with its link, or dropped from a full queue), so whoever needs an answer asks again.
+    """
+
+    async def start(self, peers: Mapping[Peer, PeerAddress]) -> None: ...
+
+    async def update(self, peers: Mapping[Peer, PeerAddress]) -> None:
+        """Replaces the set of peers; links to those that stay as they were are not touched."""
+
+    def send(self, peer: Peer, channel: Channel, frame: bytes) -> bool:
+        """False if the frame was dropped because there is no link or its queue is full.
+
+        A full CONSENSUS queue drops its oldest frames instead, for the newest votes and certificates
+        supersede them; a full DATA queue drops the frame that was offered, for the peer pulls what it lacks.
+        """
+
+    async def receive(self) -> LinkEvent:
+        """The next event, consensus before data, though data is never starved. For one task at a time."""
+
+    def punish(self, peer: Peer, reason: str) -> None:
+        """Drops the links to a peer that misbehaved and refuses it for a while, longer each time."""
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What one incarnation of a node is given."""
+
+    links: Links
+    disk: Disk
+    kv: Kv
+    offload: Offload
+    clock: Clock
