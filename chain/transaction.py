@@ -1,0 +1,69 @@
+"""A signed transaction. What its kind and body mean is not known here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from chain.codec import U16, U64, Digest, Length, PublicKey, Signature, encode
+from chain.hashing import Domain, digest, signing_bytes
+from chain.keys import SigningKey, verify
+
+MAX_TRANSACTION_BYTES = 40 * 1024
+"""What any node decodes at all; the on-chain parameter may be lower, never higher."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    chain: Digest
+    sender: Digest
+    """The account: the hash of its first public key, kept when the key is rotated."""
+    key: PublicKey
+    nonce: U64
+    valid_until_ms: U64
+    """Block time after which it may no longer be executed."""
+    kind: U16
+    body: Annotated[bytes, Length(0, MAX_TRANSACTION_BYTES)]
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsigned:
+    chain: Digest
+    sender: Digest
+    key: PublicKey
+    nonce: U64
+    valid_until_ms: U64
+    kind: U16
+    body: Annotated[bytes, Length(0, MAX_TRANSACTION_BYTES)]
+
+
+def account_id(public: bytes) -> bytes:
+    return digest(Domain.ACCOUNT, public)
+
+
+def tx_id(tx: Transaction) -> bytes:
+    """Leaves the signature out: a signer can make many signatures for one transaction."""
+    return _id(_Unsigned(tx.chain, tx.sender, tx.key, tx.nonce, tx.valid_until_ms, tx.kind, tx.body))
+
+
+def _id(unsigned: _Unsigned) -> bytes:
+    return digest(Domain.TX, encode(unsigned))
+
+
+def _message(chain: bytes, identifier: bytes) -> bytes:
+    # Accounts outlive validator sets, so transactions belong to no epoch.
+    return signing_bytes(Domain.TX, chain, 0, identifier)
+
+
+def sign_transaction(
+    key: SigningKey, chain: bytes, sender: bytes, nonce: int, valid_until_ms: int, kind: int, body: bytes
+) -> Transaction:
+    identifier = _id(_Unsigned(chain, sender, key.public, nonce, valid_until_ms, kind, body))
+    signature = key.sign(_message(chain, identifier))
+    return Transaction(chain, sender, key.public, nonce, valid_until_ms, int(kind), body, signature)
+
+
+def verify_transaction(tx: Transaction) -> bool:
+    """Whether `tx.key` signed it; whether that key speaks for `tx.sender` is for the state to say."""
+    return verify(tx.key, _message(tx.chain, tx_id(tx)), tx.signature)
