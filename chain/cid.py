@@ -1,0 +1,56 @@
+"""Content identifiers: the names under which IPFS and this chain know the same bytes (CIDv1, sha2-256).
+
+In binary: version, codec, hash function, hash length, digest; 36 bytes. As text: base32 in lower case after
+a `b`. Data of one leaf is named by its plain hash (codec *raw*); larger data by the root of its UnixFS tree
+(codec *dag-pb*), which this module reads and writes as a name only.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from hashlib import sha256
+
+CID_BYTES = 36
+LEAF_BYTES = 1024 * 1024
+
+_RAW_PREFIX = bytes([0x01, 0x55, 0x12, 0x20])
+_TREE_PREFIX = bytes([0x01, 0x70, 0x12, 0x20])
+
+
+class CidError(ValueError):
+    """Not a CID of a kind that the chain uses."""
+
+
+def raw_cid(data: bytes) -> bytes:
+    if len(data) > LEAF_BYTES:
+        raise CidError(f"one leaf has at most {LEAF_BYTES} bytes, not {len(data)}")
+    return _RAW_PREFIX + sha256(data).digest()
+
+
+def check_cid(cid: bytes) -> None:
+    if len(cid) != CID_BYTES or cid[:4] not in (_RAW_PREFIX, _TREE_PREFIX):
+        raise CidError("not a CIDv1 with codec raw or dag-pb and a sha2-256 digest")
+
+
+def is_raw(cid: bytes) -> bool:
+    return len(cid) == CID_BYTES and cid.startswith(_RAW_PREFIX)
+
+
+def cid_text(cid: bytes) -> str:
+    check_cid(cid)
+    return "b" + base64.b32encode(cid).decode().rstrip("=").lower()
+
+
+def parse_cid(text: str) -> bytes:
+    if not text.startswith("b") or text != text.lower():
+        raise CidError("a CID is written in lower-case base32 after a 'b'")
+    body = text[1:].upper()
+    try:
+        cid = base64.b32decode(body + "=" * (-len(body) % 8))
+    except (binascii.Error, ValueError):
+        raise CidError("a CID is written in lower-case base32 after a 'b'") from None
+    check_cid(cid)
+    if cid_text(cid) != text:
+        raise CidError("a CID is written without padding and with no stray bits")
+    return cid
