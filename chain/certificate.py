@@ -213,9 +213,7 @@ def assemble(validators: ValidatorSet, votes: Iterable[Vote]) -> Certificate:
     if len(chosen) < validators.quorum:
         raise ValueError(f"{len(chosen)} votes do not make a quorum of {validators.quorum}")
     first = chosen[0]
-    if any(
-        (vote.kind, vote.epoch, vote.subject) != (first.kind, first.epoch, first.subject) for vote in chosen
-    ):
+    if any((vote.kind, vote.epoch, vote.subject) != (first.kind, first.epoch, first.subject) for vote in chosen):
         raise ValueError("votes for different subjects make no certificate")
     if first.epoch != validators.epoch or chosen[-1].signer >= validators.n:
         raise ValueError("votes of another validator set make no certificate")

@@ -174,9 +174,7 @@ def check_genesis(genesis: Genesis) -> None:
     if size_bytes > MAX_GENESIS_BYTES:
         raise GenesisError(f"The genesis takes {size_bytes} bytes; at most {MAX_GENESIS_BYTES} are allowed.")
     if genesis.version != GENESIS_VERSION:
-        raise GenesisError(
-            f"Genesis version {genesis.version} is unknown; this software knows {GENESIS_VERSION}."
-        )
+        raise GenesisError(f"Genesis version {genesis.version} is unknown; this software knows {GENESIS_VERSION}.")
     if genesis.admission not in ("registrars", "open"):
         raise GenesisError(f"Admission is '{genesis.admission}'; it must be 'registrars' or 'open'.")
     _check_validators(genesis.validators, "The first validator set")
@@ -206,18 +204,14 @@ def _check_validators(validators: tuple[Validator, ...], which: str) -> None:
             keys.append(key)
         _check_address(validator)
     _refuse_repeats(keys, f"{which} uses one key twice; every validator needs three keys of its own")
-    _refuse_repeats(
-        [validator.address for validator in validators], f"{which} lists one address for two validators"
-    )
+    _refuse_repeats([validator.address for validator in validators], f"{which} lists one address for two validators")
 
 
 def _check_people(genesis: Genesis) -> None:
     for registrar in genesis.registrars:
         _check_key(registrar, "A registrar's key")
     _refuse_repeats(genesis.registrars, "A registrar is listed twice")
-    validator_keys = {
-        key for validator in genesis.validators for key in (validator.consensus_key, validator.link_key)
-    }
+    validator_keys = {key for validator in genesis.validators for key in (validator.consensus_key, validator.link_key)}
     for member in genesis.members:
         _check_key(member.key, f"The key of member '{member.name}'")
         if member.key in validator_keys:
@@ -239,9 +233,7 @@ def _check_address(validator: Validator) -> None:
     host, colon, port = validator.address.rpartition(":")
     valid = host and colon and port.isascii() and port.isdigit() and port[0] != "0" and int(port) < 2**16
     if not valid:
-        raise GenesisError(
-            f"The address of validator '{validator.name}' is '{validator.address}', not host:port."
-        )
+        raise GenesisError(f"The address of validator '{validator.name}' is '{validator.address}', not host:port.")
 
 
 def _refuse_repeats(values: Iterable[str | bytes], sentence: str) -> None:

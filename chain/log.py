@@ -32,9 +32,7 @@ class Frontier:
 
     def root(self) -> bytes:
         if self.size.bit_count() != len(self.peaks):
-            raise ValueError(
-                f"a log of {self.size} leaves has {self.size.bit_count()} peaks, not {len(self.peaks)}"
-            )
+            raise ValueError(f"a log of {self.size} leaves has {self.size.bit_count()} peaks, not {len(self.peaks)}")
         return _root(self.size, _joined(self.peaks))
 
 

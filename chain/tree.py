@@ -115,9 +115,7 @@ class StateTree:
     def oldest_height(self) -> int:
         return self._undo[0].height - 1 if self._undo else self.height
 
-    def apply(
-        self, height: int, writes: Mapping[bytes, bytes | None], previous: Mapping[bytes, bytes | None]
-    ) -> bytes:
+    def apply(self, height: int, writes: Mapping[bytes, bytes | None], previous: Mapping[bytes, bytes | None]) -> bytes:
         """Writes one block's rows (None deletes) and returns the root; `previous` holds what they replace."""
         if height <= self.height:
             raise ValueError(f"height {height} does not follow {self.height}")
@@ -159,9 +157,7 @@ class StateTree:
         """What was applied above `height`, the earliest first: the first that names a thing has its old
         value."""
         if not self.oldest_height <= height <= self.height:
-            raise HeightNotKept(
-                f"height {height} is not kept; the tree has {self.oldest_height} to {self.height}"
-            )
+            raise HeightNotKept(f"height {height} is not kept; the tree has {self.oldest_height} to {self.height}")
         return (undo for undo in self._undo if undo.height > height)
 
     def root_at(self, height: int) -> bytes:
@@ -184,9 +180,7 @@ class StateTree:
         index = BUCKETS + bucket
         while index > 1:
             sibling = index ^ 1
-            siblings.append(
-                next((u.nodes[sibling] for u in undone if sibling in u.nodes), self._nodes[sibling])
-            )
+            siblings.append(next((u.nodes[sibling] for u in undone if sibling in u.nodes), self._nodes[sibling]))
             index >>= 1
         for undo in undone:
             if key in undo.values:

@@ -1,0 +1,181 @@
+"""What an outsider checks who trusts no node: from a checkpoint to a state value, a receipt, or an old block.
+
+The checkpoint is a chain id and the validator set of one epoch; the genesis gives the first. Each epoch's last
+block names the next set by its digest and is finalised by the set in office: a `HandOver`. The set reached so
+has signed what it executed: a block digest and a state root at a height. Everything else is Merkle proofs:
+
+    checkpoint ─ hand-overs ─▶ validator set ─ certificate ─▶ (height, block, state root)
+        state root ─ state proof ─▶ a key's value, or that it has none
+        value of `receipts` or `events` ─ log proof ─▶ one receipt or event, however old
+        block ─ its header's log root ─ log proof ─▶ the digest of any earlier block
+
+A proof may come from anyone. A certificate of an old epoch proves nothing to a checkpoint that has moved on:
+sets sign their predecessors' last states anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated
+
+from chain.block import Header, block_digest
+from chain.certificate import (
+    Certificate,
+    Executed,
+    Finalize,
+    Subject,
+    ValidatorSet,
+    VoteKind,
+    read_subject,
+    verify_certificate,
+)
+from chain.codec import U64, CodecError, Digest, Length, encode
+from chain.genesis import Genesis
+from chain.log import Frontier, LogProof, leaf_digest, verify_log
+from chain.tree import StateProof, verify_state
+
+MAX_KEY_BYTES = 256
+MAX_VALUE_BYTES = 1024 * 1024
+MAX_ENTRY_BYTES = 64 * 1024
+
+RECEIPTS_KEY = b"receipts"
+EVENTS_KEY = b"events"
+
+StateValue = Annotated[bytes, Length(0, MAX_VALUE_BYTES)]
+
+
+class Unproven(ValueError):
+    """What was handed in does not follow from the checkpoint; the sentence says where it breaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """All that is trusted: which chain, and who its validators are."""
+
+    chain_id: Digest
+    validators: ValidatorSet
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    header: Header
+    """Of the last block of an epoch."""
+    finalization: Certificate
+    """By the set of that epoch, for the block or for its repeat in a later view."""
+    validators: ValidatorSet
+    """Of the next epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateBundle:
+    height: U64
+    certificate: Certificate
+    key: Annotated[bytes, Length(0, MAX_KEY_BYTES)]
+    value: StateValue | None
+    proof: StateProof
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptBundle:
+    """One entry of the log of receipts (or of events), under the log's frontier in the state."""
+
+    receipt: Annotated[bytes, Length(0, MAX_ENTRY_BYTES)]
+    index: U64
+    log_proof: LogProof
+    frontier: Frontier
+    state: StateBundle
+
+
+@dataclass(frozen=True, slots=True)
+class BlockBundle:
+    """The digest of the block at `height`, under the header of the block that the certificate names."""
+
+    height: U64
+    block: Digest
+    log_proof: LogProof
+    header: Header
+    certificate: Certificate
+
+
+def genesis_checkpoint(genesis: Genesis) -> Checkpoint:
+    return Checkpoint(genesis.chain_id, genesis.validator_set)
+
+
+def follow(checkpoint: Checkpoint, hand_overs: Iterable[HandOver]) -> Checkpoint:
+    """The checkpoint of the epoch that the hand-overs lead to, one epoch each; raises Unproven."""
+    for hand_over in hand_overs:
+        _check_hand_over(checkpoint, hand_over)
+        checkpoint = Checkpoint(checkpoint.chain_id, hand_over.validators)
+    return checkpoint
+
+
+def _check_hand_over(checkpoint: Checkpoint, hand_over: HandOver) -> None:
+    header, following, epoch = hand_over.header, hand_over.validators, checkpoint.validators.epoch
+    if header.chain != checkpoint.chain_id or header.epoch != epoch:
+        raise Unproven(f"The header is not of epoch {epoch} of this chain.")
+    if following.epoch != epoch + 1 or header.next_set != following.digest():
+        raise Unproven(f"The last block of epoch {epoch} does not name the validator set handed in.")
+    final = _certified(checkpoint, hand_over.finalization, VoteKind.FINALIZE)
+    if not isinstance(final, Finalize) or final.block != block_digest(header) or final.view < header.view:
+        raise Unproven(f"The finalization is not of the last block of epoch {epoch}.")
+
+
+def _certified(checkpoint: Checkpoint, certificate: Certificate, kind: VoteKind) -> Subject:
+    validators = checkpoint.validators
+    if certificate.kind != kind or not verify_certificate(checkpoint.chain_id, validators, certificate):
+        raise Unproven(f"The certificate is not one that a quorum of epoch {validators.epoch} signed.")
+    try:
+        return read_subject(certificate.kind, certificate.subject)
+    except CodecError as error:
+        raise Unproven(f"The certificate's subject cannot be read: {error}.") from None
+
+
+def verify_executed(checkpoint: Checkpoint, certificate: Certificate) -> Executed:
+    """What the certificate says was executed; raises Unproven."""
+    executed = _certified(checkpoint, certificate, VoteKind.EXECUTED)
+    if not isinstance(executed, Executed):
+        raise Unproven("The certificate is not one of execution.")
+    return executed
+
+
+def verify_state_bundle(checkpoint: Checkpoint, bundle: StateBundle) -> Executed:
+    """Returns normally iff `bundle.key` has `bundle.value` (None: has none) in the state that is returned."""
+    executed = verify_executed(checkpoint, bundle.certificate)
+    if executed.height != bundle.height:
+        raise Unproven(f"The certificate is of height {executed.height}, not {bundle.height}.")
+    if not verify_state(executed.state_root, bundle.key, bundle.value, bundle.proof):
+        raise Unproven("The state proof does not lead to the certified root.")
+    return executed
+
+
+def verify_receipt_bundle(checkpoint: Checkpoint, bundle: ReceiptBundle) -> Executed:
+    """Returns normally iff the receipt is entry `index` of the log of receipts."""
+    return _verify_entry(checkpoint, bundle, RECEIPTS_KEY)
+
+
+def verify_event_bundle(checkpoint: Checkpoint, bundle: ReceiptBundle) -> Executed:
+    """Returns normally iff the entry is entry `index` of the log of events."""
+    return _verify_entry(checkpoint, bundle, EVENTS_KEY)
+
+
+def _verify_entry(checkpoint: Checkpoint, bundle: ReceiptBundle, key: bytes) -> Executed:
+    frontier = bundle.frontier
+    executed = verify_state_bundle(checkpoint, bundle.state)
+    if bundle.state.key != key or bundle.state.value != encode(frontier):
+        raise Unproven(f"The frontier is not the state's value of '{key.decode()}'.")
+    leaf = leaf_digest(bundle.receipt)
+    if not verify_log(frontier.root(), frontier.size, bundle.index, leaf, bundle.log_proof):
+        raise Unproven("The log proof does not lead to the certified log.")
+    return executed
+
+
+def verify_block_bundle(checkpoint: Checkpoint, bundle: BlockBundle) -> Executed:
+    """Returns normally iff the block at `height` of this chain has this digest."""
+    executed, header = verify_executed(checkpoint, bundle.certificate), bundle.header
+    if executed.block != block_digest(header) or header.chain != checkpoint.chain_id:
+        raise Unproven("The header is not that of the certified block.")
+    leaf = leaf_digest(bundle.block)
+    if not verify_log(header.log_root, header.height, bundle.height, leaf, bundle.log_proof):
+        raise Unproven("The log proof does not lead to the certified header.")
+    return executed
