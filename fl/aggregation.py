@@ -1,0 +1,227 @@
+"""Aggregation of a round: updates stream in, the next model and the closing record come out.
+
+However many updates a round takes, the memory is one int64 sum for each parameter. Sums are exact, so the
+order of updates, the number of threads and the cut into tiles leave no trace in the result: every honest
+validator computes the same bytes. Nothing in here decides which updates count; the frozen log of the round
+does, and payloads were checked (`fl.tensors.encodings.check_payload`) before a batch with them was voted for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chain.cid import raw_cid
+from chain.codec import encode
+from fl.errors import Refused
+from fl.kernels import FUSED, KERNEL_VERSION, apply_mean, sum_f32, sum_q8
+from fl.tensors.closing import CLOSING_VERSION, ClosingRecord
+from fl.tensors.encodings import UpdateForm, check_frame, update_form
+from fl.tensors.f32 import F32
+from fl.tensors.floats import INFINITY_BITS, range_bits_as_f32
+from fl.tensors.grid import Grid
+from fl.tensors.layout import TILE, Bytes, Schema, array_at
+from fl.tensors.model import ModelForm, check_model_frame, model_form
+from fl.tensors.q8 import Q8
+
+RULE = "fedavg"
+
+SPAN_TILES = 64
+"""Tiles in one piece of work: about a million values, so that a thread is worth waking for it."""
+
+Work: TypeAlias = Callable[[], int]
+Spread: TypeAlias = Callable[[Sequence[Work]], Iterable[int]]
+"""Runs every piece of work once, in any order and on any threads, and returns their results."""
+
+
+def in_turn(pieces: Sequence[Work]) -> Iterable[int]:
+    return [piece() for piece in pieces]
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationRules:
+    """What the job fixes for the sums of one round."""
+
+    job: bytes
+    round: int
+    schema: Schema
+    encoding: str
+    grid: Grid
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """An entry of the round's log with its payload."""
+
+    index: int
+    """In the log."""
+    member: bytes
+    weight: int
+    payload: Bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationOutcome:
+    ok: bool
+    code: str
+    """Why the round failed; empty when it did not."""
+    model: bytes
+    """The new model's blob; empty when the round failed."""
+    model_cid: bytes
+    record: bytes
+    """The closing record's blob; made in either case."""
+    record_cid: bytes
+
+
+class Aggregation:
+    """The sums of one FedAvg round. Not itself safe to call from several threads; `spread` is where threads
+    come in."""
+
+    def __init__(self, rules: AggregationRules, spread: Spread = in_turn) -> None:
+        self._rules = rules
+        self._spread = spread
+        self._form = update_form(rules.schema, rules.encoding)
+        if rules.encoding not in _SUMMING:
+            raise Refused("NOT_SUPPORTED", f"FedAvg has no kernel for the encoding {rules.encoding!r}.")
+        self._sums = np.zeros(self._form.layout.parameters, np.int64)
+        self._weights: dict[int, int] = {}
+        self._spoilt = False
+
+    @property
+    def count(self) -> int:
+        return len(self._weights)
+
+    def add(self, *updates: Update) -> None:
+        """Adds updates, in any order, each index once; several in one call are summed together, which is
+        faster. Raises `Refused` for a payload that should never have got here; after OUT_OF_RANGE the sums
+        are spoilt, and with them this object."""
+        self._check_usable()
+        offsets = [self._checked_offset(update) for update in updates]
+        if len({update.index for update in updates} - self._weights.keys()) != len(updates):
+            raise ValueError("an update's index was given twice")
+        if len(self._weights) + len(updates) > self._rules.grid.max_updates:
+            raise ValueError("more updates than the job's rules allow for")
+        start = 0
+        while start < len(updates):
+            stop = start + FUSED if start + FUSED <= len(updates) else start + 1
+            self._sum(updates[start:stop], offsets[start:stop])
+            start = stop
+        self._weights.update((update.index, update.weight) for update in updates)
+
+    def finish(
+        self, log_root: bytes, base_model: Bytes, cid_of: Callable[[bytes], bytes] = raw_cid
+    ) -> AggregationOutcome:
+        """The outcome of the round, once every entry of its log was added. A model that leaves the range of
+        F32 fails the round with MODEL_RANGE. The sums stay as they are."""
+        self._check_usable()
+        if not self._weights or self._weights.keys() != set(range(len(self._weights))):
+            raise ValueError("every entry of the round's log must be added, from index 0 on, and at least one")
+        rules = self._rules
+        form = model_form(rules.schema)
+        check_model_frame(form, base_model)
+        weights = tuple(self._weights[index] for index in range(len(self._weights)))
+        denominator = rules.grid.denominator(sum(weights))
+        model = self._applied(form, base_model, denominator)
+        model_cid = cid_of(model) if model else b""
+        code = "" if model else "MODEL_RANGE"
+        record = encode(
+            ClosingRecord(
+                version=CLOSING_VERSION,
+                rule=RULE,
+                kernel_version=KERNEL_VERSION,
+                job=rules.job,
+                round=rules.round,
+                log_root=log_root,
+                ok=not code,
+                code=code,
+                base=cid_of(bytes(base_model)),
+                model=model_cid,
+                optimizer=b"",
+                denominator=denominator,
+                weights=weights,
+            )
+        )
+        return AggregationOutcome(not code, code, model, model_cid, record, cid_of(record))
+
+    def _check_usable(self) -> None:
+        if self._spoilt:
+            raise ValueError("an earlier update spoilt these sums; start the aggregation again")
+
+    def _checked_offset(self, update: Update) -> int:
+        if not 1 <= update.weight <= self._rules.grid.weight_cap:
+            raise ValueError(f"the weight {update.weight} is outside 1 to {self._rules.grid.weight_cap}")
+        job, member = self._rules.job.hex(), update.member.hex()
+        return check_frame(self._form, job, self._rules.round, member, update.payload)
+
+    def _sum(self, updates: Sequence[Update], offsets: Sequence[int]) -> None:
+        rules = self._rules
+        payloads = [(update.payload, offset) for update, offset in zip(updates, offsets, strict=True)]
+        factors = np.array([rules.grid.factor(update.weight) for update in updates], np.float64)
+        piece, limit = _SUMMING[rules.encoding](self._form, self._sums, payloads, factors, rules.grid)
+        last = self._form.layout.tiles.size - 1
+        pieces = [_over(piece, first, min(first + SPAN_TILES, last)) for first in range(0, last, SPAN_TILES)]
+        self._spoilt = True
+        if max(self._spread(pieces)) > limit:
+            raise Refused("OUT_OF_RANGE", "An update that was voted for holds a value beyond the job's range.")
+        self._spoilt = False
+
+    def _applied(self, form: ModelForm, base_model: Bytes, denominator: int) -> bytes:
+        """The new model's blob, or nothing if a value is not finite."""
+        blob = bytearray(base_model)
+        pieces: list[Work] = []
+        step = SPAN_TILES * TILE
+        for run in form.runs:
+            for start in range(run.start, run.stop, step):
+                count = min(step, run.stop - start)
+                offset = run.offset + 4 * (start - run.start)
+                new: NDArray[np.float32] = np.frombuffer(blob, np.float32, count, offset)
+                old = array_at(base_model, "F32", count, offset).view(np.float32)
+                pieces.append(_applying(new, old, self._sums[start : start + count], denominator))
+        with np.errstate(over="ignore"):
+            finite = max(self._spread(pieces)) < INFINITY_BITS
+        return bytes(blob) if finite else b""
+
+
+_Piece: TypeAlias = Callable[[int, int], int]
+_Payloads: TypeAlias = Sequence[tuple[Bytes, int]]
+
+
+def _over(piece: _Piece, first: int, last: int) -> Work:
+    return lambda: piece(first, last)
+
+
+def _applying(new: NDArray[np.float32], old: NDArray[np.float32], sums: NDArray[np.int64], denominator: int) -> Work:
+    return lambda: apply_mean(new, old, sums, float(denominator))
+
+
+def _summing_f32(
+    form: UpdateForm, sums: NDArray[np.int64], payloads: _Payloads, factors: NDArray[np.float64], grid: Grid
+) -> tuple[_Piece, int]:
+    encoding, layout = F32(), form.layout
+    updates = tuple(encoding.values(layout, payload, offset) for payload, offset in payloads)
+
+    def piece(first: int, last: int) -> int:
+        return sum_f32(sums, updates, factors, layout.edges, first, last)
+
+    return piece, range_bits_as_f32(grid.range_bits)
+
+
+def _summing_q8(
+    form: UpdateForm, sums: NDArray[np.int64], payloads: _Payloads, factors: NDArray[np.float64], grid: Grid
+) -> tuple[_Piece, int]:
+    encoding, layout = Q8(), form.layout
+    updates = tuple(encoding.values(layout, payload, offset) for payload, offset in payloads)
+    scales = tuple(encoding.scales(layout, payload, offset) for payload, offset in payloads)
+
+    def piece(first: int, last: int) -> int:
+        return sum_q8(sums, updates, scales, factors, layout.tiles, layout.blocks, first, last)
+
+    return piece, range_bits_as_f32(grid.range_bits - 7)
+
+
+_SUMMING: Mapping[str, Callable[..., tuple[_Piece, int]]] = {"f32": _summing_f32, "q8": _summing_q8}
+"""For each encoding: the work over a range of tiles, and the largest bits it may report."""

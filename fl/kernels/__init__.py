@@ -1,0 +1,20 @@
+"""The compiled inner loops: exact sums of updates, and the model that follows from them.
+
+Enters: read-only arrays over payloads, weights as grid factors, ranges of tiles. Leaves: int64 sums and F32
+values that are the same bytes on every processor. One file a rule, plus `apply`, which every rule ends in,
+and `golden`, the vectors that a node checks before it signs a result.
+
+Each loop is elementwise integer arithmetic or IEEE-754 + − × ÷ in a fixed order; the compiler may neither
+reorder nor contract, and threads belong to the caller. Compiling is slow once and cached on disk after that,
+so nothing compiles on import: `golden.check_golden` compiles everything.
+
+Only `fl.aggregation` and the node import this room; a client needs none of it.
+"""
+
+from fl.kernels.apply import apply_mean
+from fl.kernels.fedavg import FUSED, sum_f32, sum_q8
+
+KERNEL_VERSION = 1
+"""Of the formulas, a consensus parameter: nodes of different versions would compute different bytes."""
+
+__all__ = ["FUSED", "KERNEL_VERSION", "apply_mean", "sum_f32", "sum_q8"]

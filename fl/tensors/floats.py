@@ -1,0 +1,60 @@
+"""Canonical F32: finite, no negative zero, no denormals.
+
+Every F32 that is written anywhere is canonical, so that processors which flush denormals and arithmetic that
+yields −0 leave no trace in a blob. Looking at bits instead of values keeps these checks exact whatever the
+processor's modes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl.errors import Refused
+
+INFINITY_BITS = 0x7F800000
+TINY_BITS = 0x00800000
+"""Bits of the smallest normal F32, 2^−126; smaller ones are denormal."""
+
+_CHUNK = 1 << 18
+"""Values looked at together, so that a check of a large blob needs little memory."""
+
+
+def range_bits_as_f32(range_bits: int) -> int:
+    """The bits of 2^R as an F32. Magnitudes of finite F32 order as their bits do."""
+    return (127 + range_bits) << 23
+
+
+def canonical(values: NDArray[Any]) -> NDArray[np.float32]:
+    """The nearest canonical F32 of each value; infinities and NaN stay what they are."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        array = np.asarray(values).astype(np.float32)
+    magnitudes = array.view(np.uint32) & np.uint32(0x7FFFFFFF)
+    array.view(np.uint32)[magnitudes < TINY_BITS] = 0
+    return array
+
+
+def check_range(values: NDArray[Any], range_bits: int) -> None:
+    """Raises `Refused` with NON_FINITE or OUT_OF_RANGE unless every |x| ≤ 2^R."""
+    top = max(int((chunk & np.uint32(0x7FFFFFFF)).max()) for chunk in _chunks(values))
+    if top >= INFINITY_BITS:
+        raise Refused("NON_FINITE", "The update holds NaN or infinity; look at the learning rate and the loss.")
+    if top > range_bits_as_f32(range_bits):
+        raise Refused("OUT_OF_RANGE", f"The update holds a value beyond ±2^{range_bits}, the job's range.")
+
+
+def is_canonical(values: NDArray[Any]) -> bool:
+    for chunk in _chunks(values):
+        magnitudes = chunk & np.uint32(0x7FFFFFFF)
+        if bool((magnitudes >= INFINITY_BITS).any()):
+            return False
+        if bool(((magnitudes < TINY_BITS) & (chunk != 0)).any()):
+            return False
+    return True
+
+
+def _chunks(values: NDArray[Any]) -> list[NDArray[np.uint32]]:
+    bits = values.view(np.uint32)
+    return [bits[start : start + _CHUNK] for start in range(0, bits.size, _CHUNK)]
