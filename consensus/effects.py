@@ -49,3 +49,29 @@ class Misbehaviour:
 
     peer: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    peer: int
+    message: object
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUp:
+    """A link to this validator was established, or established again: it may have missed anything."""
+
+    peer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A deadline may have passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that must never happen to an honest validator: it stops and says so."""
+
+    code: str
+    sentence: str

@@ -1,0 +1,69 @@
+"""Availability: transactions become batches, batches become certificates that prove f+1 honest durable copies.
+
+What enters: transactions that admission has checked, offers, votes, certificates and status frames of peers,
+the application's verdicts, and how far ordering has come. What leaves: batches and certificates to make durable,
+offers and votes and pulls, acknowledgements, and for ordering the references that a block may name.
+
+    sealed ──offer──▶ checked, durable ──vote──▶ certified ──flood──▶ named by a block ──▶ forgotten here
+                            │ 1 s without a certificate: every voter owns it, votes to all, lists it in its status
+                            ▼
+                     whoever lacks it pulls it and votes; whoever has a quorum of votes assembles
+
+`core.py` is the face and the dispatch; `guards.py` holds every rule that safety or a bound rests on, each as a
+function of plain values; `creation.py` packs and re-offers own batches, `voting.py` judges offers, `certifying.py`
+gathers votes and completes what a dead creator left, `pulls.py` fetches bytes, `lots.py` is the book of batches.
+
+Bytes of a batch stay in memory only while its vote or its certificate is open (own ones until ordered, for they
+may have to be packed again); otherwise the node serves them from the batches' log.
+"""
+
+from consensus.availability.core import Availability
+from consensus.availability.guards import is_expired, may_include
+from consensus.availability.inputs import (
+    Acknowledged,
+    Advanced,
+    BatchHere,
+    CheckBatch,
+    Checked,
+    Need,
+    NewEpoch,
+    Ordered,
+    PeerUp,
+    PoolFull,
+    Received,
+    Referable,
+    Replay,
+    ServeBatch,
+    Submit,
+    Tick,
+    TransactionsExpired,
+    Verdict,
+)
+from consensus.availability.records import BatchStored, CertificateHeld, SequenceReserved
+
+__all__ = [
+    "Acknowledged",
+    "Advanced",
+    "Availability",
+    "BatchHere",
+    "BatchStored",
+    "CertificateHeld",
+    "CheckBatch",
+    "Checked",
+    "Need",
+    "NewEpoch",
+    "Ordered",
+    "PeerUp",
+    "PoolFull",
+    "Received",
+    "Referable",
+    "Replay",
+    "SequenceReserved",
+    "ServeBatch",
+    "Submit",
+    "Tick",
+    "TransactionsExpired",
+    "Verdict",
+    "is_expired",
+    "may_include",
+]

@@ -1,0 +1,100 @@
+"""Who may sign for whom: this epoch's validators, those of the last, and this validator among them."""
+
+from __future__ import annotations
+
+from chain.batch import SignedBatch
+from chain.certificate import (
+    Available,
+    Certificate,
+    ValidatorSet,
+    Vote,
+    VoteKind,
+    sign_vote,
+    signers_of,
+    verify_certificate,
+    verify_vote,
+)
+from chain.hashing import Domain, signing_bytes
+from chain.keys import SigningKey, verify
+
+
+class Committee:
+    """Peers are indices into the current set; what outlives an epoch is known by its consensus key."""
+
+    def __init__(
+        self,
+        chain_id: bytes,
+        validators: ValidatorSet,
+        me: int | None,
+        key: SigningKey,
+        previous: ValidatorSet | None,
+    ) -> None:
+        self.chain_id = chain_id
+        self.current = validators
+        self.previous = previous
+        self.me = me
+        self.key = key
+        self._index = _index(validators)
+
+    def turn(self, validators: ValidatorSet, me: int | None, key: SigningKey) -> None:
+        self.previous = self.current
+        self.current = validators
+        self.me = me
+        self.key = key
+        self._index = _index(validators)
+
+    def of(self, epoch: int) -> ValidatorSet | None:
+        if epoch == self.current.epoch:
+            return self.current
+        if self.previous is not None and epoch == self.previous.epoch:
+            return self.previous
+        return None
+
+    @property
+    def peers(self) -> tuple[int, ...]:
+        return tuple(index for index in range(self.current.n) if index != self.me)
+
+    def key_at(self, epoch: int, index: int) -> bytes | None:
+        validators = self.of(epoch)
+        if validators is None or index >= validators.n:
+            return None
+        return validators.members[index].consensus_key
+
+    def peer_with(self, key: bytes) -> int | None:
+        """The other validator of the current set that has this consensus key."""
+        index = self._index.get(key)
+        return None if index == self.me else index
+
+    def is_peer(self, peer: int, epoch: int, index: int) -> bool:
+        return self.key_at(epoch, index) == self.current.members[peer].consensus_key
+
+    def is_signed_by_creator(self, reference: Available, signed: SignedBatch) -> bool:
+        """`reference` must be of this batch; it saves hashing a megabyte again."""
+        public = self.key_at(reference.epoch, reference.creator)
+        if public is None:
+            return False
+        message = signing_bytes(Domain.BATCH, self.chain_id, reference.epoch, reference.batch)
+        return verify(public, message, signed.signature)
+
+    def is_valid_vote(self, vote: Vote) -> bool:
+        validators = self.of(vote.epoch)
+        return validators is not None and verify_vote(self.chain_id, validators, vote)
+
+    def is_valid_certificate(self, certificate: Certificate) -> bool:
+        validators = self.of(certificate.epoch)
+        return validators is not None and verify_certificate(self.chain_id, validators, certificate)
+
+    def sign(self, subject: bytes) -> Vote | None:
+        if self.me is None:
+            return None
+        return sign_vote(self.key, self.chain_id, VoteKind.AVAILABLE, self.current.epoch, subject, self.me)
+
+    def signers(self, certificate: Certificate) -> tuple[int, ...]:
+        """Its signers that can be reached, which are those still in the current set."""
+        keys = (self.key_at(certificate.epoch, signer) for signer in signers_of(certificate))
+        found = (self.peer_with(key) for key in keys if key is not None)
+        return tuple(peer for peer in found if peer is not None)
+
+
+def _index(validators: ValidatorSet) -> dict[bytes, int]:
+    return {member.consensus_key: index for index, member in enumerate(validators.members)}

@@ -1,0 +1,40 @@
+"""What the parts of the core share: the book, the committee, the parameters, and how far the chain has come."""
+
+from __future__ import annotations
+
+from chain.batch import SignedBatch
+from chain.genesis import Params
+from consensus.availability.committee import Committee
+from consensus.availability.inputs import BatchHere, Referable
+from consensus.availability.lots import Lot, Lots
+from consensus.availability.pulls import Pulls
+from consensus.availability.records import BatchStored
+from consensus.effects import Misbehaviour, Output
+
+
+class Desk:
+    def __init__(self, committee: Committee, params: Params) -> None:
+        self.committee = committee
+        self.params = params
+        self.lots = Lots(params)
+        self.pulls = Pulls()
+        self.final = 0
+        self.executed = 0
+
+    def store(self, signed: SignedBatch, digest: bytes, voted: bool, out: Output) -> None:
+        out.persist.append(BatchStored(signed, voted))
+        out.events.append(BatchHere(digest))
+        self.pulls.done(digest)
+
+    def store_named(self, lot: Lot, signed: SignedBatch, out: Output) -> None:
+        """Bytes of a certified batch: a quorum checked them, nobody's vote is missing."""
+        lot.stored = True
+        self.store(signed, lot.digest, False, out)
+
+    @staticmethod
+    def announce(lot: Lot, out: Output) -> None:
+        out.events.append(Referable(lot.reference))
+
+    @staticmethod
+    def blame(peer: int, reason: str, out: Output) -> None:
+        out.events.append(Misbehaviour(peer, reason))

@@ -1,0 +1,120 @@
+"""The rules that safety and the bounds rest on, next to each other so that a test can break each.
+
+Every caller reaches them through the module (`guards.may_…`), and they see nothing but their arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from chain.certificate import Available, Certificate
+from chain.genesis import Params
+from consensus.availability.inputs import Verdict
+
+VOTE_AHEAD = 8
+"""Heights by which a creator's view of finality may be ahead of the voter's."""
+
+
+@dataclass(slots=True)
+class Outstanding:
+    """A creator's batches that this validator voted for and that are neither ordered nor expired."""
+
+    size_bytes: int = 0
+    batches: int = 0
+
+
+NOTHING_OUTSTANDING = Outstanding()
+
+
+class Judgement(Enum):
+    VOTE = auto()
+    ASK = auto()
+    """Nothing but the application's verdict is missing."""
+    WAIT = auto()
+    REFUSE = auto()
+
+
+def is_expired(reference: Available, height: int) -> bool:
+    """Whether a block of this height may no longer name the batch."""
+    return height > reference.expiry
+
+
+def may_include(reference: Available, height: int) -> bool:
+    return not is_expired(reference, height)
+
+
+def is_well_formed(reference: Available, params: Params) -> bool:
+    """What every honest creator's batch satisfies, whatever the time."""
+    return (
+        reference.expiry == reference.created + params.horizon
+        and reference.size_bytes <= params.batch_bytes
+        and reference.transactions > 0
+    )
+
+
+def is_past_voting(reference: Available, final: int, params: Params) -> bool:
+    return reference.created < final - params.horizon // 2
+
+
+def is_within_quota(outstanding: Outstanding, size_bytes: int, params: Params) -> bool:
+    return (
+        outstanding.batches < params.creator_quota_batches
+        and outstanding.size_bytes + size_bytes <= params.creator_quota_bytes
+    )
+
+
+def may_vote_available(
+    reference: Available, final: int, outstanding: Outstanding, verdict: Verdict | None, params: Params
+) -> Judgement:
+    """`final` is the newest final height known here, `outstanding` what its creator already has of my votes."""
+    if verdict is Verdict.BAD or is_past_voting(reference, final, params):
+        return Judgement.REFUSE
+    if reference.created > final + VOTE_AHEAD:
+        return Judgement.WAIT
+    if not is_within_quota(outstanding, reference.size_bytes, params):
+        return Judgement.WAIT
+    if verdict is None:
+        return Judgement.ASK
+    return Judgement.VOTE if verdict is Verdict.OK else Judgement.WAIT
+
+
+def may_reference(voted: bool, certificate: Certificate | None) -> bool:
+    """Bytes alone do not count: f+1 honest validators must have checked and stored what a block names."""
+    return voted or certificate is not None
+
+
+def may_assemble(votes: int, quorum: int) -> bool:
+    return votes >= quorum
+
+
+def may_acknowledge(own: bool, certificate: Certificate | None) -> bool:
+    return own and certificate is not None
+
+
+def may_pack(pooled: bool, outstanding: bool) -> bool:
+    """A transaction is in the pool once, and not in the pool while an own batch carries it."""
+    return not pooled and not outstanding
+
+
+def may_take_answer(asked: bool, digest: bytes, computed: bytes) -> bool:
+    return asked and digest == computed
+
+
+def may_seal(now_ms: int, sealed_ms: int | None, settled: bool, full: bool, in_flight: int) -> bool:
+    return now_ms >= seal_at(sealed_ms, settled, full, in_flight)
+
+
+SEAL_GAP_MS = 10
+SEAL_PATIENCE_MS = 1_000
+OFFERS_IN_FLIGHT = 4
+"""Own uncertified batches beyond which a full pool waits for the second to pass: peers hold only a few offers."""
+
+
+def seal_at(sealed_ms: int | None, settled: bool, full: bool, in_flight: int) -> int:
+    """When the next batch is due: `settled` says that the last is certified, `full` that a whole batch waits."""
+    if sealed_ms is None:
+        return 0
+    if settled or (full and in_flight < OFFERS_IN_FLIGHT):
+        return sealed_ms + SEAL_GAP_MS
+    return sealed_ms + SEAL_PATIENCE_MS

@@ -1,0 +1,774 @@
+"""The ordering core of one epoch: the rules of `ordering/__init__.py`, stepped by events, answered in effects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from chain.block import HEADER_VERSION, Block, Header, block_digest, body_roots
+from chain.certificate import (
+    Certificate,
+    Finalize,
+    Notarize,
+    Nullify,
+    ValidatorSet,
+    Vote,
+    VoteKind,
+    assemble,
+    sign_vote,
+    verify_certificate,
+    verify_vote,
+    votes_of,
+)
+from chain.codec import CodecError, decode, encode
+from chain.genesis import Params
+from chain.keys import SigningKey
+from consensus.beacon import beacon_seed, commitment, secret
+from consensus.effects import ALL, Alarm, Misbehaviour, Now, Output, PeerUp, Received, Send, Tick
+from consensus.lineage import Lineage, header_fault
+from consensus.messages import BlockAnswer, FetchBlock, FetchCertificate, Proposal, RangeAnswer
+from consensus.ordering.blocktree import Ancestry, BlockTree
+from consensus.ordering.payload import Payload, Verdict
+from consensus.ordering.records import Body, Held, Offence, OwnVote, SilentUntil
+from consensus.ordering.timing import Timing
+from consensus.ordering.view import Slot, View, can_finalize, can_nullify, can_notarize
+from consensus.ordering.wanted import Wanted
+
+LOOKAHEAD = 16
+"""Votes are kept for this many views ahead; certificates are taken from any distance."""
+RETAINED = 8
+"""Views below the last final one whose votes are kept, to recognise an offence that shows late."""
+GREETING_LIMIT = 256
+"""Messages that a peer is sent on a new link, and all peers at a standstill, at most."""
+ANSWER_EVERY_MS = 200
+
+_SUBJECT = {VoteKind.NOTARIZE: Notarize, VoteKind.NULLIFY: Nullify, VoteKind.FINALIZE: Finalize}
+ORDERING_KINDS = frozenset(_SUBJECT)
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadChanged:
+    """Something that a proposal waited for may have come: judge again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finalized:
+    """Final blocks, oldest first; the certificate is of the newest. An acknowledgement: it waits for the journal."""
+
+    blocks: tuple[tuple[Block, Lineage], ...]
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class EpochOver:
+    """The last block of this epoch is final; its header names the next set."""
+
+    root: Lineage
+
+
+@dataclass(frozen=True, slots=True)
+class Convicted:
+    """Two votes that no honest validator casts together."""
+
+    first: Vote
+    second: Vote
+
+
+Want = tuple[str, bytes] | tuple[str, int, int]
+
+
+def subject_of(kind: int, subject: bytes) -> Notarize | Nullify | Finalize:
+    return decode(_SUBJECT[VoteKind(kind)], subject, 256)
+
+
+class Ordering:
+    def __init__(
+        self,
+        chain_id: bytes,
+        validators: ValidatorSet,
+        me: int | None,
+        key: SigningKey | None,
+        params: Params,
+        root: Lineage,
+        payload: Payload,
+        *,
+        previous: BlockTree | None = None,
+    ) -> None:
+        self.chain_id = chain_id
+        self.validators = validators
+        self.epoch = validators.epoch
+        self.me = me
+        self._key = key
+        self._seed = beacon_seed(key) if key is not None else b""
+        self.params = params
+        self.payload = payload
+        n = validators.n
+        first_leader = int.from_bytes(validators.digest()[:8], "big") % n
+        self.tree = BlockTree(root, n, first_leader, params.execution_window, params.horizon)
+        if previous is not None:
+            self.tree.inherit(previous)
+        self.view = 1
+        self.final_view = 0
+        self.final_digest = root.digest
+        self.final_certificate: Certificate | None = None
+        self.silent_until = 0
+        self.over = False
+        self.views: dict[int, View] = {}
+        self.wanted: Wanted[Want] = Wanted()
+        self.timing = Timing(params, n, validators.f)
+        self._offenders: set[int] = set()
+        self._answered_ms: dict[int, int] = {}
+        self._now = Now(0, 0)
+        self._out = Output()
+        self._replaying = False
+        self._proposed = False
+        self._enter(1)
+
+    # Entry points
+
+    def step(self, now: Now, event: object) -> Output:
+        self._now, self._out = now, Output()
+        self._proposed = False
+        if not self.over:
+            match event:
+                case Received(peer, message):
+                    self._received(peer, message)
+                case PeerUp(peer):
+                    self._say_all(peer)
+                case Tick() | PayloadChanged():
+                    pass
+                case _:
+                    raise TypeError(f"ordering takes no {type(event).__name__}")
+            self._act()
+        return self._out
+
+    def replay(self, records: list[object], now: Now) -> Output:
+        """Take up what the journal holds, own votes included; only what became final leaves."""
+        self._now, self._out = now, Output()
+        self._replaying = True
+        for record in records:
+            match record:
+                case OwnVote(vote) if vote.epoch == self.epoch:
+                    self._restore(vote)
+                case Held(certificate) if certificate.epoch == self.epoch:
+                    self._certified(certificate, relay=False)
+                case Body(block) if block.header.epoch == self.epoch:
+                    self.tree.add(block)
+                    self._settle()
+                case SilentUntil(epoch, view) if epoch == self.epoch:
+                    self.silent_until = max(self.silent_until, view)
+                case Offence(first, _) if first.epoch == self.epoch:
+                    self._offenders.add(first.signer)
+            if self.over:
+                break
+        self._replaying = False
+        self._enter(self.view)
+        self.timing.restarted(self.view)
+        out = Output(acks=self._out.acks, events=self._out.events)
+        return out
+
+    def deadline(self) -> int | None:
+        """Monotonic time of the next Tick that this core needs."""
+        if self.over:
+            return None
+        times = [self.timing.next_ms, self.wanted.deadline()]
+        return min((time for time in times if time is not None), default=None)
+
+    # Messages
+
+    def _received(self, peer: int, message: object) -> None:
+        match message:
+            case Proposal():
+                self._proposal(peer, message)
+            case Vote():
+                self._vote(peer, message)
+            case Certificate():
+                self._certificate(peer, message)
+            case FetchCertificate(epoch, view, kind):
+                self._serve_certificate(peer, epoch, view, kind)
+            case FetchBlock(identity):
+                block = self.tree.block(identity)
+                if block is not None:
+                    self._out.send.append(Send(peer, BlockAnswer(block)))
+            case BlockAnswer(block):
+                self._body(block)
+            case RangeAnswer():
+                self._range(peer, message)
+            case _:
+                raise TypeError(f"ordering takes no {type(message).__name__}")
+
+    def _blame(self, peer: int, reason: str) -> None:
+        self._out.events.append(Misbehaviour(peer, reason))
+
+    def _within(self, number: int) -> bool:
+        return self.final_view - RETAINED < number <= self.view + LOOKAHEAD and number >= 1
+
+    def _view(self, number: int) -> View:
+        known = self.views.get(number)
+        if known is None:
+            known = self.views[number] = View(number, self.tree.leader(number))
+        return known
+
+    def _proposal(self, peer: int, proposal: Proposal) -> None:
+        vote = proposal.vote
+        if vote.kind != VoteKind.NOTARIZE or vote.epoch != self.epoch:
+            return
+        try:
+            subject = decode(Notarize, vote.subject, 256)
+        except CodecError:
+            self._blame(peer, "undecodable vote")
+            return
+        number = subject.view
+        if not self._within(number) or number <= self.final_view or vote.signer != self.tree.leader(number):
+            return
+        if block_digest(proposal.block.header) != subject.block:
+            self._blame(peer, "a proposal that does not hold the block it names")
+            return
+        view = self._view(number)
+        known = view.proposal is not None and view.proposed == subject
+        if not known and not self._verified(peer, vote):
+            return
+        self.payload.learn(proposal)
+        if view.proposal is None:
+            view.proposal, view.proposed = proposal, subject
+            view.slot = Slot.OPEN if self._well_formed(proposal.block, number) else Slot.INVALID
+            if view.notarized is not None and view.notarized != subject:
+                view.equivocated = True
+            self.timing.saw(subject.block, self._now)
+        self._count(vote)
+
+    def _well_formed(self, block: Block, number: int) -> bool:
+        header = block.header
+        fresh = header.view == number
+        repeat = header.view < number and bool(header.next_set)
+        return (
+            (fresh or repeat)
+            and header.version == HEADER_VERSION
+            and header.chain == self.chain_id
+            and header.epoch == self.epoch
+            and header.rules_version == self.params.rules_version
+            and (header.batch_root, header.item_root) == body_roots(block.body)
+        )
+
+    def _verified(self, peer: int, vote: Vote) -> bool:
+        if verify_vote(self.chain_id, self.validators, vote):
+            return True
+        self._blame(peer, "a vote with a bad signature")
+        return False
+
+    def _vote(self, peer: int, vote: Vote) -> None:
+        if vote.epoch != self.epoch or vote.kind not in ORDERING_KINDS:
+            return
+        try:
+            number = subject_of(vote.kind, vote.subject).view
+        except CodecError:
+            self._blame(peer, "undecodable vote")
+            return
+        if number < self.view:
+            self._answer_straggler(peer, vote.kind, number)
+        if not self._within(number) or vote.signer >= self.validators.n:
+            return
+        view = self._view(number)
+        if view.votes[vote.kind].get(vote.signer) == vote:
+            return
+        if not self._verified(peer, vote):
+            return
+        if vote.signer == self.me and vote not in view.own_votes():
+            self._key_in_use(number)
+            return
+        self._count(vote)
+
+    def _key_in_use(self, number: int) -> None:
+        if number > self.silent_until:
+            sentence = (
+                f"a vote of this validator's own key for view {number} of epoch {self.epoch} is going round that its "
+                "journal does not hold: another node runs with this key, or the journal was rolled back"
+            )
+            self._out.events.append(Alarm("KEY_IN_USE", sentence))
+
+    def _answer_straggler(self, peer: int, kind: int, number: int) -> None:
+        stuck = kind == VoteKind.NULLIFY or number + 2 <= self.view
+        if not stuck or self._now.mono_ms - self._answered_ms.get(peer, -ANSWER_EVERY_MS) < ANSWER_EVERY_MS:
+            return
+        if kind == VoteKind.FINALIZE and number > self.final_view:
+            return
+        self._answered_ms[peer] = self._now.mono_ms
+        self._serve_certificate(peer, self.epoch, number, VoteKind.NULLIFY)
+
+    def _serve_certificate(self, peer: int, epoch: int, number: int, kind: int) -> None:
+        if epoch != self.epoch:
+            return
+        if number <= self.final_view:
+            if self.final_certificate is not None:
+                self._out.send.append(Send(peer, self.final_certificate))
+            return
+        view = self.views.get(number)
+        if view is None:
+            return
+        held = view.certificates
+        chosen = held.get(kind) or held.get(VoteKind.NOTARIZE) or held.get(VoteKind.NULLIFY)
+        if chosen is not None:
+            self._out.send.append(Send(peer, chosen))
+
+    def _certificate(self, peer: int, certificate: Certificate) -> None:
+        if certificate.epoch != self.epoch or certificate.kind not in ORDERING_KINDS:
+            return
+        try:
+            number = subject_of(certificate.kind, certificate.subject).view
+        except CodecError:
+            self._blame(peer, "undecodable certificate")
+            return
+        if number <= self.final_view:
+            return
+        view = self.views.get(number)
+        if view is not None and certificate.kind in view.certificates:
+            return
+        if not verify_certificate(self.chain_id, self.validators, certificate):
+            self._blame(peer, "a certificate that does not verify")
+            return
+        for vote in votes_of(certificate):
+            if vote.signer == self.me and vote not in self._view(number).own_votes():
+                self._key_in_use(number)
+        self._certified(certificate, relay=True)
+
+    def _body(self, block: Block) -> None:
+        identity = block_digest(block.header)
+        if ("block", identity) not in self.wanted or body_roots(block.body) != (
+            block.header.batch_root,
+            block.header.item_root,
+        ):
+            return
+        self.wanted.got(("block", identity))
+        self.tree.add(block)
+        self._out.persist.append(Body(block))
+        self.timing.saw(identity, self._now)
+        self._settle()
+
+    def _range(self, peer: int, answer: RangeAnswer) -> None:
+        """Final blocks in a row above my own, up to the newest that comes with a finalization."""
+        parent = self.tree.root.digest
+        row: list[Block] = []
+        for entry in answer.blocks:
+            block = entry.block
+            header = block.header
+            if header.height <= self.tree.root.height:
+                continue
+            if header.parent != parent or (header.batch_root, header.item_root) != body_roots(block.body):
+                return
+            parent = block_digest(header)
+            row.append(block)
+            certificate = entry.finalization
+            if certificate is None or header.epoch != self.epoch or certificate.epoch != self.epoch:
+                continue
+            if certificate.kind != VoteKind.FINALIZE or not verify_certificate(
+                self.chain_id, self.validators, certificate
+            ):
+                self._blame(peer, "a finalization that does not verify")
+                return
+            subject = decode(Finalize, certificate.subject, 256)
+            if subject.block != parent:
+                self._blame(peer, "a finalization of another block")
+                return
+            for fetched in row:
+                if self.tree.block(self.tree.add(fetched)) is fetched:
+                    self._out.persist.append(Body(fetched))
+            row = []
+            if subject.view > self.final_view:
+                self._certified(certificate, relay=False)
+            else:
+                self._settle()
+            if self.over:
+                return
+
+    # Votes and certificates
+
+    def _count(self, vote: Vote) -> None:
+        subject = subject_of(vote.kind, vote.subject)
+        view = self._view(subject.view)
+        tally = view.votes[vote.kind]
+        self._look_for_offence(view, vote)
+        if vote.signer in tally:
+            return
+        tally[vote.signer] = vote
+        self.timing.heard(vote.signer, subject.view)
+        if vote.kind in view.certificates or subject.view <= self.final_view:
+            return
+        same = [other for other in tally.values() if other.subject == vote.subject]
+        if len(same) >= self.validators.quorum:
+            self._certified(assemble(self.validators, same), relay=False)
+
+    def _look_for_offence(self, view: View, vote: Vote) -> None:
+        against = [view.votes[vote.kind].get(vote.signer)]
+        if vote.kind == VoteKind.FINALIZE:
+            against.append(view.votes[VoteKind.NULLIFY].get(vote.signer))
+        if vote.kind == VoteKind.NULLIFY:
+            against.append(view.votes[VoteKind.FINALIZE].get(vote.signer))
+        for other in against:
+            if other is None or (other.kind == vote.kind and other.subject == vote.subject):
+                continue
+            if vote.kind == VoteKind.NOTARIZE and vote.signer == view.leader:
+                view.equivocated = True
+            if vote.signer not in self._offenders and not self._replaying:
+                self._offenders.add(vote.signer)
+                self._out.persist.append(Offence(other, vote))
+                self._out.events.append(Convicted(other, vote))
+
+    def _certified(self, certificate: Certificate, *, relay: bool) -> None:
+        subject = subject_of(certificate.kind, certificate.subject)
+        number = subject.view
+        if number <= self.final_view:
+            return
+        view = self._view(number)
+        if certificate.kind in view.certificates:
+            return
+        view.certificates[certificate.kind] = certificate
+        for vote in votes_of(certificate):
+            self.timing.heard(vote.signer, number)
+            self._look_for_offence(view, vote)
+            view.votes[certificate.kind].setdefault(vote.signer, vote)
+        if not self._replaying:
+            self._out.persist.append(Held(certificate))
+            if relay:
+                self._out.send.append(Send(ALL, certificate))
+        match subject:
+            case Notarize():
+                self._on_notarization(view, subject)
+            case Finalize():
+                self._on_finalization(view, subject, certificate)
+        if number >= self.view:
+            self._enter(number + 1)
+
+    def _on_notarization(self, view: View, subject: Notarize) -> None:
+        view.notarized = subject
+        if view.proposed is not None and view.proposed != subject:
+            view.equivocated = True
+        if not self._replaying and can_finalize(view, self.final_view, self.silent_until):
+            self._cast(view, VoteKind.FINALIZE, encode(Finalize(view.number, subject.block)))
+
+    def _on_finalization(self, view: View, subject: Finalize, certificate: Certificate) -> None:
+        self.final_view = view.number
+        self.final_digest = subject.block
+        self.final_certificate = certificate
+        self.timing.finalized(self._now)
+        self._settle()
+        for number in [number for number in self.views if number <= self.final_view - RETAINED]:
+            del self.views[number]
+
+    def _settle(self) -> None:
+        """Deliver what is final, if every body down to the last delivered block is here."""
+        if self.final_digest == self.tree.root.digest:
+            return
+        missing = self.tree.first_missing(self.final_digest)
+        if missing is not None:
+            self._want_block(missing)
+            return
+        if self.tree.lineage(self.final_digest) is None:
+            sentence = "a finalization stands on a block that does not descend from the last final one"
+            self._out.events.append(Alarm("FORK", sentence))
+            return
+        delivered = self.tree.finalize(self.final_digest)
+        self.timing.forget(lambda identity: self.tree.block(identity) is not None)
+        assert self.final_certificate is not None, "a final digest other than the root's has its certificate"
+        self._out.acks.append(Finalized(tuple(delivered), self.final_certificate))
+        if self.tree.root.next_set:
+            self.over = True
+            self._out.events.append(EpochOver(self.tree.root))
+
+    def _restore(self, vote: Vote) -> None:
+        number = subject_of(vote.kind, vote.subject).view
+        if number <= self.final_view - RETAINED:
+            return
+        view = self._view(number)
+        if vote.kind == VoteKind.NOTARIZE:
+            view.my_notarize = vote
+            subject = decode(Notarize, vote.subject, 256)
+            block = self.tree.block(subject.block)
+            if vote.signer == view.leader and block is not None:
+                view.proposal = Proposal(vote, block, (), None, ())
+                view.proposed, view.slot = subject, Slot.VALID
+        elif vote.kind == VoteKind.NULLIFY:
+            view.my_nullify = vote
+        else:
+            view.my_finalize = vote
+        self._count(vote)
+        if number > self.view:
+            self._enter(number)
+
+    def _cast(self, view: View, kind: VoteKind, subject: bytes, proposal: Proposal | None = None) -> None:
+        assert self._key is not None and self.me is not None, "only a member of the set votes"
+        vote = proposal.vote if proposal else sign_vote(self._key, self.chain_id, kind, self.epoch, subject, self.me)
+        if kind == VoteKind.NOTARIZE:
+            view.my_notarize = vote
+        elif kind == VoteKind.NULLIFY:
+            view.my_nullify = vote
+        else:
+            view.my_finalize = vote
+        self._out.persist.append(OwnVote(vote))
+        self._out.send.append(Send(ALL, proposal or vote))
+        self._count(vote)
+
+    # Acting in the current view
+
+    def _enter(self, number: int) -> None:
+        self.view = number
+        self.timing.entered(self._now, self.tree.leader(number), number, self.final_view)
+        self._view(number)
+
+    def tip(self) -> tuple[int, bytes]:
+        """The highest view known to be notarized or final, and its block."""
+        for number in range(self.view - 1, self.final_view, -1):
+            view = self.views.get(number)
+            if view is not None and view.notarized is not None:
+                return number, view.notarized.block
+        return self.final_view, self.final_digest
+
+    def _act(self) -> None:
+        while True:
+            before = self.view
+            self._update_pending()
+            self._judge_current()
+            self._propose()
+            self._time_out()
+            if self.view == before or self.over:
+                break
+        if not self.over:
+            self._update_pending()
+            self._remind()
+            self._ask()
+            self.timing.arm(self._now, self._view(self.view))
+
+    def _update_pending(self) -> None:
+        view = self._view(self.view)
+        nullifies = len(view.votes[VoteKind.NULLIFY])
+        pending = nullifies > self.validators.f or view.slot in (Slot.OPEN, Slot.VALID)
+        _, tip = self.tip()
+        lineage = self.tree.lineage(tip)
+        due: int | None = None
+        if lineage is not None and not pending:
+            unfinal = self.tree.unfinal(tip)
+            pending = (
+                any(block.body.batches or block.body.items or block.header.next_set for block in unfinal)
+                or self.payload.waiting(lineage, self.tree.ancestry(tip))
+            )
+            if not pending:
+                due = self.payload.block_due_in(self.tree.root, self._now.wall_ms)
+        self.timing.pend(self._now, pending or lineage is None, due, tip)
+
+    def _judge_current(self) -> None:
+        view = self._view(self.view)
+        if view.slot is Slot.OPEN and view.my_nullify is None:
+            verdict = self._judge(view)
+            if verdict is not Verdict.PENDING:
+                view.slot = Slot.VALID if verdict is Verdict.VALID else Slot.INVALID
+        if self.me is None:
+            return
+        if can_notarize(view, self.view, self.silent_until) and view.proposal is not None:
+            if view.leader != self.me:
+                self._out.persist.append(Body(view.proposal.block))
+                self.tree.add(view.proposal.block)
+                self._cast(view, VoteKind.NOTARIZE, view.proposal.vote.subject)
+        elif view.slot is Slot.INVALID:
+            self._nullify("the proposal is invalid")
+
+    def _judge(self, view: View) -> Verdict:
+        assert view.proposal is not None and view.proposed is not None, "an open slot holds a proposal"
+        block, header = view.proposal.block, view.proposal.block.header
+        parent = self._parent_named(view)
+        if isinstance(parent, Verdict):
+            return parent
+        lineage = self.tree.lineage(parent)
+        if lineage is None:
+            missing = self.tree.first_missing(parent)
+            if missing is not None:
+                self._want_block(missing)
+            return Verdict.PENDING
+        if view.proposed.block == parent:
+            return Verdict.VALID if lineage.next_set else Verdict.INVALID
+        if lineage.next_set or header.view != view.number:
+            return Verdict.INVALID
+        if header_fault(lineage, header, view.leader, self.params.min_block_interval_ms) is not None:
+            return Verdict.INVALID
+        if header.next_set != self.payload.next_set(self.epoch, header.executed_height):
+            return Verdict.INVALID
+        ahead = header.time_ms - self._now.wall_ms - self.params.drift_ms
+        if ahead > 0:
+            self.timing.wake_in(self._now, ahead)
+            return Verdict.PENDING
+        return self.payload.judge(block, lineage, self.tree.ancestry(parent))
+
+    def _parent_named(self, view: View) -> bytes | Verdict:
+        """The digest of the block on which a proposal stands, or why it cannot be told or cannot be."""
+        assert view.proposed is not None and view.proposal is not None
+        parent_view = view.proposed.parent_view
+        if parent_view >= view.number or parent_view < self.final_view:
+            return Verdict.INVALID
+        named = self._notarized_at(parent_view)
+        lacking: list[tuple[int, VoteKind]] = []
+        if named is None:
+            lacking.append((parent_view, VoteKind.NOTARIZE))
+        for number in range(parent_view + 1, view.number):
+            between = self.views.get(number)
+            if between is None or VoteKind.NULLIFY not in between.certificates:
+                lacking.append((number, VoteKind.NULLIFY))
+        if lacking or named is None:
+            for number, kind in lacking[:LOOKAHEAD]:
+                self._want_certificate(number, kind, view.leader)
+            return Verdict.PENDING
+        header = view.proposal.block.header
+        repeat = view.proposed.block == named
+        return named if repeat or header.parent == named else Verdict.INVALID
+
+    def _notarized_at(self, number: int) -> bytes | None:
+        if number == self.final_view:
+            return self.final_digest
+        view = self.views.get(number)
+        return view.notarized.block if view is not None and view.notarized is not None else None
+
+    def _propose(self) -> None:
+        view = self._view(self.view)
+        if (
+            self.me is None
+            or view.leader != self.me
+            or view.my_notarize is not None
+            or view.my_nullify is not None
+            or self.view <= self.silent_until
+            or not self.timing.is_pending
+        ):
+            return
+        parent_view, parent = self.tip()
+        for number in range(parent_view + 1, self.view):
+            between = self.views.get(number)
+            if between is None or VoteKind.NULLIFY not in between.certificates:
+                self._want_certificate(number, VoteKind.NULLIFY, None)
+                return
+        lineage = self.tree.lineage(parent)
+        if lineage is None:
+            missing = self.tree.first_missing(parent)
+            if missing is not None:
+                self._want_block(missing)
+            return
+        if self.timing.too_soon(self._now, lineage):
+            return
+        if self._proposed:
+            # A validator that is a quorum by itself would never leave this step.
+            self.timing.wake_in(self._now, 0)
+            return
+        self._proposed = True
+        self._publish(view, parent_view, lineage)
+
+    def _publish(self, view: View, parent_view: int, lineage: Lineage) -> None:
+        assert self._key is not None and self.me is not None
+        witnesses: tuple[bytes, ...] = ()
+        executed: Certificate | None = None
+        available: tuple[Certificate, ...] = ()
+        if lineage.next_set:
+            block = self.tree.block(lineage.digest)
+            assert block is not None, "an unfinal block is held"
+        else:
+            draft = self.payload.draft(lineage, self.tree.ancestry(lineage.digest))
+            witnesses, executed, available = draft.witnesses, draft.executed, draft.available
+            batch_root, item_root = body_roots(draft.body)
+            count = lineage.reveals[self.me].count
+            header = Header(
+                version=HEADER_VERSION,
+                chain=self.chain_id,
+                epoch=self.epoch,
+                height=lineage.height + 1,
+                view=view.number,
+                parent=lineage.digest,
+                log_root=lineage.log.root(),
+                batch_root=batch_root,
+                item_root=item_root,
+                executed_height=draft.executed_height,
+                executed_root=draft.executed_root,
+                time_ms=max(self._now.wall_ms, lineage.time_ms + self.params.min_block_interval_ms),
+                rules_version=self.params.rules_version,
+                reveal=secret(self._seed, self.chain_id, count),
+                commit=commitment(secret(self._seed, self.chain_id, count + 1)),
+                next_set=self.payload.next_set(self.epoch, draft.executed_height),
+            )
+            block = Block(header, draft.body)
+        identity = self.tree.add(block)
+        subject = Notarize(view.number, parent_view, identity)
+        vote = sign_vote(self._key, self.chain_id, VoteKind.NOTARIZE, self.epoch, encode(subject), self.me)
+        proposal = Proposal(vote, block, witnesses, executed, available)
+        view.proposal, view.proposed, view.slot = proposal, subject, Slot.VALID
+        self.timing.saw(identity, self._now)
+        self._out.persist.append(Body(block))
+        self._cast(view, VoteKind.NOTARIZE, vote.subject, proposal)
+
+    def _time_out(self) -> None:
+        view = self._view(self.view)
+        if view.leader in view.votes[VoteKind.NULLIFY] and view.leader != self.me:
+            self._nullify("the leader gave up its view")
+        elif (reason := self.timing.expired(self._now, view)) is not None:
+            self._nullify(reason)
+
+    def _nullify(self, reason: str) -> None:
+        view = self._view(self.view)
+        if self.me is not None and can_nullify(view, self.view, self.silent_until):
+            self.timing.nullified(self._now, reason)
+            self._cast(view, VoteKind.NULLIFY, encode(Nullify(view.number)))
+
+    def _remind(self) -> None:
+        if self.timing.resend_due(self._now):
+            view = self._view(self.view)
+            self._out.send += [Send(ALL, message) for message in self._entry_certificates()]
+            self._out.send += [Send(ALL, vote) for vote in view.own_votes()]
+        if self.timing.standstill_due(self._now):
+            self._say_all(ALL)
+
+    def _entry_certificates(self) -> list[Certificate]:
+        before = self.views.get(self.view - 1)
+        if self.final_certificate is not None and self.final_view == self.view - 1:
+            return [self.final_certificate]
+        if before is None:
+            return []
+        held = before.certificates
+        chosen = held.get(VoteKind.NULLIFY) or held.get(VoteKind.NOTARIZE)
+        return [chosen] if chosen is not None else []
+
+    def _say_all(self, peer: int) -> None:
+        """All that I know above the last final block, and that block's finalization."""
+        said: list[object] = [self.final_certificate] if self.final_certificate is not None else []
+        for number in sorted(number for number in self.views if number > self.final_view):
+            view = self.views[number]
+            said += [view.certificates[kind] for kind in sorted(view.certificates)]
+            if view.my_notarize is not None and view.leader == self.me and view.proposal is not None:
+                said.append(replace(view.proposal, vote=view.my_notarize))
+                said += [vote for vote in view.own_votes() if vote is not view.my_notarize]
+            else:
+                said += view.own_votes()
+        self._out.send += [Send(peer, message) for message in said[-GREETING_LIMIT:]]
+
+    def _want_block(self, identity: bytes) -> None:
+        self.wanted.want(("block", identity), self._others(None), self._now.mono_ms)
+
+    def _want_certificate(self, number: int, kind: VoteKind, prefer: int | None) -> None:
+        self.wanted.want(("certificate", number, int(kind)), self._others(prefer), self._now.mono_ms)
+
+    def _others(self, prefer: int | None) -> list[int]:
+        n = self.validators.n
+        start = (self.view + (self.me or 0)) % n
+        ring = [(start + step) % n for step in range(n)]
+        first = [prefer] if prefer is not None else []
+        return [index for index in first + ring if index != self.me]
+
+    def _ask(self) -> None:
+        for key in self.wanted:
+            if self._satisfied(key):
+                self.wanted.got(key)
+        for key, peer in self.wanted.due(self._now.mono_ms):
+            match key:
+                case ("block", bytes(identity)):
+                    self._out.send.append(Send(peer, FetchBlock(identity)))
+                case ("certificate", int(number), int(kind)):
+                    self._out.send.append(Send(peer, FetchCertificate(self.epoch, number, kind)))
+
+    def _satisfied(self, key: Want) -> bool:
+        match key:
+            case ("block", bytes(identity)):
+                return self.tree.block(identity) is not None
+            case ("certificate", int(number), int(kind)):
+                view = self.views.get(number)
+                return number <= self.final_view or (view is not None and kind in view.certificates)
+        return True

@@ -1,0 +1,69 @@
+"""One view as one validator sees it, and the three guards on which safety rests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from chain.certificate import Certificate, Notarize, Vote, VoteKind
+from consensus.messages import Proposal
+
+
+class Slot(Enum):
+    EMPTY = "no proposal yet"
+    OPEN = "proposed, not yet judged"
+    VALID = "judged valid"
+    INVALID = "judged invalid, for ever"
+
+
+@dataclass(slots=True)
+class View:
+    number: int
+    leader: int
+    slot: Slot = Slot.EMPTY
+    proposal: Proposal | None = None
+    proposed: Notarize | None = None
+    equivocated: bool = False
+    my_notarize: Vote | None = None
+    my_nullify: Vote | None = None
+    my_finalize: Vote | None = None
+    votes: dict[int, dict[int, Vote]] = field(
+        default_factory=lambda: {VoteKind.NOTARIZE: {}, VoteKind.NULLIFY: {}, VoteKind.FINALIZE: {}}
+    )
+    certificates: dict[int, Certificate] = field(default_factory=dict)
+    notarized: Notarize | None = None
+    """The subject of this view's notarization, once there is one."""
+
+    def own_votes(self) -> list[Vote]:
+        return [vote for vote in (self.my_notarize, self.my_nullify, self.my_finalize) if vote is not None]
+
+
+def can_notarize(view: View, current: int, silent_until: int) -> bool:
+    return (
+        view.number == current
+        and view.number > silent_until
+        and view.slot is Slot.VALID
+        and view.my_notarize is None
+        and view.my_nullify is None
+        and not view.equivocated
+    )
+
+
+def can_nullify(view: View, current: int, silent_until: int) -> bool:
+    return (
+        view.number == current
+        and view.number > silent_until
+        and view.my_nullify is None
+        and view.my_finalize is None
+    )
+
+
+def can_finalize(view: View, final_view: int, silent_until: int) -> bool:
+    return (
+        view.number > final_view
+        and view.number > silent_until
+        and view.notarized is not None
+        and view.my_finalize is None
+        and view.my_nullify is None
+        and not view.equivocated
+    )
