@@ -25,7 +25,7 @@ _CACHED_KEYS = 16_384
 
 _P = 2**255 - 19
 _D = -121665 * pow(121666, -1, _P) % _P
-_ORDER_EIGHT_Y = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD83D3D706A17C7
+_ORDER_EIGHT_Y = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
 _SMALL_ORDER_Y = frozenset({0, 1, _P - 1, _ORDER_EIGHT_Y, _P - _ORDER_EIGHT_Y})
 """The eight points of order 1, 2, 4 and 8 share five values of y: whatever the sign of x, a key with one of
 them is refused."""
