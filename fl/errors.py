@@ -2,7 +2,8 @@
 
 What *bytes* decide is refused at admission and consumes nothing. What *state* decides is refused in execution:
 one receipt, and the nonce is consumed. *Nobody's* refusals leave neither, because the account that would pay
-is not the one that signed, or its nonce is not free. A *round's* codes say why a round failed.
+is not the one that signed, or its nonce is not free. A *round's* codes say why a
+round failed, an *item's* why it was ignored.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ class DecidedBy(Enum):
     STATE = "state"
     NOBODY = "nobody"
     ROUND = "round"
+    ITEM = "item"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,8 @@ _STATE = {
     "REVOKED": "The member has been revoked.",
     "UNKNOWN_MEMBER": "No member has this account id.",
     "ALREADY_MEMBER": "The account is a member already.",
-    "NAME_TAKEN": "Another member has this name.",
+    "NAME_TAKEN": "Another member, or another open job, has this name.",
     "UNKNOWN_JOB": "No job has this id.",
-    "JOB_EXISTS": "A job with this id exists.",
     "JOB_CLOSED": "The job is finished or stopped.",
     "JOB_NOT_PAUSED": "Only a paused job can be resumed.",
     "JOB_FULL": "The job has as many members as it can hold.",
@@ -86,6 +87,11 @@ _ROUND = {
     "STOPPED": "The job was stopped.",
 }
 
+_ITEM = {
+    "STALE": "The item speaks of a round that no longer waits for it.",
+    "REPEATED": "The state holds what the item says.",
+}
+
 CODES: dict[str, Code] = {
     name: Code(name, decided_by, sentence)
     for decided_by, table in (
@@ -93,6 +99,7 @@ CODES: dict[str, Code] = {
         (DecidedBy.STATE, _STATE),
         (DecidedBy.NOBODY, _NOBODY),
         (DecidedBy.ROUND, _ROUND),
+        (DecidedBy.ITEM, _ITEM),
     )
     for name, sentence in table.items()
 }

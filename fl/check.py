@@ -1,0 +1,47 @@
+"""The verdict on a transaction's bytes: what admission asks, and what every vote for a batch attests.
+
+It is a pure function of the bytes, the chain's parameters, and rules of jobs, which never change. So it is
+the same on every node and at every time, and execution relies on it instead of repeating it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chain.genesis import Params
+from chain.keys import WeakKey, check_public_key
+from chain.transaction import Transaction, tx_id, verify_transaction
+from fl.errors import Refused
+from fl.state import RulesOf
+from fl.transactions import read_body, read_transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    tx: Transaction
+    id: bytes
+    body: object
+
+
+def check_transaction(
+    data: bytes, chain_id: bytes, params: Params, rules_of: RulesOf, verify_signature: bool = True
+) -> Checked:
+    """Raises Refused with a code that bytes decide, or PendingJob when the job's rules are not known here;
+    nothing else, whatever the bytes. A caller that passes `verify_signature=False` verifies it otherwise."""
+    tx = read_transaction(data, params)
+    if tx.chain != chain_id:
+        raise Refused("WRONG_CHAIN")
+    row, body = read_body(tx)
+    # Before the payload, so that a stranger's bytes cost one signature and no more.
+    if verify_signature and not verify_transaction(tx):
+        raise _why_unverified(tx)
+    row.check(body, tx, params, rules_of)
+    return Checked(tx, tx_id(tx), body)
+
+
+def _why_unverified(tx: Transaction) -> Refused:
+    try:
+        check_public_key(tx.key)
+    except WeakKey as weak:
+        return Refused("WEAK_KEY", f"{weak}; make a new key.")
+    return Refused("BAD_SIGNATURE")

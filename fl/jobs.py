@@ -1,0 +1,183 @@
+"""Jobs: created by a member in that role, joined by trainers who accept the rules, stopped by the creator or a
+registrar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from chain.codec import Digest, Length
+from chain.genesis import Params
+from chain.hashing import Domain, digest
+from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
+from fl.cohort import join, leave
+from fl.errors import Refused
+from fl.execution import Call, Effect, Execution
+from fl.members import is_registrar, member_in_role
+from fl.records import (
+    MAX_OPEN_JOBS,
+    NEVER,
+    EventKind,
+    Job,
+    JobRules,
+    JobStatus,
+    Joined,
+    Named,
+    OpenJob,
+    Phase,
+    Role,
+    Round,
+)
+from fl.rounds import fail_round
+from fl.rules import check_initial_model, check_rules, parameters_of, rules_hash, zero_model
+from fl.state import RulesOf, State, job_key, job_name_key, joined_key, round_key, rules_key
+from fl.tensors.grid import MAX_UPDATES
+
+_ENDED = (JobStatus.FINISHED, JobStatus.STOPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class CreateJob:
+    """`model` is the initial model's blob, or empty for a model of zeros; the rules name its CID."""
+
+    rules: JobRules
+    model: Annotated[bytes, Length(0, MAX_TRANSACTION_BYTES)]
+
+
+@dataclass(frozen=True, slots=True)
+class StopJob:
+    job: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeJob:
+    job: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class JoinJob:
+    job: Digest
+    rules_hash: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveJob:
+    job: Digest
+
+
+def job_id(tx_id: bytes) -> bytes:
+    """The id of the job that this transaction creates."""
+    return digest(Domain.JOB, tx_id)
+
+
+def check_creation(body: CreateJob, tx: Transaction, params: Params, rules_of: RulesOf) -> None:
+    check_rules(body.rules, params)
+    check_initial_model(body.rules, body.model, params)
+
+
+def create_job(execution: Execution, call: Call, body: CreateJob) -> Effect:
+    state, rules = execution.state, body.rules
+    member_in_role(state, call.sender, Role.CREATOR)
+    # Unlike a tensor, rules become state that every later block relies on.
+    check_rules(rules, execution.block.params)
+    parameters = parameters_of(rules.schema)
+    opened = execution.open_jobs()
+    in_open_jobs = sum(each.parameters for each in opened)
+    if len(opened) == MAX_OPEN_JOBS or in_open_jobs + parameters > execution.block.params.open_parameters:
+        raise Refused("TOO_MANY_JOBS")
+    named = state.get(Named, job_name_key(rules.name))
+    if named is not None and any(each.job == named.holder for each in opened):
+        raise Refused("NAME_TAKEN")
+    job = job_id(call.tx_id)
+    state.put(rules_key(job), rules)
+    state.put(job_name_key(rules.name), Named(job))
+    state.put(job_key(job), _created(execution, call, rules, parameters))
+    execution.set_open_job(OpenJob(job, NEVER, parameters))
+    execution.count(jobs=1)
+    execution.models.append((rules.initial, body.model or zero_model(rules.schema)))
+    execution.event(EventKind.JOB_CREATED, job, subject=call.sender)
+    return Effect(job=job)
+
+
+def stop_job(execution: Execution, call: Call, body: StopJob) -> Effect:
+    job = _in_charge(execution.state, call.sender, body.job)
+    key = round_key(body.job, job.round)
+    current = execution.state.get(Round, key)
+    if current is not None and current.phase in (Phase.COLLECTING, Phase.AGGREGATING):
+        fail_round(execution, body.job, current, "STOPPED")
+    execution.state.put(job_key(body.job), replace(job, status=JobStatus.STOPPED, opens_ms=NEVER))
+    execution.close_job(body.job)
+    execution.event(EventKind.JOB_STOPPED, body.job, job.round, subject=call.sender)
+    return Effect(job=body.job, round=job.round)
+
+
+def resume_job(execution: Execution, call: Call, body: ResumeJob) -> Effect:
+    job = _in_charge(execution.state, call.sender, body.job)
+    if job.status != JobStatus.PAUSED:
+        raise Refused("JOB_NOT_PAUSED")
+    execution.state.put(job_key(body.job), replace(job, status=JobStatus.WAITING, failed_in_a_row=0))
+    execution.touched.add(body.job)
+    execution.event(EventKind.JOB_RESUMED, body.job, job.round, subject=call.sender)
+    return Effect(job=body.job, round=job.round)
+
+
+def join_job(execution: Execution, call: Call, body: JoinJob) -> Effect:
+    state = execution.state
+    member_in_role(state, call.sender, Role.TRAINER)
+    job = _open_job(state, body.job)
+    if body.rules_hash != job.rules_hash:
+        raise Refused("WRONG_RULES")
+    if state.get(Joined, joined_key(body.job, call.sender)) is not None:
+        raise Refused("ALREADY_JOINED")
+    if job.members == MAX_UPDATES:
+        raise Refused("JOB_FULL")
+    join(execution, body.job, job, call.sender)
+    return Effect(job=body.job, round=job.round + 1)
+
+
+def leave_job(execution: Execution, call: Call, body: LeaveJob) -> Effect:
+    state = execution.state
+    job = _open_job(state, body.job)
+    joined = state.get(Joined, joined_key(body.job, call.sender))
+    if joined is None:
+        raise Refused("NOT_JOINED")
+    leave(execution, body.job, job, call.sender, joined)
+    return Effect(job=body.job, round=job.round)
+
+
+def _created(execution: Execution, call: Call, rules: JobRules, parameters: int) -> Job:
+    return Job(
+        name=rules.name,
+        creator=call.sender,
+        rules_hash=rules_hash(rules),
+        created_height=execution.block.height,
+        status=JobStatus.WAITING,
+        members=0,
+        opens_ms=NEVER,
+        round=0,
+        completed=0,
+        failed_in_a_row=0,
+        model=rules.initial,
+        model_round=0,
+        optimizer=b"",
+        parameters=parameters,
+    )
+
+
+def _open_job(state: State, job: bytes) -> Job:
+    known = state.get(Job, job_key(job))
+    if known is None:
+        raise Refused("UNKNOWN_JOB")
+    if known.status in _ENDED:
+        raise Refused("JOB_CLOSED")
+    return known
+
+
+def _in_charge(state: State, account: bytes, job: bytes) -> Job:
+    """The open job, if this account may stop it and set it going."""
+    known = _open_job(state, job)
+    if not is_registrar(state, account):
+        member_in_role(state, account, Role.CREATOR)
+        if account != known.creator:
+            raise Refused("UNAUTHORISED", "Only a job's creator or a registrar may do this.")
+    return known

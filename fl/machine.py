@@ -1,0 +1,144 @@
+"""The state machine: a block in, what it changes out.
+
+In a block the transactions come first, in the order in which the batches list them, then the items, then what
+time brings about, job by job. Nothing that a block holds can raise: bytes that the availability votes should
+have kept out are skipped with an event, what the state forbids leaves a receipt with its code.
+
+Execution checks neither signatures nor tensors; a batch is ordered only after honest validators did.
+"""
+
+from __future__ import annotations
+
+from chain.genesis import Genesis, GenesisError
+from chain.hashing import ZERO_DIGEST
+from chain.transaction import account_id, tx_id
+from fl.accounts import free_account, with_nonce_used
+from fl.epochs import announce_due_set, begin_epoch, write_genesis_sets
+from fl.errors import Refused
+from fl.execution import OK, BlockInput, BlockOutcome, Call, Effect, Execution
+from fl.members import ROLES, add_member, is_name
+from fl.records import NEVER, EventKind, Receipt, Registrars
+from fl.results import apply_item
+from fl.state import NEXT_VALIDATORS, REGISTRARS, Read, account_key, open_jobs
+from fl.transactions import read_body, read_transaction
+from fl.transitions import advance_jobs
+
+__all__ = [
+    "BlockInput",
+    "BlockOutcome",
+    "check_members",
+    "execute_block",
+    "genesis_state",
+    "wants_block_at",
+]
+
+_SILENT = frozenset({"EXPIRED", "NONCE_USED"})
+"""Ordinary when one transaction went to several validators; an event for each would double the log."""
+
+
+def execute_block(read: Read, block: BlockInput) -> BlockOutcome:
+    execution = Execution(read, block)
+    begin_epoch(execution)
+    for batch, transactions in block.batches:
+        for index, data in enumerate(transactions):
+            _execute_transaction(execution, batch, index, data)
+    for item in block.items:
+        apply_item(execution, item)
+    advance_jobs(execution)
+    announce_due_set(execution)
+    return execution.outcome()
+
+
+def wants_block_at(read: Read) -> int | None:
+    """The block time at which something falls due; 0 when the next block is wanted at once, None when only
+    transactions or items can change anything."""
+    if read(NEXT_VALIDATORS) is not None:
+        return 0
+    due_ms = min((each.due_ms for each in open_jobs(read).jobs), default=NEVER)
+    return None if due_ms == NEVER else due_ms
+
+
+def check_members(genesis: Genesis) -> None:
+    """What `chain.genesis.check_genesis` cannot know: names and roles as this machine has them."""
+    for member in genesis.members:
+        if not is_name(member.name):
+            raise GenesisError(f"The member name '{member.name}' is not 1 to 64 of A-Z a-z 0-9 . _ and -.")
+        unknown = set(member.roles) - ROLES
+        if unknown or len(set(member.roles)) != len(member.roles):
+            raise GenesisError(
+                f"The roles of member '{member.name}' must be distinct and among: {', '.join(sorted(ROLES))}."
+            )
+
+
+def genesis_state(genesis: Genesis) -> dict[bytes, bytes]:
+    """The state before the first block. Raises GenesisError for members that no transaction could register."""
+    check_members(genesis)
+    execution = Execution(lambda key: None, _before_the_first_block(genesis))
+    registrars = tuple(sorted({account_id(key) for key in genesis.registrars}))
+    execution.state.put(REGISTRARS, Registrars(registrars, genesis.admission == "open"))
+    for member in genesis.members:
+        add_member(execution, account_id(member.key), member.name, tuple(sorted(member.roles)))
+    write_genesis_sets(execution.state, genesis)
+    return {key: value for key, value in execution.state.writes().items() if value is not None}
+
+
+def _before_the_first_block(genesis: Genesis) -> BlockInput:
+    return BlockInput(
+        chain_id=genesis.chain_id,
+        params=genesis.params,
+        height=0,
+        digest=ZERO_DIGEST,
+        time_ms=genesis.time_ms,
+        epoch=genesis.validator_set.epoch,
+        proposer=0,
+        f=genesis.validator_set.f,
+        within_window=False,
+        beacon=ZERO_DIGEST,
+        batches=(),
+        items=(),
+    )
+
+
+def _execute_transaction(execution: Execution, batch: bytes, index: int, data: bytes) -> None:
+    block, state = execution.block, execution.state
+    try:
+        tx = read_transaction(data, block.params)
+        row, body = read_body(tx)
+        if tx.chain != block.chain_id:
+            raise Refused("WRONG_CHAIN")
+        account = free_account(state, tx, block.time_ms, block.params.nonce_window)
+    except Refused as refused:
+        if refused.code not in _SILENT:
+            execution.event(EventKind.TRANSACTION_SKIPPED, subject=batch, code=refused.code, value=index)
+        return
+    state.put(account_key(tx.sender), with_nonce_used(account, tx.nonce))
+    call = Call(tx_id(tx), tx.sender, tx.key, batch, index)
+    mark = execution.mark()
+    status, effect = OK, Effect()
+    try:
+        if tx.valid_until_ms > block.time_ms + block.params.max_validity_ms:
+            raise Refused("VALID_UNTIL_FAR")
+        effect = row.execute(execution, call, body)
+    except Refused as refused:
+        execution.roll_back(mark)
+        status = refused.code
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        # A mistake of ours that one transaction reaches must not halt every validator at every restart.
+        execution.roll_back(mark)
+        status = "FAULT"
+    execution.receipts.append(
+        Receipt(
+            tx_id=call.tx_id,
+            height=block.height,
+            batch=batch,
+            index=index,
+            sender=tx.sender,
+            nonce=tx.nonce,
+            kind=tx.kind,
+            status=status,
+            job=effect.job,
+            round=effect.round,
+            position=effect.position,
+            weight=effect.weight,
+        )
+    )

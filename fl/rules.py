@@ -1,0 +1,140 @@
+"""A job's rules: what can be asked of the chain, within which limits, and how members name what they accept."""
+
+from __future__ import annotations
+
+import re
+
+from chain.cid import LEAF_BYTES, raw_cid
+from chain.codec import encode
+from chain.genesis import Params
+from chain.hashing import Domain, digest
+from fl.errors import Refused
+from fl.members import is_name
+from fl.records import (
+    MAX_ROUNDS,
+    MAX_SPAN_MS,
+    ConfigEntry,
+    ConfigType,
+    JobRules,
+)
+from fl.tensors.encodings import ENCODINGS, payload_bytes
+from fl.tensors.grid import Grid
+from fl.tensors.layout import Schema, check_schema, layout_of
+from fl.tensors.model import check_model, model_form
+
+SYNCHRONOUS = "sync"
+FEDAVG = "fedavg"
+EQUAL = "equal"
+EXAMPLES = "examples"
+VISIBLE_TO_VALIDATORS = "visible-to-validators"
+
+_OFFERED: dict[str, tuple[str, ...]] = {
+    "mode": (SYNCHRONOUS,),
+    "rule": (FEDAVG,),
+    "encoding": tuple(ENCODINGS),
+    "privacy": (VISIBLE_TO_VALIDATORS,),
+}
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+")
+_ANY_HEX = "0" * 64
+
+
+def rules_hash(rules: JobRules) -> bytes:
+    return digest(Domain.RULES, encode(rules))
+
+
+def parameters_of(schema: Schema) -> int:
+    """Of the averaged tensors."""
+    return layout_of(schema).parameters
+
+
+def zero_model(schema: Schema) -> bytes:
+    """The model blob of zeros, which needs no bytes in a transaction."""
+    form = model_form(schema)
+    return form.header + bytes(form.size_bytes - len(form.header))
+
+
+def grid_of(rules: JobRules) -> Grid:
+    """The numbers of the job's sums; raises Refused("BAD_RULES") beyond what 64 bits can sum."""
+    return Grid(rules.range_bits, rules.cap, rules.maximum)
+
+
+def config_at(rules: JobRules, round: int) -> dict[str, ConfigEntry]:
+    """What the clients of a round are given: of each name the newest entry."""
+    return {entry.name: entry for entry in rules.config if entry.from_round <= round}
+
+
+def check_rules(rules: JobRules, params: Params) -> None:
+    """Raises Refused unless the chain can run a job under these rules."""
+    if not is_name(rules.name):
+        raise Refused("BAD_NAME")
+    for field, offered in _OFFERED.items():
+        if (given := getattr(rules, field)) not in offered:
+            raise Refused(
+                "NOT_SUPPORTED", f"The {field} {given!r} is not offered; there is: {', '.join(offered)}."
+            )
+    for failed, sentence in _complaints(rules):
+        if failed:
+            raise Refused("BAD_RULES", sentence)
+    grid_of(rules)
+    _check_config(rules)
+    _check_sizes(rules, params)
+
+
+def check_initial_model(rules: JobRules, model: bytes, params: Params) -> None:
+    """Under rules that have been checked. The model comes inline, or not at all: then it is all zeros."""
+    if len(model) > params.inline_bytes:
+        raise Refused("OVERSIZE", f"An inline model may take {params.inline_bytes} bytes, not {len(model)}.")
+    if model:
+        check_model(rules.schema, model)
+    if raw_cid(model or zero_model(rules.schema)) != rules.initial:
+        raise Refused("BAD_CID", "The initial model does not hash to the CID that the rules name.")
+
+
+def _check_sizes(rules: JobRules, params: Params) -> None:
+    check_schema(rules.schema, params.job_parameters)
+    update_bytes = payload_bytes(rules.schema, rules.encoding, _ANY_HEX, 2**64 - 1, _ANY_HEX)
+    if update_bytes > params.inline_bytes:
+        raise Refused(
+            "OVERSIZE", f"An update would take {update_bytes} bytes; inline go {params.inline_bytes}."
+        )
+    model_bytes = model_form(rules.schema).size_bytes
+    if model_bytes > LEAF_BYTES:
+        raise Refused("OVERSIZE", f"A model would take {model_bytes} bytes; {LEAF_BYTES} are possible.")
+
+
+def _complaints(rules: JobRules) -> list[tuple[bool, str]]:
+    return [
+        (rules.weights not in (EQUAL, EXAMPLES), "Weights are 'equal' or by 'examples'."),
+        (rules.weights == EQUAL and rules.cap != 1, "Under equal weights the cap is 1."),
+        (
+            not 1 <= rules.minimum <= rules.target <= rules.maximum,
+            "It must hold that 1 ≤ minimum ≤ target ≤ maximum.",
+        ),
+        (not 1 <= rules.deadline_ms <= MAX_SPAN_MS, f"The deadline is 1 to {MAX_SPAN_MS} ms."),
+        (rules.grace_ms > MAX_SPAN_MS, f"The grace is 0 to {MAX_SPAN_MS} ms."),
+        (not 1 <= rules.rounds <= MAX_ROUNDS, f"A job has 1 to {MAX_ROUNDS} rounds."),
+        (not 1 <= rules.max_failed <= MAX_ROUNDS, f"max_failed is 1 to {MAX_ROUNDS}."),
+        (len(set(rules.metrics)) != len(rules.metrics), "Each metric is named once."),
+        (not all(map(is_name, rules.metrics)), "A metric's name is letters, digits, dot, dash, underscore."),
+        (len(rules.app_digest) not in (0, 32), "The app's digest has 32 bytes, or none is given."),
+    ]
+
+
+def _check_config(rules: JobRules) -> None:
+    places = [(entry.name, entry.from_round) for entry in rules.config]
+    if places != sorted(set(places)):
+        raise Refused("BAD_CONFIG")
+    for entry in rules.config:
+        if not is_name(entry.name):
+            raise Refused("BAD_CONFIG", "A config entry's name is letters, digits, dot, dash, underscore.")
+        if not _is_of_type(entry):
+            raise Refused("BAD_CONFIG", f"The config entry {entry.name} is not a canonical {entry.type}.")
+
+
+def _is_of_type(entry: ConfigEntry) -> bool:
+    if entry.type == ConfigType.INTEGER:
+        return _INTEGER.fullmatch(entry.value) is not None and -(2**63) <= int(entry.value) < 2**63
+    if entry.type == ConfigType.DECIMAL:
+        return _DECIMAL.fullmatch(entry.value) is not None
+    return entry.type == ConfigType.STRING

@@ -1,0 +1,168 @@
+"""The keys of the state, and the overlay through which a block reads and writes it.
+
+Only these rows are under the state root. Rows under another root (the entries of a round's log, the nodes of
+logs) leave execution beside them and are never read by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from chain.codec import CodecError, decode, encode
+from fl.records import Job, JobRules, OpenJobs, Round
+
+T = TypeVar("T")
+Read = Callable[[bytes], bytes | None]
+RulesOf = Callable[[bytes], JobRules | None]
+"""The rules of a job, immutable, by its id; None while the job is unknown."""
+
+META = b"meta"
+RECEIPTS = b"receipts"
+EVENTS = b"events"
+REGISTRARS = b"registrars"
+VALIDATORS = b"validators"
+NEXT_VALIDATORS = b"validators/next"
+SET_SCHEDULE = b"validators/schedule"
+OPEN_JOBS = b"jobs/open"
+
+MAX_VALUE_BYTES = 2**20
+"""The largest values are validator sets, some hundred bytes a validator."""
+
+
+class CorruptState(Exception):
+    """A stored row does not decode: this node's store is damaged, and no other's."""
+
+
+def set_change_key(number: int) -> bytes:
+    return b"validators/change/" + number.to_bytes(4, "big")
+
+
+def account_key(account: bytes) -> bytes:
+    return b"acct/" + account
+
+
+def member_key(account: bytes) -> bytes:
+    return b"member/" + account
+
+
+def member_name_key(name: str) -> bytes:
+    return b"name/member/" + name.encode()
+
+
+def job_name_key(name: str) -> bytes:
+    """Holds the newest job of this name."""
+    return b"name/job/" + name.encode()
+
+
+def job_key(job: bytes) -> bytes:
+    return b"job/" + job
+
+
+def rules_key(job: bytes) -> bytes:
+    return b"rules/" + job
+
+
+def joined_key(job: bytes, account: bytes) -> bytes:
+    return b"joined/" + job + account
+
+
+def round_key(job: bytes, number: int) -> bytes:
+    return b"round/" + job + number.to_bytes(8, "big")
+
+
+def convicted_key(epoch: int, signer: int) -> bytes:
+    return b"convicted/" + epoch.to_bytes(8, "big") + signer.to_bytes(2, "big")
+
+
+def ready_key(consensus_key: bytes) -> bytes:
+    return b"ready/" + consensus_key
+
+
+def entry_key(job: bytes, number: int, position: int) -> bytes:
+    """Of a row beside the state: the leaf at this position of a round's log."""
+    return b"entry/" + job + number.to_bytes(8, "big") + position.to_bytes(8, "big")
+
+
+def updates_log(job: bytes, number: int) -> bytes:
+    """The name of a round's log of accepted updates."""
+    return b"updates/" + job + number.to_bytes(8, "big")
+
+
+def read_record(read: Read, cls: type[T], key: bytes) -> T | None:
+    data = read(key)
+    if data is None:
+        return None
+    try:
+        return decode(cls, data, MAX_VALUE_BYTES)
+    except CodecError as error:
+        raise CorruptState(f"the row {key!r} of the store is damaged: {error}") from None
+
+
+def job_of(read: Read, job: bytes) -> Job | None:
+    return read_record(read, Job, job_key(job))
+
+
+def rules_of(read: Read, job: bytes) -> JobRules | None:
+    """Immutable once there, so a caller may keep what it got."""
+    return read_record(read, JobRules, rules_key(job))
+
+
+def round_of(read: Read, job: bytes, number: int) -> Round | None:
+    return read_record(read, Round, round_key(job, number))
+
+
+def open_jobs(read: Read) -> OpenJobs:
+    return read_record(read, OpenJobs, OPEN_JOBS) or OpenJobs(())
+
+
+class State:
+    """Records decoded once a block, written once a block, and put back when a transaction is refused."""
+
+    __slots__ = ("_read", "_records", "_stored", "_undo")
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._stored: dict[bytes, bytes | None] = {}
+        self._records: dict[bytes, object | None] = {}
+        self._undo: list[tuple[bytes, object | None]] = []
+
+    def get(self, cls: type[T], key: bytes) -> T | None:
+        if key not in self._records:
+            self._records[key] = read_record(self._remembering, cls, key)
+        record = self._records[key]
+        if record is not None and type(record) is not cls:
+            raise TypeError(f"{key!r} holds {type(record).__name__}, not {cls.__name__}")
+        return record
+
+    def _remembering(self, key: bytes) -> bytes | None:
+        data = self._stored[key] = self._read(key)
+        return data
+
+    def put(self, key: bytes, record: object) -> None:
+        self._set(type(record), key, record)
+
+    def delete(self, key: bytes, cls: type[object]) -> None:
+        self._set(cls, key, None)
+
+    def mark(self) -> int:
+        return len(self._undo)
+
+    def roll_back(self, mark: int) -> None:
+        while len(self._undo) > mark:
+            key, record = self._undo.pop()
+            self._records[key] = record
+
+    def writes(self) -> dict[bytes, bytes | None]:
+        """What differs from the rows read, sorted by key."""
+        changed: dict[bytes, bytes | None] = {}
+        for key in sorted({key for key, _ in self._undo}):
+            record = self._records[key]
+            data = None if record is None else encode(record)
+            if data != self._stored[key]:
+                changed[key] = data
+        return changed
+
+    def _set(self, cls: type[object], key: bytes, record: object | None) -> None:
+        self._undo.append((key, self.get(cls, key)))
+        self._records[key] = record

@@ -1,0 +1,85 @@
+"""The table of transaction kinds: number, body, what its bytes must satisfy, what it does.
+
+A kind's body, byte check and handler stand together in the file of its family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from chain.codec import CodecError, decode
+from chain.genesis import Params
+from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
+from fl.accounts import RotateKey, check_rotation, rotate_key
+from fl.errors import Refused
+from fl.execution import Call, Effect, Execution
+from fl.jobs import (
+    CreateJob,
+    JoinJob,
+    LeaveJob,
+    ResumeJob,
+    StopJob,
+    check_creation,
+    create_job,
+    join_job,
+    leave_job,
+    resume_job,
+    stop_job,
+)
+from fl.members import RegisterMember, RevokeMember, check_registration, register_member, revoke_member
+from fl.records import Kind
+from fl.rounds import SubmitUpdate, check_update, submit_update
+from fl.state import RulesOf
+
+B = TypeVar("B")
+
+
+@dataclass(frozen=True, slots=True)
+class KindRow(Generic[B]):
+    kind: Kind
+    body: type[B]
+    check: Callable[[B, Transaction, Params, RulesOf], None]
+    execute: Callable[[Execution, Call, B], Effect]
+
+
+def any_bytes(body: object, tx: Transaction, params: Params, rules_of: RulesOf) -> None:
+    """Of a kind whose bytes are good once they decode."""
+
+
+KINDS: dict[int, KindRow[Any]] = {
+    row.kind.value: row
+    for row in (
+        KindRow(Kind.ROTATE_KEY, RotateKey, check_rotation, rotate_key),
+        KindRow(Kind.REGISTER_MEMBER, RegisterMember, check_registration, register_member),
+        KindRow(Kind.REVOKE_MEMBER, RevokeMember, any_bytes, revoke_member),
+        KindRow(Kind.CREATE_JOB, CreateJob, check_creation, create_job),
+        KindRow(Kind.STOP_JOB, StopJob, any_bytes, stop_job),
+        KindRow(Kind.RESUME_JOB, ResumeJob, any_bytes, resume_job),
+        KindRow(Kind.JOIN_JOB, JoinJob, any_bytes, join_job),
+        KindRow(Kind.LEAVE_JOB, LeaveJob, any_bytes, leave_job),
+        KindRow(Kind.SUBMIT_UPDATE, SubmitUpdate, check_update, submit_update),
+    )
+}
+
+KIND_OF_BODY: dict[type[object], Kind] = {row.body: row.kind for row in KINDS.values()}
+
+
+def read_transaction(data: bytes, params: Params) -> Transaction:
+    if len(data) > min(params.transaction_bytes, MAX_TRANSACTION_BYTES):
+        raise Refused("OVERSIZE", f"A transaction may take {params.transaction_bytes} bytes, not {len(data)}.")
+    try:
+        return decode(Transaction, data, MAX_TRANSACTION_BYTES)
+    except CodecError as error:
+        raise Refused("UNDECODABLE", f"Not the canonical encoding of a transaction: {error}.") from None
+
+
+def read_body(tx: Transaction) -> tuple[KindRow[Any], object]:
+    row = KINDS.get(tx.kind)
+    if row is None:
+        raise Refused("UNKNOWN_KIND")
+    try:
+        return row, decode(row.body, tx.body, MAX_TRANSACTION_BYTES)
+    except CodecError as error:
+        raise Refused("UNDECODABLE", f"Not the canonical encoding of {row.body.__name__}: {error}.") from None
