@@ -1,0 +1,510 @@
+"""Simulated machines: what their disks hold survives a crash as far as it was synced, and of the rest what
+chance leaves.
+
+A `Machine` keeps the media; `boot` gives a node the ports of one incarnation; `crash` ends that incarnation
+in the middle of whatever it does. Every operation that changes a disk is numbered, so that a test can crash a
+machine at each of them in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from bisect import bisect_left, insort
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, TypeVar
+
+from consensus.effects import Now
+from node.ports import AlreadyLocked, DiskFailure, DiskFull, NoSuchFile, Ports, check_name
+from tests.simulation.loop import OWNER, Crash, VirtualLoop, drawn_from
+from tests.simulation.network import Endpoint, Network, SimulatedLinks
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+EPOCH_MS = 1_750_000_000_000
+"""What the walls' clocks of all machines show, skew apart, when the loop's clock is at 0."""
+
+WHOLE = ".whole"
+"""Ends the name under which a file is written before it replaces the one of its name."""
+
+OnOperation = Callable[[int, str], None]
+"""Called with the number and the kind of an operation before it happens; may raise Crash."""
+
+
+@dataclass(slots=True)
+class Traits:
+    """What sets a machine apart; may be changed while it runs."""
+
+    sync_ms: tuple[float, float] = (0.2, 3.0)
+    offload_ms: tuple[float, float] = (0.1, 2.0)
+    skew_ms: int = 0
+    capacity_bytes: int | None = None
+    failing: set[str] = field(default_factory=set)
+    """Syncs of files whose names begin so fail."""
+
+
+class Power:
+    """Of one incarnation: without it every port raises Crash."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.on = True
+
+    def check(self) -> None:
+        if not self.on:
+            raise Crash
+
+    def operation(self, kind: str) -> None:
+        self.check()
+        machine = self._machine
+        machine.operations += 1
+        if machine.on_operation is not None:
+            try:
+                machine.on_operation(machine.operations, kind)
+            except Crash:
+                machine.crash()
+                raise
+
+
+@dataclass(slots=True, eq=False)
+class _File:
+    """What processes see, what is on the platter, and the operations between the two, numbered from
+    `done`."""
+
+    data: bytearray = field(default_factory=bytearray)
+    durable: bytearray = field(default_factory=bytearray)
+    pending: list[tuple[int, bytes | None]] = field(default_factory=list)
+    """(offset, bytes) of an append, (size, None) of a truncation."""
+    done: int = 0
+
+    def settle(self, number: int) -> None:
+        """Makes the operations before this number durable."""
+        count = max(0, number - self.done)
+        for operation in self.pending[:count]:
+            _apply(self.durable, operation)
+        del self.pending[:count]
+        self.done += count
+
+    def survive(self, chance: random.Random) -> None:
+        kept = _surviving(self.pending, chance)
+        for operation in kept:
+            _apply(self.durable, operation)
+        self.done += len(self.pending)
+        self.pending.clear()
+        self.data = bytearray(self.durable)
+
+
+def _apply(content: bytearray, operation: tuple[int, bytes | None]) -> None:
+    offset, data = operation
+    if data is None:
+        del content[offset:]
+        return
+    if len(content) < offset:
+        content.extend(bytes(offset - len(content)))
+    content[offset : offset + len(data)] = data
+
+
+def _surviving(pending: list[tuple[int, bytes | None]], chance: random.Random) -> list[tuple[int, bytes | None]]:
+    """Nothing, all, a beginning with a torn end, or any of the appends up to the first truncation that is
+    lost."""
+    case = chance.randrange(4)
+    if case == 0 or not pending:
+        return []
+    if case == 1:
+        return list(pending)
+    if case == 2:
+        count = chance.randrange(len(pending))
+        return pending[:count] + _torn(pending[count], chance)
+    kept: list[tuple[int, bytes | None]] = []
+    for operation in pending:
+        keep = chance.random() < 0.5
+        if operation[1] is None and not keep:
+            break
+        if keep:
+            kept += [operation] if chance.random() < 0.8 else _torn(operation, chance)
+    return kept
+
+
+def _torn(operation: tuple[int, bytes | None], chance: random.Random) -> list[tuple[int, bytes | None]]:
+    offset, data = operation
+    if data is None:
+        return []
+    cut = chance.randrange(len(data) + 1)
+    rest = (b"", bytes(len(data) - cut), chance.randbytes(len(data) - cut))[chance.randrange(3)]
+    return [(offset, data[:cut] + rest)]
+
+
+def _parent(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+class DiskMedium:
+    """Files and directory entries, those that processes see and those on the platter."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, _File] = {}
+        self.durable: dict[str, _File] = {}
+        self.pending: dict[str, list[tuple[str, _File | None, str | None]]] = {}
+        """By directory: (name, its file or None if the name is gone, the name that it had before)."""
+        self.failed: set[str] = set()
+        self.locked: set[str] = set()
+
+    def change(self, name: str, file: _File | None, old: str | None = None) -> None:
+        operation = (name, file, old)
+        _enter(self.entries, operation)
+        self.pending.setdefault(_parent(name), []).append(operation)
+
+    def settle(self, directory: str, count: int) -> None:
+        operations = self.pending.get(directory, [])
+        for operation in operations[:count]:
+            _enter(self.durable, operation)
+        del operations[:count]
+
+    def survive(self, chance: random.Random) -> None:
+        for operations in self.pending.values():
+            keep_all_before = chance.randrange(len(operations) + 1) if chance.random() < 0.5 else None
+            for place, operation in enumerate(operations):
+                if place < keep_all_before if keep_all_before is not None else chance.random() < 0.5:
+                    _enter(self.durable, operation)
+        self.pending.clear()
+        self.entries = dict(self.durable)
+        for file in self.entries.values():
+            file.survive(chance)
+        self.failed.clear()
+        self.locked.clear()
+
+    def used_bytes(self) -> int:
+        return sum(len(file.data) for file in self.entries.values())
+
+
+def _enter(entries: dict[str, _File], operation: tuple[str, _File | None, str | None]) -> None:
+    name, file, old = operation
+    if file is None:
+        entries.pop(name, None)
+    else:
+        entries[name] = file
+    if old is not None and entries.get(old) is file:
+        del entries[old]
+
+
+class SimulatedDisk:
+    def __init__(self, machine: Machine, power: Power) -> None:
+        self._machine = machine
+        self._medium = machine.disk
+        self._power = power
+        self._writing: set[str] = set()
+
+    def append(self, name: str, data: bytes) -> None:
+        check_name(name)
+        self._append(name, data)
+
+    async def sync(self, name: str) -> None:
+        check_name(name)
+        await self._sync(name)
+
+    async def write_whole(self, name: str, data: bytes) -> None:
+        check_name(name)
+        self._check(name)
+        if name in self._writing:
+            raise ValueError(f"{name} is being written already")
+        self._writing.add(name)
+        try:
+            other = name + WHOLE
+            if other in self._medium.entries:
+                self._medium.change(other, None)
+            self._append(other, data)
+            await self._sync(other)
+            self._rename(other, name)
+            await self._sync(name)
+        finally:
+            self._writing.discard(name)
+
+    def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
+        self._power.check()
+        data = self._file(name).data
+        return bytes(data[offset : len(data) if size is None else offset + size])
+
+    def size(self, name: str) -> int | None:
+        self._power.check()
+        file = self._medium.entries.get(name)
+        return None if file is None else len(file.data)
+
+    def truncate(self, name: str, size: int) -> None:
+        self._power.operation("disk.truncate")
+        self._check(name)
+        file = self._file(name)
+        if size > len(file.data):
+            raise ValueError(f"{name} has {len(file.data)} bytes; it cannot be cut to {size}")
+        del file.data[size:]
+        file.pending.append((size, None))
+
+    def rename(self, old: str, new: str) -> None:
+        check_name(new)
+        if _parent(old) != _parent(new):
+            raise ValueError(f"{old} and {new} are in different directories")
+        self._rename(old, new)
+
+    def unlink(self, name: str) -> None:
+        self._power.operation("disk.unlink")
+        self._file(name)
+        self._medium.change(name, None)
+        self._medium.failed.discard(name)
+
+    def list(self, prefix: str = "") -> list[str]:
+        self._power.check()
+        return sorted(name for name in self._medium.entries if name.startswith(prefix) and not name.endswith(WHOLE))
+
+    def free_bytes(self) -> int:
+        self._power.check()
+        capacity = self._machine.traits.capacity_bytes
+        return 1 << 40 if capacity is None else max(0, capacity - self._medium.used_bytes())
+
+    def lock(self, name: str) -> None:
+        self._power.check()
+        check_name(name)
+        if name in self._medium.locked:
+            raise AlreadyLocked(f"another process works on {self._machine.name}; stop it first")
+        self._medium.locked.add(name)
+
+    def close(self) -> None:
+        self._power.check()
+        self._medium.locked.clear()
+
+    def _check(self, name: str) -> None:
+        if name in self._medium.failed:
+            raise DiskFailure(f"{name} failed before; restart after mending the disk")
+
+    def _file(self, name: str) -> _File:
+        file = self._medium.entries.get(name)
+        if file is None:
+            raise NoSuchFile(f"there is no file {name}")
+        return file
+
+    def _append(self, name: str, data: bytes) -> None:
+        self._power.operation("disk.append")
+        self._check(name)
+        if self._machine.traits.capacity_bytes is not None and self.free_bytes() < len(data):
+            raise DiskFull(f"cannot append to {name}: no space left on the device")
+        file = self._medium.entries.get(name)
+        if file is None:
+            file = _File()
+            self._medium.change(name, file)
+        file.pending.append((len(file.data), bytes(data)))
+        file.data += data
+
+    async def _sync(self, name: str) -> None:
+        self._power.operation("disk.sync")
+        self._check(name)
+        file, directory = self._file(name), _parent(name)
+        number = file.done + len(file.pending)
+        entries = self._medium.pending.get(directory, [])[:]
+        await asyncio.sleep(self._machine.chance.uniform(*self._machine.traits.sync_ms) / 1000)
+        self._power.check()
+        if any(name.startswith(prefix) for prefix in self._machine.traits.failing):
+            self._medium.failed.add(name)
+            raise DiskFailure(f"cannot sync {name}: input/output error")
+        file.settle(number)
+        now = self._medium.pending.get(directory, [])
+        self._medium.settle(directory, sum(1 for operation in entries if any(operation is each for each in now)))
+        # A crash here is one after the bytes were safe and before the node knows.
+        self._power.operation("disk.synced")
+
+    def _rename(self, old: str, new: str) -> None:
+        self._power.operation("disk.rename")
+        self._check(old)
+        self._medium.change(new, self._file(old), old)
+        self._medium.failed.discard(new)
+
+
+class KvMedium:
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+        self.keys: list[bytes] = []
+        self.durable: dict[bytes, bytes] = {}
+        self.pending: list[tuple[dict[bytes, bytes], tuple[bytes, ...]]] = []
+
+    def settle(self, count: int) -> None:
+        for puts, deletes in self.pending[:count]:
+            for key in deletes:
+                self.durable.pop(key, None)
+            self.durable.update(puts)
+        del self.pending[:count]
+
+    def survive(self, chance: random.Random) -> None:
+        """LevelDB's own log loses its newest batches, and never half of one."""
+        self.settle(chance.randrange(len(self.pending) + 1))
+        self.pending.clear()
+        self.rows = dict(self.durable)
+        self.keys = sorted(self.rows)
+
+
+class SimulatedKv:
+    def __init__(self, medium: KvMedium, power: Power) -> None:
+        self._medium = medium
+        self._power = power
+
+    def get(self, key: bytes) -> bytes | None:
+        self._power.check()
+        return self._medium.rows.get(key)
+
+    def iterate(self, start: bytes, stop: bytes, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        self._power.check()
+        medium = self._medium
+        keys = medium.keys[bisect_left(medium.keys, start) : bisect_left(medium.keys, stop)]
+        rows = [(key, medium.rows[key]) for key in keys]
+        return iter(reversed(rows) if reverse else rows)
+
+    def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = (), sync: bool = False) -> None:
+        removed = tuple(deletes)
+        for key in removed:
+            if key in puts:
+                raise ValueError(f"row {key.hex()} is both put and deleted in one write")
+        self._power.operation("kv.write_sync" if sync else "kv.write")
+        medium = self._medium
+        for key in removed:
+            if medium.rows.pop(key, None) is not None:
+                del medium.keys[bisect_left(medium.keys, key)]
+        for key, value in puts.items():
+            if key not in medium.rows:
+                insort(medium.keys, key)
+            medium.rows[key] = value
+        medium.pending.append((dict(puts), removed))
+        if sync:
+            medium.settle(len(medium.pending))
+            self._power.operation("kv.synced")
+
+    def close(self) -> None:
+        self._power.check()
+
+
+class SimulatedOffload:
+    def __init__(self, machine: Machine, power: Power) -> None:
+        self._machine = machine
+        self._power = power
+
+    async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """A thread may see the world as it was or as it has become meanwhile: the call is made first, or
+        last."""
+        self._power.check()
+        chance = self._machine.chance
+        seconds = chance.uniform(*self._machine.traits.offload_ms) / 1000
+        if chance.random() < 0.5:
+            await asyncio.sleep(seconds)
+            self._power.check()
+            return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            await asyncio.sleep(seconds)
+            self._power.check()
+
+    def close(self) -> None:
+        self._power.check()
+
+
+class SimulatedClock:
+    """The loop's time; what the wall shows is off by the machine's skew, which a test may change at any
+    time."""
+
+    def __init__(self, machine: Machine, power: Power) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._machine = machine
+        self._power = power
+        self._random = drawn_from(machine.seed, machine.name, "entropy", machine.boots)
+        self._mono_start_ms = machine.chance.randrange(1_000_000)
+
+    def now(self) -> Now:
+        # The loop's time is a float: a timer for millisecond m must not find itself in m - 1.
+        passed_ms = int(self._loop.time() * 1000 + 1e-4)
+        return Now(self._mono_start_ms + passed_ms, EPOCH_MS + passed_ms + self._machine.traits.skew_ms)
+
+    def entropy(self, size: int) -> bytes:
+        self._power.check()
+        return self._random.randbytes(size)
+
+
+class Machine:
+    """One simulated computer, through all of its incarnations."""
+
+    def __init__(
+        self, name: str, seed: int, network: Network, endpoint: Endpoint, traits: Traits | None = None
+    ) -> None:
+        self.name = name
+        self.seed = seed
+        self.traits = traits or Traits()
+        self.chance = drawn_from(seed, name, "machine")
+        self.disk = DiskMedium()
+        self.kv = KvMedium()
+        self.operations = 0
+        self.boots = 0
+        self.on_operation: OnOperation | None = None
+        self.on_crash: Callable[[], None] | None = None
+        """Called within the event loop once the incarnation is gone."""
+        self._network = network
+        self._endpoint = endpoint
+        self._power: Power | None = None
+        self._links: SimulatedLinks | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._power is not None
+
+    def boot(self) -> Ports:
+        if self._power is not None:
+            raise RuntimeError(f"{self.name} runs already")
+        self.boots += 1
+        power = self._power = Power(self)
+        self._links = SimulatedLinks(self._network, self._endpoint)
+        return Ports(
+            links=self._links,
+            disk=SimulatedDisk(self, power),
+            kv=SimulatedKv(self.kv, power),
+            offload=SimulatedOffload(self, power),
+            clock=SimulatedClock(self, power),
+        )
+
+    def run(self, main: Callable[[Ports], Coroutine[Any, Any, _T]]) -> asyncio.Task[_T]:
+        """Boots and starts `main`; a crash ends this task and all that descend from it."""
+        ports = self.boot()
+        context = copy_context()
+        context.run(OWNER.set, self._power)
+        return context.run(asyncio.get_running_loop().create_task, main(ports))
+
+    def crash(self) -> None:
+        """The power fails: of what was not synced, chance keeps what it likes. Safe within an operation."""
+        if self._end():
+            self.disk.survive(self.chance)
+            self.kv.survive(self.chance)
+
+    def kill(self) -> None:
+        """The process is killed: it forgets everything, the operating system nothing."""
+        if self._end():
+            self.disk.failed.clear()
+            self.disk.locked.clear()
+
+    def _end(self) -> bool:
+        power, links = self._power, self._links
+        if power is None or links is None:
+            return False
+        self._power = self._links = None
+        power.on = False
+        links.cut_power()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        for task in loop.running_tasks(owner=power):
+            task.cancel()
+        if self.on_crash is not None:
+            loop.call_soon(self.on_crash)
+        return True
+
+    async def shut_down(self, ports: Ports) -> None:
+        """An orderly end: the page cache survives it. Syncs and calls under way must have ended."""
+        await ports.links.close()
+        ports.disk.close()
+        ports.kv.close()
+        power, self._power, self._links = self._power, None, None
+        assert power is not None
+        power.on = False
