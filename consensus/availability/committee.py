@@ -43,12 +43,16 @@ class Committee:
         self.key = key
         self._index = _index(validators)
 
+    @property
+    def _known(self) -> list[ValidatorSet]:
+        return [self.current] if self.previous is None else [self.previous, self.current]
+
+    @property
+    def epochs(self) -> frozenset[int]:
+        return frozenset(validators.epoch for validators in self._known)
+
     def of(self, epoch: int) -> ValidatorSet | None:
-        if epoch == self.current.epoch:
-            return self.current
-        if self.previous is not None and epoch == self.previous.epoch:
-            return self.previous
-        return None
+        return next((validators for validators in self._known if validators.epoch == epoch), None)
 
     @property
     def peers(self) -> tuple[int, ...]:
@@ -84,10 +88,14 @@ class Committee:
         validators = self.of(certificate.epoch)
         return validators is not None and verify_certificate(self.chain_id, validators, certificate)
 
-    def sign(self, subject: bytes) -> Vote | None:
-        if self.me is None:
-            return None
-        return sign_vote(self.key, self.chain_id, VoteKind.AVAILABLE, self.current.epoch, subject, self.me)
+    @property
+    def memberships(self) -> list[tuple[ValidatorSet, int]]:
+        """The known sets that this validator's key belongs to, and its index in each."""
+        found = ((validators, validators.index_of(self.key.public)) for validators in self._known)
+        return [(validators, index) for validators, index in found if index is not None]
+
+    def sign(self, subject: bytes, epoch: int, signer: int) -> Vote:
+        return sign_vote(self.key, self.chain_id, VoteKind.AVAILABLE, epoch, subject, signer)
 
     def signers(self, certificate: Certificate) -> tuple[int, ...]:
         """Its signers that can be reached, which are those still in the current set."""

@@ -7,6 +7,7 @@ from chain.genesis import Params
 from consensus.availability.committee import Committee
 from consensus.availability.inputs import BatchHere, Referable
 from consensus.availability.lots import Lot, Lots
+from consensus.availability.offers import Offers
 from consensus.availability.pulls import Pulls
 from consensus.availability.records import BatchStored
 from consensus.effects import Misbehaviour, Output
@@ -17,6 +18,7 @@ class Desk:
         self.committee = committee
         self.params = params
         self.lots = Lots(params)
+        self.offers = Offers()
         self.pulls = Pulls()
         self.final = 0
         self.executed = 0

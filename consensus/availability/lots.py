@@ -45,8 +45,6 @@ class Lot:
     cargo: tuple[tuple[bytes, int], ...] = ()
     """Of an own batch: id and end of validity of each transaction."""
     own: bool = False
-    withdrawn: bool = False
-    """An own batch that peers refuse by now; what it carried is packed again."""
 
     @property
     def digest(self) -> bytes:

@@ -11,7 +11,7 @@ POOL_BYTES = 32 * 1024 * 1024
 POOL_TRANSACTIONS = 65_536
 BATCH_OVERHEAD_BYTES = 256
 """More than a signed batch's fields take besides its transactions."""
-_TRANSACTION_OVERHEAD_BYTES = 3
+TRANSACTION_OVERHEAD_BYTES = 3
 """The length before each: transactions are shorter than 64 KiB."""
 
 
@@ -23,7 +23,7 @@ class Waiting:
 
     @property
     def packed_bytes(self) -> int:
-        return len(self.transaction) + _TRANSACTION_OVERHEAD_BYTES
+        return len(self.transaction) + TRANSACTION_OVERHEAD_BYTES
 
 
 class Pool:
