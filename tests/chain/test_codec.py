@@ -127,7 +127,7 @@ def test_whatever_the_bytes_unpack_raises_nothing_but_codec_error(data: bytes) -
 def test_whatever_the_bytes_decode_raises_nothing_but_codec_error(cls: type, data: st.DataObject) -> None:
     garbage = data.draw(st.binary(max_size=300) | plain.map(pack))
     try:
-        record = decode(cls, garbage, 1 << 20)
+        record: object = decode(cls, garbage, 1 << 20)
     except CodecError:
         return
     assert encode(record) == garbage

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chain.hashing import Domain
+from tests.chain.vectors import golden_text, vectors
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent.parent / "docs" / "encoding.md"
+
+PINNED = {
+    "nullify": "91cd012c",
+    "transaction id": "54c04898961defc2c1ae37f26ba03549a7d97520ae74a3e334974b88cdb7def3",
+    "genesis block digest": "ce46e53b4443811f72b328c202b9b525439553146d00b104103ce15bed0f2d2a",
+    "state root of a = 1": "2bdccb4462dcc9460394a65e018bdec73bac4e78f2f4b3d3dc2a220ea0f2694b",
+    "log root of a, b, c": "5aeda8dc1bcf11c4e1f55c957e3a10ff36391a3817c6755012ead29c6f4066b0",
+}
+
+
+def test_the_encoding_has_not_drifted_from_the_golden_vectors() -> None:
+    assert golden_text() == (HERE / "golden.txt").read_text()
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_the_vectors_that_everything_else_hangs_on_are_these(name: str) -> None:
+    assert vectors()[name].hex() == PINNED[name]
+
+
+def test_the_page_shows_every_vector_and_every_domain() -> None:
+    page = PAGE.read_text()
+    assert golden_text() in page
+    for domain in Domain:
+        assert f"`{domain.value}`" in page
