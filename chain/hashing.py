@@ -42,7 +42,6 @@ class Domain(StrEnum):
     RESULT = "quorate/result"
     READY = "quorate/ready"
     REJOIN = "quorate/rejoin"
-    STATUS = "quorate/status"
     BEACON = "quorate/beacon"
     BEACON_SECRET = "quorate/beacon-secret"
     JOB = "quorate/job"
