@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from fl.kernels.compiled import kernel
 
 FUSED = 4
-"""Updates in one call where there are as many; more bring nothing measurable. Calls take this many or one,
-since each number is compiled on its own."""
+"""Updates in one call where there are as many: what pays for quantised ones, and hardly less than more would.
+Calls take this many or one, since each number is compiled on its own."""
 
 _SHIFT = 6755399441055744.0
 _SHIFT_BITS = 0x4338000000000000

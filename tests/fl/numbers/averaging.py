@@ -1,0 +1,80 @@
+"""Rounds that several tests average, and a script: it prints the digests of what they give.
+
+python -m tests.fl.numbers.averaging
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from fl.aggregation import Aggregation, AggregationOutcome, AggregationRules, Spread, Update, in_turn
+from fl.kernels.golden import check_golden
+from fl.tensors.encodings import encode_update
+from fl.tensors.grid import Grid
+from fl.tensors.layout import Bytes, Schema
+from fl.tensors.model import build_model
+from tests.fl.numbers.builders import JOB, ROUND, SMALL, WIDE, random_model, random_tensors
+
+LOG_ROOT = bytes(32)
+
+
+def rules_of(
+    schema: Schema, encoding: str, range_bits: int = 8, cap: int = 1000, updates: int = 128
+) -> AggregationRules:
+    return AggregationRules(JOB, ROUND, schema, encoding, Grid(range_bits, cap, updates))
+
+
+def member_of(index: int) -> bytes:
+    return bytes([index % 256]) * 32
+
+
+def updates_of(rules: AggregationRules, count: int, scale: float = 1.0) -> list[Update]:
+    draw = np.random.default_rng(99)
+    weights = draw.integers(1, rules.grid.weight_cap + 1, count)
+    return [
+        Update(
+            index,
+            member_of(index),
+            int(weights[index]),
+            encode_update(
+                rules.schema,
+                rules.encoding,
+                rules.grid.range_bits,
+                rules.job.hex(),
+                rules.round,
+                member_of(index).hex(),
+                random_tensors(rules.schema, index, scale),
+            ),
+        )
+        for index in range(count)
+    ]
+
+
+def averaged(
+    rules: AggregationRules, updates: Sequence[Update], base: Bytes, spread: Spread = in_turn, at_once: int = 1
+) -> AggregationOutcome:
+    aggregation = Aggregation(rules, spread)
+    for start in range(0, len(updates), at_once):
+        aggregation.add(*updates[start : start + at_once])
+    return aggregation.finish(LOG_ROOT, base)
+
+
+def digests() -> list[str]:
+    lines = []
+    for name, schema in (("small", SMALL), ("wide", WIDE)):
+        for encoding in ("f32", "q8"):
+            rules = rules_of(schema, encoding)
+            base = build_model(schema, random_model(schema, 1))
+            outcome = averaged(rules, updates_of(rules, 6), base, at_once=5)
+            assert outcome.ok
+            model, record = (hashlib.sha256(blob).hexdigest() for blob in (outcome.model, outcome.record))
+            lines.append(f"{name} {encoding} {model} {record}")
+    return lines
+
+
+if __name__ == "__main__":
+    check_golden()
+    print("\n".join(digests()))

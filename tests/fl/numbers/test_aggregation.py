@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chain.cid import raw_cid
+from chain.codec import decode
+from fl import aggregation as aggregation_module
+from fl.aggregation import Aggregation, Update, Work
+from fl.errors import Refused
+from fl.kernels import KERNEL_VERSION
+from fl.tensors.closing import MAX_CLOSING_BYTES, ClosingRecord
+from fl.tensors.encodings import ENCODINGS, decode_update, encode_update
+from fl.tensors.layout import AVERAGED, FROZEN
+from fl.tensors.model import build_model, check_model, parse_model
+from tests.fl.numbers import averaging
+from tests.fl.numbers.averaging import LOG_ROOT, averaged, member_of, rules_of, updates_of
+from tests.fl.numbers.builders import (
+    JOB_HEX,
+    ROUND,
+    SMALL,
+    WIDE,
+    bits_of,
+    flat_schema,
+    oracle_average,
+    random_model,
+)
+
+BOTH = pytest.mark.parametrize("encoding", sorted(ENCODINGS))
+
+
+@BOTH
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_the_new_model_equals_the_oracle_bit_for_bit(encoding: str, count: int) -> None:
+    rules = rules_of(SMALL, encoding)
+    updates = updates_of(rules, count)
+    base = build_model(SMALL, random_model(SMALL, 1))
+    outcome = averaged(rules, updates, base, at_once=3)
+    assert outcome.ok and outcome.code == ""
+    check_model(SMALL, outcome.model)
+    old, new = parse_model(SMALL, base), parse_model(SMALL, outcome.model)
+    deltas = [
+        (each.weight, decode_update(SMALL, encoding, JOB_HEX, ROUND, each.member.hex(), each.payload))
+        for each in updates
+    ]
+    for spec in SMALL.tensors:
+        if spec.role == AVERAGED:
+            pairs = [(weight, delta[spec.name]) for weight, delta in deltas]
+            expected = oracle_average(old[spec.name], pairs, rules.grid.weighted_bits)
+            assert bits_of(new[spec.name]) == expected
+        elif spec.role == FROZEN:
+            assert new[spec.name].tobytes() == old[spec.name].tobytes()
+
+
+def test_eight_trainers_move_the_model_to_their_weighted_mean() -> None:
+    rules = rules_of(flat_schema(3), "f32", cap=100, updates=8)
+    base = build_model(flat_schema(3), {"w": np.array([1.0, -2.0, 0.5])})
+    weights = (10, 20, 30, 40, 50, 60, 70, 80)
+    updates = [
+        Update(
+            index,
+            member_of(index),
+            weight,
+            encode_update(
+                flat_schema(3),
+                "f32",
+                8,
+                JOB_HEX,
+                ROUND,
+                member_of(index).hex(),
+                {"w": np.array([0.25 * index, -0.5, 2.0 * (-1) ** index])},
+            ),
+        )
+        for index, weight in enumerate(weights)
+    ]
+    outcome = averaged(rules, updates, base)
+    # Σ w·i = 1680, Σ w = 360, Σ w·(−1)^i = −40
+    expected = [1.0 + 0.25 * 1680 / 360, -2.5, 0.5 - 2 * 40 / 360]
+    assert parse_model(flat_schema(3), outcome.model)["w"].tolist() == np.array(expected, np.float32).tolist()
+
+
+@BOTH
+@settings(max_examples=25, deadline=None)
+@given(order=st.permutations(range(9)), at_once=st.integers(1, 9))
+def test_neither_order_nor_grouping_leaves_a_trace(encoding: str, order: list[int], at_once: int) -> None:
+    rules = rules_of(SMALL, encoding)
+    updates = updates_of(rules, 9)
+    base = build_model(SMALL, random_model(SMALL, 2))
+    assert averaged(rules, [updates[i] for i in order], base, at_once=at_once) == averaged(rules, updates, base)
+
+
+@BOTH
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_leave_no_trace(monkeypatch: pytest.MonkeyPatch, encoding: str, threads: int) -> None:
+    rules = rules_of(WIDE, encoding)
+    updates = updates_of(rules, 7)
+    base = build_model(WIDE, random_model(WIDE, 3))
+    alone = averaged(rules, updates, base)
+    seen: list[int] = []
+    with ThreadPoolExecutor(threads) as pool:
+
+        def spread(pieces: Sequence[Work]) -> Iterable[int]:
+            seen.append(len(pieces))
+            return list(pool.map(lambda piece: piece(), reversed(pieces)))
+
+        monkeypatch.setattr(aggregation_module, "SPAN_TILES", 1)
+        assert averaged(rules, updates, base, spread=spread, at_once=4) == alone
+    assert max(seen) >= 4
+
+
+def test_the_closing_record_says_how_the_model_came_about() -> None:
+    rules = rules_of(SMALL, "q8")
+    updates = updates_of(rules, 5)
+    base = build_model(SMALL, random_model(SMALL, 4))
+    outcome = averaged(rules, updates[::-1], base)
+    record = decode(ClosingRecord, outcome.record, MAX_CLOSING_BYTES)
+    assert record == ClosingRecord(
+        version=1,
+        rule="fedavg",
+        kernel_version=KERNEL_VERSION,
+        job=rules.job,
+        round=ROUND,
+        log_root=LOG_ROOT,
+        ok=True,
+        code="",
+        base=raw_cid(base),
+        model=raw_cid(outcome.model),
+        optimizer=b"",
+        denominator=sum(each.weight for each in updates) << rules.grid.weighted_bits,
+        weights=tuple(each.weight for each in updates),
+    )
+    assert outcome.model_cid == raw_cid(outcome.model) and outcome.record_cid == raw_cid(outcome.record)
+
+
+def test_a_model_that_leaves_the_range_of_f32_fails_the_round() -> None:
+    rules = rules_of(SMALL, "f32")
+    base = build_model(SMALL, random_model(SMALL, 5))
+    broken = base.replace(parse_model(SMALL, base)["layer.bias"].tobytes(), np.full(5, np.inf, np.float32).tobytes())
+    assert broken != base
+    outcome = averaged(rules, updates_of(rules, 3), broken)
+    assert (outcome.ok, outcome.code, outcome.model, outcome.model_cid) == (False, "MODEL_RANGE", b"", b"")
+    record = decode(ClosingRecord, outcome.record, MAX_CLOSING_BYTES)
+    assert (record.ok, record.code, record.model) == (False, "MODEL_RANGE", b"")
+    assert outcome.record_cid == raw_cid(outcome.record)
+
+
+def test_a_payload_made_for_another_place_is_refused_and_leaves_no_trace() -> None:
+    rules = rules_of(SMALL, "f32")
+    updates = updates_of(rules, 4)
+    base = build_model(SMALL, random_model(SMALL, 6))
+    aggregation = Aggregation(rules)
+    foreign = Update(3, member_of(9), 1, updates[3].payload)
+    with pytest.raises(Refused) as refusal:
+        aggregation.add(*updates[:3], foreign)
+    assert refusal.value.code == "WRONG_HEADER" and aggregation.count == 0
+    aggregation.add(*updates)
+    assert aggregation.finish(LOG_ROOT, base) == averaged(rules, updates, base)
+
+
+@BOTH
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_value_beyond_the_proven_bound_spoils_the_sums_loudly(encoding: str, count: int) -> None:
+    narrow, wide = rules_of(WIDE, encoding, range_bits=2), rules_of(WIDE, encoding, range_bits=12)
+    updates = [*updates_of(narrow, count - 1, 0.01), *updates_of(wide, count, 20.0)[count - 1 :]]
+    aggregation = Aggregation(narrow)
+    with pytest.raises(Refused) as refusal:
+        aggregation.add(*updates)
+    assert refusal.value.code == "OUT_OF_RANGE"
+    with pytest.raises(ValueError, match="spoilt"):
+        aggregation.finish(LOG_ROOT, build_model(WIDE, random_model(WIDE, 7)))
+    with pytest.raises(ValueError, match="spoilt"):
+        aggregation.add()
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"weight": 0}, "weight"),
+        ({"weight": -1}, "weight"),
+        ({"weight": 1001}, "weight"),
+        ({"index": 0}, "twice"),
+    ],
+)
+def test_an_entry_that_the_log_cannot_hold_is_an_error(change: dict[str, Any], match: str) -> None:
+    rules = rules_of(SMALL, "f32")
+    updates = updates_of(rules, 2)
+    aggregation = Aggregation(rules)
+    aggregation.add(updates[0])
+    fields: dict[str, Any] = {
+        "index": 1,
+        "member": updates[1].member,
+        "weight": 1,
+        "payload": updates[1].payload,
+    } | change
+    with pytest.raises(ValueError, match=match):
+        aggregation.add(Update(**fields))
+    assert aggregation.count == 1
+
+
+def test_a_round_closes_over_its_whole_log_only() -> None:
+    rules = rules_of(SMALL, "f32", updates=3)
+    updates = updates_of(rules, 4)
+    base = build_model(SMALL, random_model(SMALL, 8))
+    aggregation = Aggregation(rules)
+    with pytest.raises(ValueError, match="at least one"):
+        aggregation.finish(LOG_ROOT, base)
+    aggregation.add(updates[1])
+    with pytest.raises(ValueError, match="every entry"):
+        aggregation.finish(LOG_ROOT, base)
+    aggregation.add(updates[2], updates[0])
+    assert aggregation.finish(LOG_ROOT, base).ok
+    with pytest.raises(ValueError, match="more updates"):
+        aggregation.add(updates[3])
+    with pytest.raises(Refused):
+        aggregation.finish(LOG_ROOT, base[:-1])
+
+
+def test_averaging_from_buffers_of_any_kind_and_place_gives_the_same() -> None:
+    for encoding in ENCODINGS:
+        rules = rules_of(SMALL, encoding)
+        updates = updates_of(rules, 3)
+        base = build_model(SMALL, random_model(SMALL, 9))
+        moved = [
+            Update(each.index, each.member, each.weight, memoryview(bytearray(3) + each.payload)[3:])
+            for each in updates
+        ]
+        assert averaged(rules, moved, memoryview(b"\0" + base)[1:]) == averaged(rules, updates, base)
+
+
+def test_plain_python_gives_the_same_bytes_as_compiled_kernels() -> None:
+    root = Path(__file__).resolve().parents[3]
+    other = "1" if os.environ.get("NUMBA_DISABLE_JIT", "0") == "0" else "0"
+    run = subprocess.run(
+        [sys.executable, "-m", averaging.__name__],
+        cwd=root,
+        env=os.environ | {"NUMBA_DISABLE_JIT": other},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split("\n")[:-1] == averaging.digests()
+
+
+def test_the_members_side_needs_no_compiler() -> None:
+    code = "import sys, fl.tensors.encodings, fl.tensors.model, fl.tensors.closing; print('numba' in sys.modules)"
+    root = Path(__file__).resolve().parents[3]
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=100, check=True
+    )
+    assert run.stdout.strip() == "False"
