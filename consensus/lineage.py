@@ -30,6 +30,8 @@ class Reveals:
 class Lineage:
     digest: Digest
     epoch: U64
+    epoch_height: U64
+    """Of the last block of the epoch before: only states above it can end this one."""
     height: U64
     time_ms: U64
     executed_height: U64
@@ -49,6 +51,7 @@ def genesis_lineage(genesis: Genesis, validators: ValidatorSet) -> Lineage:
     return Lineage(
         digest=identity,
         epoch=0,
+        epoch_height=0,
         height=0,
         time_ms=header.time_ms,
         executed_height=0,
@@ -74,6 +77,7 @@ def rebase(lineage: Lineage, validators: ValidatorSet) -> Lineage:
     return Lineage(
         digest=lineage.digest,
         epoch=validators.epoch,
+        epoch_height=lineage.height,
         height=lineage.height,
         time_ms=lineage.time_ms,
         executed_height=lineage.executed_height,
@@ -99,6 +103,7 @@ def descend(parent: Lineage, block: Block, proposer: int, window: int) -> Lineag
     return Lineage(
         digest=identity,
         epoch=header.epoch,
+        epoch_height=parent.epoch_height,
         height=header.height,
         time_ms=header.time_ms,
         executed_height=header.executed_height,

@@ -22,18 +22,15 @@ from consensus.availability.inputs import (
     Need,
     NewEpoch,
     Ordered,
-    PeerUp,
-    Received,
     Replay,
     ServeBatch,
     Submit,
-    Tick,
 )
 from consensus.availability.lots import Lot, make_lot
 from consensus.availability.pulls import Why
 from consensus.availability.records import BatchStored, CertificateHeld, SequenceReserved
 from consensus.availability.voting import Voting
-from consensus.effects import Now, Output, Send
+from consensus.effects import Now, Output, PeerUp, Received, Send, Tick
 from consensus.messages import BatchAnswer, BatchOffer, BatchPull, Status
 
 SWEEP_MS = 250

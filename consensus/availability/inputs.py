@@ -9,6 +9,7 @@ from enum import Enum, auto
 from chain.batch import SignedBatch
 from chain.certificate import Available, ValidatorSet
 from chain.keys import SigningKey
+from consensus.effects import PeerUp, Received, Tick
 
 
 class Verdict(Enum):
@@ -28,12 +29,6 @@ class Submit:
     """Transactions that admission accepted: (id, encoded transaction, valid until, in ms of block time)."""
 
     transactions: tuple[tuple[bytes, bytes, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    peer: int
-    message: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +58,6 @@ class Need:
     """A final block names these batches and the node's log has no bytes for them."""
 
     digests: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PeerUp:
-    peer: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """The deadline has passed, or nothing has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,11 @@ from consensus.beacon import beacon_seed, commitment, secret
 from consensus.effects import ALL, Alarm, Misbehaviour, Now, Output, PeerUp, Received, Send, Tick
 from consensus.lineage import Lineage, header_fault
 from consensus.messages import BlockAnswer, FetchBlock, FetchCertificate, Proposal, RangeAnswer
-from consensus.ordering.blocktree import Ancestry, BlockTree
+from consensus.ordering.blocktree import BlockTree
 from consensus.ordering.payload import Payload, Verdict
-from consensus.ordering.records import Body, Held, Offence, OwnVote, SilentUntil
+from consensus.ordering.records import MARGIN_VIEWS, SILENT_FOR_EVER, Body, Held, Offence, OwnVote, SilentUntil
 from consensus.ordering.timing import Timing
-from consensus.ordering.view import Slot, View, can_finalize, can_nullify, can_notarize
+from consensus.ordering.view import Slot, View, can_finalize, can_notarize, can_nullify
 from consensus.ordering.wanted import Wanted
 
 LOOKAHEAD = 16
@@ -154,8 +154,9 @@ class Ordering:
                 case Body(block) if block.header.epoch == self.epoch:
                     self.tree.add(block)
                     self._settle()
-                case SilentUntil(epoch, view) if epoch == self.epoch:
-                    self.silent_until = max(self.silent_until, view)
+                case SilentUntil(epoch, view):
+                    known = view == SILENT_FOR_EVER or epoch == self.epoch
+                    self.silent_until = view if known else self.silent_until if epoch > self.epoch else MARGIN_VIEWS
                 case Offence(first, _) if first.epoch == self.epoch:
                     self._offenders.add(first.signer)
             if self.over:
@@ -163,8 +164,7 @@ class Ordering:
         self._replaying = False
         self._enter(self.view)
         self.timing.restarted(self.view)
-        out = Output(acks=self._out.acks, events=self._out.events)
-        return out
+        return Output(acks=self._out.acks, events=self._out.events)
 
     def deadline(self) -> int | None:
         """Monotonic time of the next Tick that this core needs."""
@@ -587,7 +587,7 @@ class Ordering:
             return Verdict.INVALID
         if header_fault(lineage, header, view.leader, self.params.min_block_interval_ms) is not None:
             return Verdict.INVALID
-        if header.next_set != self.payload.next_set(self.epoch, header.executed_height):
+        if header.next_set != self.payload.next_set(lineage, header.executed_height):
             return Verdict.INVALID
         ahead = header.time_ms - self._now.wall_ms - self.params.drift_ms
         if ahead > 0:
@@ -684,7 +684,7 @@ class Ordering:
                 rules_version=self.params.rules_version,
                 reveal=secret(self._seed, self.chain_id, count),
                 commit=commitment(secret(self._seed, self.chain_id, count + 1)),
-                next_set=self.payload.next_set(self.epoch, draft.executed_height),
+                next_set=self.payload.next_set(lineage, draft.executed_height),
             )
             block = Block(header, draft.body)
         identity = self.tree.add(block)
@@ -712,20 +712,20 @@ class Ordering:
     def _remind(self) -> None:
         if self.timing.resend_due(self._now):
             view = self._view(self.view)
-            self._out.send += [Send(ALL, message) for message in self._entry_certificates()]
+            entry = self.entry_certificate()
+            self._out.send += [Send(ALL, entry)] if entry is not None else []
             self._out.send += [Send(ALL, vote) for vote in view.own_votes()]
         if self.timing.standstill_due(self._now):
             self._say_all(ALL)
 
-    def _entry_certificates(self) -> list[Certificate]:
-        before = self.views.get(self.view - 1)
+    def entry_certificate(self) -> Certificate | None:
+        """The certificate that led into the current view."""
         if self.final_certificate is not None and self.final_view == self.view - 1:
-            return [self.final_certificate]
+            return self.final_certificate
+        before = self.views.get(self.view - 1)
         if before is None:
-            return []
-        held = before.certificates
-        chosen = held.get(VoteKind.NULLIFY) or held.get(VoteKind.NOTARIZE)
-        return [chosen] if chosen is not None else []
+            return None
+        return before.certificates.get(VoteKind.NULLIFY) or before.certificates.get(VoteKind.NOTARIZE)
 
     def _say_all(self, peer: int) -> None:
         """All that I know above the last final block, and that block's finalization."""

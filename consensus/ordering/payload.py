@@ -52,5 +52,5 @@ class Payload(Protocol):
     def block_due_in(self, root: Lineage, wall_ms: int) -> int | None:
         """Milliseconds until the state machine waits for a block that no final one satisfies; None if it never does."""
 
-    def next_set(self, epoch: int, executed_height: int) -> bytes:
+    def next_set(self, parent: Lineage, executed_height: int) -> bytes:
         """Digest of the set that follows this epoch, once the state at its due height is certified; else empty."""

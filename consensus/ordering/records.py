@@ -34,9 +34,17 @@ class Offence:
     second: Vote
 
 
+SILENT_FOR_EVER = 2**62
+MARGIN_VIEWS = 2
+"""By so many views a lost journal may be ahead of the others, in their epoch or at the start of the next."""
+
+
 @dataclass(frozen=True, slots=True)
 class SilentUntil:
-    """Set when a validator rejoins without its old journal: it may have voted in any view up to this one."""
+    """Set when a validator rejoins without its old journal: it may have voted in any view up to this one.
+
+    A journal made for rejoining begins with one for ever; the others' answers replace it.
+    """
 
     epoch: U64
     view: U64

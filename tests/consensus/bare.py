@@ -75,7 +75,7 @@ class AlwaysPending:
     def block_due_in(self, root: Lineage, wall_ms: int) -> int | None:
         return None
 
-    def next_set(self, epoch: int, executed_height: int) -> bytes:
+    def next_set(self, parent: Lineage, executed_height: int) -> bytes:
         return b""
 
 

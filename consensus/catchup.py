@@ -1,0 +1,67 @@
+"""Catching up: whom to ask for final blocks, from what peers say of themselves each second.
+
+One finalization is enough to trust everything below it, so a peer that lies about its height can waste a request and
+no more: it is asked less readily the next time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from consensus.messages import FetchRange, Status
+
+NEAR = 2
+"""So few blocks behind, the ordering messages themselves bring a validator up."""
+BLOCKS_A_REQUEST = 128
+PATIENCE_MS = 2_000
+
+
+@dataclass(slots=True)
+class _Peer:
+    epoch: int
+    final_height: int
+    failures: int = 0
+
+
+class CatchUp:
+    def __init__(self) -> None:
+        self._peers: dict[bytes, _Peer] = {}
+        self._asked: bytes | None = None
+        self._asked_ms = 0
+        self._asked_height = 0
+
+    def target(self) -> int:
+        """The highest final height that any peer has claimed."""
+        return max((peer.final_height for peer in self._peers.values()), default=0)
+
+    def heard(self, key: bytes, status: Status) -> None:
+        known = self._peers.setdefault(key, _Peer(0, 0))
+        known.epoch, known.final_height = status.epoch, status.final_height
+
+    def answered(self, key: bytes, height: int) -> None:
+        """An answer came and brought this validator to `height`."""
+        if key == self._asked:
+            peer = self._peers[key]
+            peer.failures = 0 if height > self._asked_height else peer.failures + 1
+            self._asked = None
+
+    def deadline(self) -> int | None:
+        return self._asked_ms + PATIENCE_MS if self._asked is not None else None
+
+    def next_request(self, now_ms: int, epoch: int, height: int) -> tuple[bytes, FetchRange] | None:
+        if self._asked is not None:
+            if now_ms < self._asked_ms + PATIENCE_MS and height < self._asked_height + BLOCKS_A_REQUEST:
+                return None
+            self._peers[self._asked].failures += 1
+            self._asked = None
+        ahead = [
+            (peer.failures, -peer.final_height, key)
+            for key, peer in self._peers.items()
+            if peer.final_height > height + NEAR or (peer.epoch > epoch and peer.final_height > height)
+            or (peer.epoch > epoch and peer.final_height == height)
+        ]
+        if not ahead:
+            return None
+        _, _, key = min(ahead)
+        self._asked, self._asked_ms, self._asked_height = key, now_ms, height
+        return key, FetchRange(height + 1, height + BLOCKS_A_REQUEST)

@@ -1,0 +1,420 @@
+"""One validator's cores, joined: what one learns, the others are told within the same step.
+
+Still without input or output. Peers are named by their consensus keys, because indices change with the epoch and a
+peer that catches up may belong to another one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from chain.block import Item, ItemKind
+from chain.certificate import Certificate, ValidatorSet, Vote, VoteKind
+from chain.codec import encode
+from chain.genesis import Params
+from chain.keys import SigningKey
+from consensus import availability as avail
+from consensus.attestation import (
+    Attestation,
+    BlockExecuted,
+    ResultCertified,
+    RoundComputed,
+    RoundOver,
+    StateCertified,
+)
+from consensus.availability import Availability
+from consensus.availability.inputs import Input
+from consensus.catchup import CatchUp
+from consensus.effects import ALL, Alarm, Misbehaviour, Now, Output, PeerUp, Received, Tick
+from consensus.evidence import evidence_item
+from consensus.lineage import Lineage, rebase
+from consensus.messages import (
+    BatchAnswer,
+    BatchOffer,
+    BatchPull,
+    BlockAnswer,
+    FetchBlock,
+    FetchCertificate,
+    FetchRange,
+    OpenRound,
+    Proposal,
+    RangeAnswer,
+    Status,
+    ViewAnswer,
+    ViewQuery,
+)
+from consensus.ordering.core import ORDERING_KINDS, Convicted, EpochOver, Finalized, Ordering, PayloadChanged
+from consensus.ordering.records import MARGIN_VIEWS, SILENT_FOR_EVER
+from consensus.proposals import NextSet, Proposals
+from consensus.rejoin import Rejoin, answer_query
+
+STATUS_EVERY_MS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class PeerMessage:
+    peer: bytes
+    message: object
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLinked:
+    peer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChainExecuted:
+    """The node executed a final block; `wants_block_at` is the state machine's, after it."""
+
+    height: int
+    block: bytes
+    state_root: bytes
+    wants_block_at: int | None
+    rounds_over: tuple[tuple[bytes, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemOffered:
+    item: Item
+    witness: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ServeRange:
+    """Answer this peer with final blocks of these heights, as far as they are stored."""
+
+    peer: bytes
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServeBatch:
+    peer: bytes
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    peer: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochBegun:
+    """Links are to follow this set; the last block of the one before is final."""
+
+    validators: ValidatorSet
+    root: Lineage
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """A message to one peer, or to every other validator of the current set if `to` is None."""
+
+    to: bytes | None
+    message: object
+
+
+@dataclass(slots=True)
+class ReplicaOutput:
+    """As `Output`, with destinations by key. `persist` may hold records of both logs: the batches' is synced first."""
+
+    persist: list[object] = field(default_factory=list)
+    send: list[Outbound] = field(default_factory=list)
+    events: list[object] = field(default_factory=list)
+    acks: list[object] = field(default_factory=list)
+
+
+class Replica:
+    def __init__(
+        self,
+        chain_id: bytes,
+        params: Params,
+        key: SigningKey,
+        validators: ValidatorSet,
+        root: Lineage,
+        schedule: dict[int, NextSet],
+        *,
+        nonce: bytes,
+    ) -> None:
+        self.chain_id = chain_id
+        self.params = params
+        self.key = key
+        self.schedule = schedule
+        self.validators = validators
+        self.me = validators.index_of(key.public)
+        self.availability = Availability(chain_id, validators, self.me, key, params)
+        self.attestation = Attestation(chain_id, validators, self.me, key if self.me is not None else None)
+        self.proposals = Proposals(chain_id, params, self.availability, self.attestation, schedule)
+        self.ordering = self._ordering(root, None)
+        self.catch_up = CatchUp()
+        self._nonce = nonce
+        self.rejoin: Rejoin | None = None
+        self.executed_height = root.height
+        self._status_ms: int | None = None
+        self._events: deque[object] = deque()
+        self._out = ReplicaOutput()
+        self._now = Now(0, 0)
+
+    def _ordering(self, root: Lineage, previous: Ordering | None) -> Ordering:
+        return Ordering(
+            self.chain_id,
+            self.validators,
+            self.me,
+            self.key if self.me is not None else None,
+            self.params,
+            root,
+            self.proposals,
+            previous=previous.tree if previous is not None else None,
+        )
+
+    # Entry points
+
+    def replay(
+        self, now: Now, records: Iterable[object], recent: Iterable[tuple[int, tuple[bytes, ...]]]
+    ) -> ReplicaOutput:
+        """Take up the journals' records; `recent` names the batches of stored final blocks within the horizon."""
+        self._now, self._out = now, ReplicaOutput()
+        kept = list(records)
+        self.availability.step(now, avail.Replay(kept))
+        for height, digests in recent:
+            self.ordering.tree.remember_final(height, digests, ())
+            self.availability.step(now, avail.Ordered(height, digests))
+        while True:
+            out = self.ordering.replay(kept, now)
+            self._out.acks += out.acks
+            self._deliver(out.acks)
+            if not self.ordering.over:
+                break
+            self._next_epoch(self.ordering.tree.root)
+        self._advanced()
+        self._drain()
+        self._out.send.clear()
+        if self.ordering.silent_until == SILENT_FOR_EVER:
+            self.rejoin = Rejoin(self._nonce)
+        return self._out
+
+    def step(self, now: Now, event: object) -> ReplicaOutput:
+        self._now, self._out = now, ReplicaOutput()
+        match event:
+            case PeerMessage(peer, message):
+                self._message(peer, message)
+            case PeerLinked(peer):
+                index = self.validators.index_of(peer)
+                if index is not None:
+                    self._order(PeerUp(index))
+                    self._avail(avail.PeerUp(index))
+                    self._attest(PeerUp(index))
+                self._say(peer, self._status())
+            case ChainExecuted():
+                self._executed(event)
+            case ItemOffered(item, witness):
+                self.proposals.offer(item, witness)
+            case RoundComputed() | RoundOver():
+                self._attest(event)
+            case Tick():
+                self._avail(avail.Tick())
+                self._attest(Tick())
+            case avail.Submit() | avail.Checked() | avail.Need():
+                self._avail(event)
+            case _:
+                raise TypeError(f"a replica takes no {type(event).__name__}")
+        self._drain()
+        self._order(Tick())
+        self._drain()
+        self._periodic()
+        return self._out
+
+    def deadline(self) -> int | None:
+        times = [
+            self.ordering.deadline(),
+            self.availability.deadline(),
+            self.attestation.deadline(),
+            self.catch_up.deadline(),
+            self._status_ms,
+        ]
+        return min((time for time in times if time is not None), default=None)
+
+    def _say(self, to: bytes | None, message: object) -> None:
+        self._out.send.append(Outbound(to, message))
+
+    # Routing
+
+    def _message(self, peer: bytes, message: object) -> None:
+        if isinstance(message, FetchRange):
+            self._out.events.append(ServeRange(peer, message.first, min(message.last, message.first + 255)))
+            return
+        if isinstance(message, BatchPull) and self.validators.index_of(peer) is None:
+            self._out.events.append(ServeBatch(peer, message.batch))
+            return
+        if isinstance(message, ViewQuery):
+            self._say(peer, answer_query(self.key, self.chain_id, self.ordering, message))
+            return
+        index = self.validators.index_of(peer)
+        if isinstance(message, Status):
+            self.catch_up.heard(peer, message)
+        if isinstance(message, RangeAnswer):
+            # A peer outside the set may help too: what it says is certified or worthless.
+            self._order(Received(index if index is not None else 0, message))
+            self._drain()
+            self.catch_up.answered(peer, self.ordering.tree.root.height)
+            return
+        if index is None or index == self.me:
+            return
+        match message:
+            case Proposal():
+                self._proposal(index, message)
+            case Vote(kind) | Certificate(kind) if kind in ORDERING_KINDS:
+                self._order(Received(index, message))
+            case Vote(VoteKind.AVAILABLE) | Certificate(VoteKind.AVAILABLE):
+                self._avail(avail.Received(index, message))
+            case Vote() | Certificate():
+                self._attest(Received(index, message))
+            case FetchCertificate() | FetchBlock() | BlockAnswer():
+                self._order(Received(index, message))
+            case BatchOffer() | BatchPull() | BatchAnswer() | Status():
+                self._avail(avail.Received(index, message))
+            case ViewAnswer() if self.rejoin is not None:
+                self._view_answer(index, message)
+
+    def _proposal(self, index: int, proposal: Proposal) -> None:
+        if proposal.vote.epoch != self.validators.epoch:
+            return
+        if proposal.executed is not None:
+            self._attest(Received(index, proposal.executed))
+        for certificate in proposal.available:
+            self._avail(avail.Received(index, certificate))
+        self._order(Received(index, proposal))
+
+    def _order(self, event: object) -> None:
+        self._take(self.ordering.step(self._now, event))
+
+    def _avail(self, event: Input) -> None:
+        self._take(self.availability.step(self._now, event))
+
+    def _attest(self, event: object) -> None:
+        self._take(self.attestation.step(self._now, event))
+
+    def _take(self, out: Output) -> None:
+        self._out.persist += out.persist
+        for send in out.send:
+            to = None if send.to == ALL else self.validators.members[send.to].consensus_key
+            self._say(to, send.message)
+        self._out.acks += out.acks
+        self._deliver(out.acks)
+        self._events.extend(out.events)
+
+    def _deliver(self, acks: Iterable[object]) -> None:
+        """What became final is known to the fellow cores at once; the node hears of it once it is durable."""
+        for ack in acks:
+            if isinstance(ack, Finalized):
+                for block, _ in ack.blocks:
+                    self.proposals.ordered(block.body.items)
+                    self._events.append(avail.Ordered(block.header.height, block.body.batches))
+                self._advanced()
+
+    def _advanced(self) -> None:
+        height = self.ordering.tree.root.height
+        self.attestation.advance(height)
+        self._events.append(avail.Advanced(height, self.executed_height))
+
+    def _drain(self) -> None:
+        changed = False
+        while self._events:
+            event = self._events.popleft()
+            match event:
+                case avail.Ordered() | avail.Advanced():
+                    self._avail(event)
+                case avail.Referable():
+                    changed = True
+                case avail.ServeBatch(peer, digest):
+                    self._out.events.append(ServeBatch(self.validators.members[peer].consensus_key, digest))
+                case Misbehaviour(peer, reason):
+                    self._out.events.append(Blame(self.validators.members[peer].consensus_key, reason))
+                case ResultCertified(certificate, subject):
+                    self.proposals.offer(Item(ItemKind.RESULT, encode(subject)), encode(certificate))
+                    changed = True
+                    self._out.events.append(event)
+                case StateCertified():
+                    changed = True
+                    self._out.events.append(event)
+                case Convicted(first, second):
+                    self.proposals.offer(*evidence_item(first, second))
+                    changed = True
+                    self._out.events.append(event)
+                case EpochOver(root):
+                    self._next_epoch(root)
+                case _:
+                    self._out.events.append(event)
+            if changed and not self._events:
+                changed = False
+                self._order(PayloadChanged())
+
+    def _executed(self, event: ChainExecuted) -> None:
+        self.executed_height = event.height
+        self.proposals.executed(event.height, event.wants_block_at)
+        for job, number in event.rounds_over:
+            self._attest(RoundOver(job, number))
+        self._attest(BlockExecuted(event.height, event.block, event.state_root))
+        self._advanced()
+
+    # Epochs
+
+    def _next_epoch(self, root: Lineage) -> None:
+        following = self.schedule.get(self.validators.epoch)
+        if following is None or following.validators.digest() != root.next_set:
+            sentence = f"epoch {self.validators.epoch} ended with a set that this node does not know"
+            self._out.events.append(Alarm("UNKNOWN_SET", sentence))
+            return
+        self.validators = following.validators
+        self.me = self.validators.index_of(self.key.public)
+        previous = self.ordering
+        root = rebase(root, self.validators)
+        self.ordering = self._ordering(root, previous)
+        if previous.silent_until:
+            # A lost journal may hold votes for the first views of an epoch that no one else had yet begun.
+            rejoined = previous.silent_until != SILENT_FOR_EVER
+            self.ordering.silent_until = MARGIN_VIEWS if rejoined else SILENT_FOR_EVER
+        self._out.events.append(EpochBegun(self.validators, root))
+        self._take(
+            self.attestation.new_epoch(self._now, self.validators, self.me, self.key if self.me is not None else None)
+        )
+        self._avail(avail.NewEpoch(self.validators, self.me, self.key))
+
+    # Each second
+
+    def _status(self) -> Status:
+        ordering = self.ordering
+        return Status(
+            epoch=self.validators.epoch,
+            view=ordering.view,
+            final_view=ordering.final_view,
+            final_height=ordering.tree.root.height,
+            executed_height=self.executed_height,
+            results=tuple(OpenRound(job, number) for job, number in self.attestation.open_results()[:64]),
+            uncertified=self.availability.uncertified()[:256],
+        )
+
+    def _periodic(self) -> None:
+        now_ms = self._now.mono_ms
+        if self._status_ms is None or now_ms >= self._status_ms:
+            self._status_ms = now_ms + STATUS_EVERY_MS
+            self._say(None, self._status())
+            if self.rejoin is not None:
+                self._say(None, ViewQuery(self.rejoin.nonce))
+        request = self.catch_up.next_request(now_ms, self.validators.epoch, self.ordering.tree.root.height)
+        if request is not None:
+            self._say(*request)
+
+    # Rejoining without the old journal
+
+    def _view_answer(self, index: int, answer: ViewAnswer) -> None:
+        assert self.rejoin is not None
+        floor = self.rejoin.answered(self.chain_id, self.validators, index, answer)
+        if floor is not None and floor.epoch == self.validators.epoch:
+            self.ordering.silent_until = floor.view
+            self._out.persist.append(floor)
+            self.rejoin = None

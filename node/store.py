@@ -1,0 +1,179 @@
+"""The rows that a validator keeps in its key-value store: final blocks, state, receipts, logs and indexes.
+
+Everything here can lag the journal after a crash and never leads it: a final block is written once its finalization is
+durable, and what a lost write held is computed again from the journal and the batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from chain.block import Block
+from chain.certificate import Certificate
+from chain.codec import U64, Digest, decode, encode
+from consensus.lineage import Lineage
+from node.ports import Kv, PortError
+from node.segments import Location
+
+FORMAT_VERSION = 1
+RECORD_LIMIT_BYTES = 4 * 1024 * 1024
+
+_FORMAT = b"m/format"
+_CHAIN = b"m/chain"
+_EXECUTED = b"m/executed"
+_BATCHES = b"m/batches"
+_CERTIFICATE = b"m/certificate"
+
+
+class WrongStore(PortError):
+    """The data directory belongs to another chain or to a newer program."""
+
+    code = "WRONG_STORE"
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutedTo:
+    """The newest executed block, and all that its children inherit."""
+
+    lineage: Lineage
+    state_root: Digest
+    receipts: U64
+    events: U64
+
+
+def _at(prefix: bytes, number: int) -> bytes:
+    return prefix + number.to_bytes(8, "big")
+
+
+def _after(prefix: bytes) -> bytes:
+    """The first key beyond all that begin with the prefix."""
+    return prefix[:-1] + bytes((prefix[-1] + 1,))
+
+
+def state_row(key: bytes) -> bytes:
+    return b"s/" + key
+
+
+class Store:
+    def __init__(self, kv: Kv, chain_id: bytes) -> None:
+        self._kv = kv
+        known = kv.get(_FORMAT)
+        if known is not None and int.from_bytes(known, "big") > FORMAT_VERSION:
+            raise WrongStore(
+                f"the data directory is in format {int.from_bytes(known, 'big')}, this program reads {FORMAT_VERSION}: "
+                "use the program that wrote it, or a newer one"
+            )
+        chain = kv.get(_CHAIN)
+        if chain is not None and chain != chain_id:
+            raise WrongStore(f"the data directory belongs to chain {chain.hex()}, not to {chain_id.hex()}")
+        if known is None:
+            kv.write({_FORMAT: FORMAT_VERSION.to_bytes(2, "big"), _CHAIN: chain_id})
+
+    def write(self, puts: Mapping[bytes, bytes], deletes: list[bytes] | None = None) -> None:
+        self._kv.write(puts, deletes or ())
+
+    def sync(self) -> None:
+        """Make every write so far durable."""
+        self._kv.write({b"m/synced": b""}, sync=True)
+
+    # State
+
+    def state(self, key: bytes) -> bytes | None:
+        return self._kv.get(state_row(key))
+
+    def state_rows(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        start = state_row(prefix)
+        for key, value in self._kv.iterate(start, _after(start)):
+            yield key[2:], value
+
+    def executed(self) -> ExecutedTo | None:
+        data = self._kv.get(_EXECUTED)
+        return None if data is None else decode(ExecutedTo, data, RECORD_LIMIT_BYTES)
+
+    def executed_row(self, executed: ExecutedTo) -> tuple[bytes, bytes]:
+        return _EXECUTED, encode(executed)
+
+    # Blocks
+
+    def block_rows(self, block: Block, finalization: Certificate | None, identity: bytes) -> dict[bytes, bytes]:
+        height = block.header.height
+        rows = {_at(b"b/", height): encode(block), b"h/" + identity: height.to_bytes(8, "big")}
+        if finalization is not None:
+            rows[_at(b"f/", height)] = encode(finalization)
+        return rows
+
+    def block(self, height: int) -> Block | None:
+        data = self._kv.get(_at(b"b/", height))
+        return None if data is None else decode(Block, data, RECORD_LIMIT_BYTES)
+
+    def blocks(self, first: int, last: int) -> Iterator[Block]:
+        for _, data in self._kv.iterate(_at(b"b/", first), _at(b"b/", last + 1)):
+            yield decode(Block, data, RECORD_LIMIT_BYTES)
+
+    def finalization(self, height: int) -> Certificate | None:
+        data = self._kv.get(_at(b"f/", height))
+        return None if data is None else decode(Certificate, data, RECORD_LIMIT_BYTES)
+
+    def height_of(self, identity: bytes) -> int | None:
+        data = self._kv.get(b"h/" + identity)
+        return None if data is None else int.from_bytes(data, "big")
+
+    def keep_certificate(self, certificate: Certificate) -> None:
+        """The newest execution certificate: what proofs begin with."""
+        self._kv.write({_CERTIFICATE: encode(certificate)})
+
+    def newest_certificate(self) -> Certificate | None:
+        data = self._kv.get(_CERTIFICATE)
+        return None if data is None else decode(Certificate, data, RECORD_LIMIT_BYTES)
+
+    # Receipts, events and the rows beside the state
+
+    def receipt_rows(self, first: int, receipts: tuple[bytes, ...], ids: list[bytes]) -> dict[bytes, bytes]:
+        rows = {_at(b"r/", first + index): data for index, data in enumerate(receipts)}
+        rows.update({b"t/" + identity: (first + index).to_bytes(8, "big") for index, identity in enumerate(ids)})
+        return rows
+
+    def receipt_index(self, tx: bytes) -> int | None:
+        data = self._kv.get(b"t/" + tx)
+        return None if data is None else int.from_bytes(data, "big")
+
+    def receipt(self, index: int) -> bytes | None:
+        return self._kv.get(_at(b"r/", index))
+
+    def event_rows(self, first: int, events: tuple[bytes, ...]) -> dict[bytes, bytes]:
+        return {_at(b"e/", first + index): data for index, data in enumerate(events)}
+
+    def events(self, first: int, limit: int) -> Iterator[tuple[int, bytes]]:
+        for key, data in self._kv.iterate(_at(b"e/", first), _at(b"e/", first + limit)):
+            yield int.from_bytes(key[2:], "big"), data
+
+    @staticmethod
+    def log_row(log: bytes, level: int, index: int) -> bytes:
+        return b"l/" + log + b"/" + level.to_bytes(1, "big") + index.to_bytes(8, "big")
+
+    def log_node(self, log: bytes, level: int, index: int) -> bytes:
+        data = self._kv.get(self.log_row(log, level, index))
+        if data is None:
+            raise KeyError(f"log {log!r} has no node {index} at level {level}")
+        return data
+
+    @staticmethod
+    def beside_row(key: bytes) -> bytes:
+        return b"x/" + key
+
+    def beside(self, key: bytes) -> bytes | None:
+        return self._kv.get(self.beside_row(key))
+
+    # Batches, whose bytes are in their own log
+
+    def keep_batch(self, digest: bytes, number: int, location: Location) -> None:
+        self._kv.write({b"a/" + digest: encode(location), _BATCHES: number.to_bytes(8, "big")})
+
+    def batch_location(self, digest: bytes) -> Location | None:
+        data = self._kv.get(b"a/" + digest)
+        return None if data is None else decode(Location, data, 64)
+
+    def batches_indexed(self) -> int:
+        """Number of the newest record of the batches' log that has its row here."""
+        return int.from_bytes(self._kv.get(_BATCHES) or b"", "big")
