@@ -240,9 +240,7 @@ class FileDisk:
         check_name(name)
         for failed in (name, *(f"{directory}/" for directory in self._above(name))):
             if failed in self._failed:
-                raise DiskFailure(
-                    f"{name} failed before: {self._failed[failed]}; restart after mending the disk"
-                )
+                raise DiskFailure(f"{name} failed before: {self._failed[failed]}; restart after mending the disk")
 
     @staticmethod
     def _above(name: str) -> tuple[str, ...]:

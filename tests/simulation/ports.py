@@ -65,6 +65,7 @@ class Power:
             try:
                 machine.on_operation(machine.operations, kind)
             except Crash:
+                self.on = False
                 machine.crash()
                 raise
 
@@ -150,7 +151,8 @@ class DiskMedium:
         self.pending: dict[str, list[tuple[str, _File | None, str | None]]] = {}
         """By directory: (name, its file or None if the name is gone, the name that it had before)."""
         self.failed: set[str] = set()
-        self.locked: set[str] = set()
+        self.locked: dict[str, object] = {}
+        """Lock files, each with the process that holds it."""
 
     def change(self, name: str, file: _File | None, old: str | None = None) -> None:
         operation = (name, file, old)
@@ -267,11 +269,12 @@ class SimulatedDisk:
         check_name(name)
         if name in self._medium.locked:
             raise AlreadyLocked(f"another process works on {self._machine.name}; stop it first")
-        self._medium.locked.add(name)
+        self._medium.locked[name] = self
 
     def close(self) -> None:
         self._power.check()
-        self._medium.locked.clear()
+        for name in [name for name, holder in self._medium.locked.items() if holder is self]:
+            del self._medium.locked[name]
 
     def _check(self, name: str) -> None:
         if name in self._medium.failed:
@@ -444,7 +447,7 @@ class Machine:
         self.on_crash: Callable[[], None] | None = None
         """Called within the event loop once the incarnation is gone."""
         self._network = network
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._power: Power | None = None
         self._links: SimulatedLinks | None = None
 
@@ -457,7 +460,7 @@ class Machine:
             raise RuntimeError(f"{self.name} runs already")
         self.boots += 1
         power = self._power = Power(self)
-        self._links = SimulatedLinks(self._network, self._endpoint)
+        self._links = SimulatedLinks(self._network, self.endpoint)
         return Ports(
             links=self._links,
             disk=SimulatedDisk(self, power),
