@@ -1,0 +1,276 @@
+"""Jobs: what may be created, who joins, how rounds follow one another, when a job ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from chain.cid import raw_cid
+from chain.genesis import Params
+from fl.errors import Refused
+from fl.jobs import CreateJob, JoinJob, LeaveJob, ResumeJob, StopJob
+from fl.records import MAX_OPEN_JOBS, ConfigEntry, EventKind, JobStatus, Phase
+from fl.rules import check_rules, config_at, grid_of, rules_hash, zero_model
+from fl.state import job_name_key, open_jobs, rules_of
+from fl.tensors.layout import Schema, TensorSpec
+from fl.tensors.model import build_model
+from tests.fl.builders import (
+    SCHEMA,
+    Actor,
+    Ledger,
+    Running,
+    created_job,
+    ledger,
+    make_rules,
+    result_item,
+    running_job,
+)
+
+
+def trainers(chain: Ledger, count: int) -> list[Actor]:
+    return [chain.actor(f"trainer-{index:03}") for index in range(count)]
+
+
+def join(chain: Ledger, job: bytes, *people: Actor, **block: object) -> None:
+    accepted = rules_hash(chain.rules(job))
+    chain.block(*(each.sign(JoinJob(job, accepted)) for each in people), **block)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"name": "a job"}, "BAD_NAME"),
+        ({"rule": "krum"}, "NOT_SUPPORTED"),
+        ({"mode": "async"}, "NOT_SUPPORTED"),
+        ({"encoding": "topk"}, "NOT_SUPPORTED"),
+        ({"privacy": "secagg"}, "NOT_SUPPORTED"),
+        ({"weights": "by-luck"}, "BAD_RULES"),
+        ({"weights": "equal", "cap": 2}, "BAD_RULES"),
+        ({"weights": "examples", "cap": 2**20 + 1}, "BAD_RULES"),
+        ({"weights": "examples", "cap": 0}, "BAD_RULES"),
+        ({"range_bits": 25}, "BAD_RULES"),
+        ({"maximum": 2**17 + 1}, "BAD_RULES"),
+        ({"minimum": 0}, "BAD_RULES"),
+        ({"minimum": 5}, "BAD_RULES"),
+        ({"target": 17}, "BAD_RULES"),
+        ({"deadline_ms": 0}, "BAD_RULES"),
+        ({"grace_ms": 2**40}, "BAD_RULES"),
+        ({"rounds": 0}, "BAD_RULES"),
+        ({"max_failed": 0}, "BAD_RULES"),
+        ({"metrics": ("loss", "loss")}, "BAD_RULES"),
+        ({"metrics": ("the loss",)}, "BAD_RULES"),
+        ({"app_digest": b"short"}, "BAD_RULES"),
+        ({"config": (ConfigEntry("lr", 1, "float", "1"),)}, "BAD_CONFIG"),
+        ({"config": (ConfigEntry("lr", 1, "integer", "007"),)}, "BAD_CONFIG"),
+        ({"config": (ConfigEntry("lr", 1, "integer", str(2**63)),)}, "BAD_CONFIG"),
+        ({"config": (ConfigEntry("lr", 1, "decimal", "0.1"), ConfigEntry("lr", 1, "decimal", "0.2"))}, "BAD_CONFIG"),
+        ({"config": (ConfigEntry("z", 1, "string", ""), ConfigEntry("a", 1, "string", ""))}, "BAD_CONFIG"),
+        ({"schema": Schema((TensorSpec("w", "F32", (9_000,), "averaged"),))}, "OVERSIZE"),
+        ({"schema": Schema((TensorSpec("w", "F32", (2**27 + 1,), "averaged"),)), "initial": bytes(36)}, "BAD_SCHEMA"),
+    ],
+)
+def test_rules_out_of_their_limits_are_refused(changes: dict[str, object], code: str) -> None:
+    with pytest.raises(Refused) as refused:
+        check_rules(make_rules(**changes), Params())
+    assert refused.value.code == code
+
+
+def test_a_quantised_job_may_have_more_parameters_than_an_inline_model_holds() -> None:
+    schema = Schema((TensorSpec("w", "F32", (32_000,), "averaged"),))
+    check_rules(make_rules(schema=schema, encoding="q8"), Params())
+    with pytest.raises(Refused, match="OVERSIZE"):
+        check_rules(make_rules(schema=schema, encoding="f32"), Params())
+
+
+def test_the_widest_allowed_rules_have_sums_that_64_bits_hold() -> None:
+    grid = grid_of(make_rules(weights="examples", cap=2**20, range_bits=24, maximum=2**17))
+    assert grid.weighted_bits >= 1
+    assert 2**grid.precision_bits * 2**17 <= 2**62
+
+
+def test_an_inline_model_and_the_zero_model_are_handed_to_the_node_by_their_cids() -> None:
+    chain = ledger()
+    creator = chain.actor("creator")
+    zeros = created_job(chain, creator, make_rules(name="zeros"))
+    model = build_model(SCHEMA, {"weight": np.ones((3, 2)), "bias": np.arange(3.0)})
+    ones = created_job(chain, creator, make_rules(name="ones", initial=raw_cid(model)), model)
+    assert chain.models[chain.job(zeros).model] == zero_model(SCHEMA)
+    assert chain.models[chain.job(ones).model] == model
+
+
+def test_an_initial_model_under_another_cid_is_refused_by_its_bytes() -> None:
+    chain = ledger()
+    model = build_model(SCHEMA, {"weight": np.ones((3, 2)), "bias": np.arange(3.0)})
+    with pytest.raises(Refused, match="BAD_CID"):
+        chain.check(chain.actor("creator").sign(CreateJob(make_rules(), model)))
+
+
+def test_rules_are_checked_again_before_they_become_state() -> None:
+    chain = ledger()
+    assert chain.status_of(chain.actor("creator").sign(CreateJob(make_rules(maximum=2**18), b""))) == "BAD_RULES"
+
+
+def test_the_rules_hash_covers_every_rule() -> None:
+    rules = make_rules()
+    changed = [
+        replace(rules, deadline_ms=rules.deadline_ms + 1),
+        replace(rules, name="other"),
+        replace(rules, config=(ConfigEntry("lr", 1, "decimal", "0.1"),)),
+        replace(rules, app_digest=bytes(32)),
+    ]
+    assert len({rules_hash(each) for each in (rules, *changed)}) == 5
+
+
+def test_config_is_scheduled_by_round() -> None:
+    entries = (ConfigEntry("lr", 1, "decimal", "0.1"), ConfigEntry("lr", 5, "decimal", "0.01"))
+    rules = make_rules(config=entries)
+    check_rules(rules, Params())
+    assert [config_at(rules, round)["lr"].value for round in (1, 4, 5, 9)] == ["0.1", "0.1", "0.01", "0.01"]
+
+
+def test_the_rules_of_a_job_are_the_same_bytes_for_ever() -> None:
+    running = running_job()
+    before = rules_of(running.ledger.state.get, running.job)
+    running.finish_round()
+    assert rules_of(running.ledger.state.get, running.job) == before
+
+
+def test_the_first_round_waits_for_the_target() -> None:
+    chain = ledger()
+    job = created_job(chain, chain.actor("creator"), make_rules(target=4, minimum=2))
+    people = trainers(chain, 4)
+    join(chain, job, *people[:3])
+    assert chain.job(job).status == JobStatus.WAITING
+    join(chain, job, people[3])
+    assert chain.job(job).status == JobStatus.RUNNING
+    assert chain.round(job).cohort == 4
+
+
+def test_the_first_round_opens_with_the_minimum_after_the_grace() -> None:
+    chain = ledger()
+    job = created_job(chain, chain.actor("creator"), make_rules(target=4, minimum=2, grace_ms=2_000))
+    join(chain, job, *trainers(chain, 2))
+    opens_ms = chain.time_ms + 2_000
+    assert open_jobs(chain.state.get).jobs[0].due_ms == opens_ms
+    chain.block(after_ms=1_999)
+    assert chain.job(job).round == 0
+    chain.block(after_ms=1)
+    assert chain.round(job).cohort == 2
+
+
+def test_all_who_join_in_one_block_are_in_the_cohort_that_opens_with_it() -> None:
+    chain = ledger(trainers=6)
+    job = created_job(chain, chain.actor("creator"), make_rules(target=4))
+    join(chain, job, *trainers(chain, 6))
+    assert chain.round(job).cohort == 6
+
+
+def test_who_joins_during_a_round_is_in_the_next_cohort() -> None:
+    chain = ledger(trainers=5)
+    job = created_job(chain, chain.actor("creator"), make_rules())
+    people = trainers(chain, 5)
+    join(chain, job, *people[:4])
+    join(chain, job, people[4])
+    running = Running(chain, job, chain.actor("creator"), people[:4])
+    assert chain.round(job).cohort == 4
+    assert chain.status_of(running.update(people[4])) == "NOT_JOINED"
+    running.finish_round()
+    assert chain.round(job).cohort == 5
+    assert chain.status_of(running.update(people[4])) == "ok"
+
+
+def test_a_job_with_fewer_members_than_its_minimum_waits_for_more() -> None:
+    running = running_job(minimum=4)
+    chain = running.ledger
+    task = running.freeze()
+    chain.block(running.trainers[0].sign(LeaveJob(running.job)))
+    chain.block(items=[result_item(task)])
+    assert chain.job(running.job).status == JobStatus.WAITING
+    join(chain, running.job, running.trainers[0])
+    assert chain.round(running.job).number == 2
+
+
+def test_a_job_is_finished_after_its_rounds() -> None:
+    running = running_job(rounds=2)
+    running.finish_round()
+    assert running.ledger.job(running.job).status == JobStatus.RUNNING
+    model = running.finish_round()
+    job = running.ledger.job(running.job)
+    assert (job.status, job.completed, job.model, job.model_round) == (JobStatus.FINISHED, 2, model, 2)
+    assert open_jobs(running.ledger.state.get).jobs == ()
+    assert running.ledger.events[-1].kind == EventKind.JOB_FINISHED
+    assert running.ledger.status_of(running.update(running.trainers[0])) == "JOB_CLOSED"
+
+
+def failed_round(running: Running) -> None:
+    task = running.freeze()
+    running.ledger.block(items=[result_item(task, code="MODEL_RANGE")])
+
+
+def test_a_failed_round_does_not_count_and_a_good_one_forgives_it() -> None:
+    running = running_job(rounds=2, max_failed=2)
+    failed_round(running)
+    running.finish_round()
+    failed_round(running)
+    job = running.ledger.job(running.job)
+    assert (job.status, job.completed, job.failed_in_a_row, job.round) == (JobStatus.RUNNING, 1, 1, 4)
+
+
+def test_max_failed_in_a_row_pauses_the_job_until_its_creator_resumes_it() -> None:
+    running = running_job(max_failed=2)
+    failed_round(running)
+    failed_round(running)
+    chain = running.ledger
+    assert chain.job(running.job).status == JobStatus.PAUSED
+    chain.block(after_ms=10**9)
+    assert chain.job(running.job).round == 2
+    assert chain.status_of(running.creator.sign(ResumeJob(running.job), valid_until_ms=chain.time_ms + 1_000)) == "ok"
+    job = chain.job(running.job)
+    assert (job.status, job.round, job.failed_in_a_row) == (JobStatus.RUNNING, 3, 0)
+
+
+def test_stopping_a_job_fails_its_round_and_frees_its_place() -> None:
+    running = running_job()
+    task = running.freeze()
+    chain = running.ledger
+    assert chain.status_of(running.creator.sign(StopJob(running.job))) == "ok"
+    assert (running.round.phase, running.round.code) == (Phase.FAILED, "STOPPED")
+    assert open_jobs(chain.state.get).jobs == ()
+    chain.block(items=[result_item(task)])
+    assert chain.events[-1].code == "STALE"
+    assert chain.job(running.job).completed == 0
+
+
+def test_only_the_creator_and_registrars_stop_a_job() -> None:
+    running = running_job()
+    chain = running.ledger
+    assert chain.status_of(running.trainers[0].sign(StopJob(running.job))) == "UNAUTHORISED"
+    assert chain.status_of(chain.actor("registrar").sign(StopJob(running.job))) == "ok"
+    assert chain.status_of(running.creator.sign(StopJob(running.job))) == "JOB_CLOSED"
+
+
+def test_the_name_of_an_ended_job_is_free_again() -> None:
+    running = running_job()
+    chain = running.ledger
+    assert chain.status_of(running.creator.sign(CreateJob(make_rules(), b""))) == "NAME_TAKEN"
+    chain.block(running.creator.sign(StopJob(running.job)))
+    second = created_job(chain, running.creator, make_rules())
+    assert chain.state[job_name_key("digits")].endswith(second)
+
+
+def test_the_parameters_of_all_open_jobs_together_are_bounded() -> None:
+    chain = ledger(params=Params(job_parameters=9, open_parameters=18))
+    creator = chain.actor("creator")
+    for name in ("one", "two"):
+        created_job(chain, creator, make_rules(name=name))
+    assert chain.status_of(creator.sign(CreateJob(make_rules(name="three"), b""))) == "TOO_MANY_JOBS"
+
+
+def test_the_list_of_open_jobs_is_bounded() -> None:
+    chain = ledger()
+    creator = chain.actor("creator")
+    chain.block(*(creator.sign(CreateJob(make_rules(name=f"j{index}"), b"")) for index in range(MAX_OPEN_JOBS + 1)))
+    assert [receipt.status for receipt in chain.receipts[-2:]] == ["ok", "TOO_MANY_JOBS"]
+    assert len(open_jobs(chain.state.get).jobs) == MAX_OPEN_JOBS

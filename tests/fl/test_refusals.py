@@ -1,0 +1,288 @@
+"""Every code of the table is met here at least once, where the table says that it is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chain.cid import raw_cid
+from chain.codec import decode, encode
+from chain.genesis import Params
+from chain.transaction import Transaction, account_id, sign_transaction
+from fl import jobs
+from fl.accounts import RotateKey, rotation
+from fl.check import check_transaction
+from fl.errors import CODES, DecidedBy, PendingJob, Refused
+from fl.jobs import CreateJob, JoinJob, LeaveJob, ResumeJob, StopJob
+from fl.members import RegisterMember, RevokeMember
+from fl.records import MAX_OPEN_JOBS, ConfigEntry, Kind
+from fl.tensors.layout import Schema, TensorSpec
+from tests.fl.builders import GENESIS_MS, HOUR_MS, Actor, Running, ledger, make_rules, running_job, signing_key
+
+IDENTITY_KEY = b"\x01\x01" + bytes(31)
+"""The neutral point of the curve, under which one signature verifies for everything."""
+
+F64_SCHEMA = Schema((TensorSpec("w", "F64", (2,), "averaged"),))
+
+Case = Callable[[Running], bytes]
+
+
+def registrar(running: Running, body: object) -> bytes:
+    return running.ledger.actor("registrar").sign(body)
+
+
+def creation(running: Running, model: bytes = b"", **rules: object) -> bytes:
+    return running.creator.sign(CreateJob(make_rules(**rules), model))
+
+
+def with_values(running: Running, value: float) -> bytes:
+    """An f32 update whose last value is put behind the encoder's back."""
+    body = running.body(running.trainers[0])
+    payload = body.payload[:-4] + np.float32(value).tobytes()
+    return running.trainers[0].sign(replace(body, payload=payload, cid=raw_cid(payload)))
+
+
+def raw_transaction(running: Running, kind: int, body: bytes) -> bytes:
+    who = running.trainers[0]
+    return encode(sign_transaction(who.key, who.chain_id, who.account, 0, GENESIS_MS + HOUR_MS, kind, body))
+
+
+def resigned(running: Running, **changes: Any) -> bytes:
+    tx = decode(Transaction, running.update(running.trainers[0]), 2**20)
+    return encode(replace(tx, **changes))
+
+
+def update(running: Running, **changes: object) -> bytes:
+    return running.update(running.trainers[0], **changes)
+
+
+BYTES: dict[str, Case] = {
+    "UNDECODABLE": lambda r: update(r) + b"\x00",
+    "WRONG_CHAIN": lambda r: r.trainers[0].sign(r.body(r.trainers[0]), chain_id=bytes(32)),
+    "BAD_SIGNATURE": lambda r: resigned(r, signature=bytes(64)),
+    "WEAK_KEY": lambda r: resigned(r, key=IDENTITY_KEY),
+    "OVERSIZE": lambda r: update(r, payload=bytes(r.ledger.genesis.params.inline_bytes + 1)),
+    "UNKNOWN_KIND": lambda r: raw_transaction(r, 999, b""),
+    "BAD_NAME": lambda r: registrar(r, RegisterMember("a b", signing_key("new").public, ())),
+    "BAD_ROLES": lambda r: registrar(r, RegisterMember("new", signing_key("new").public, ("king",))),
+    "BAD_PROOF": lambda r: r.creator.sign(RotateKey(signing_key("new").public, bytes(64))),
+    "BAD_RULES": lambda r: creation(r, minimum=5),
+    "BAD_SCHEMA": lambda r: creation(r, schema=F64_SCHEMA, initial=bytes(36)),
+    "BAD_CONFIG": lambda r: creation(r, config=(ConfigEntry("lr", 1, "decimal", "1e-3"),)),
+    "BAD_MODEL": lambda r: creation(r, model=b"not a model"),
+    "NOT_SUPPORTED": lambda r: creation(r, privacy="sealed"),
+    "WRONG_HEADER": lambda r: r.trainers[0].sign(r.body(r.trainers[1])),
+    "NON_FINITE": lambda r: with_values(r, float("nan")),
+    "OUT_OF_RANGE": lambda r: with_values(r, 257.0),
+    "BAD_EXAMPLES": lambda r: update(r, examples=10**12),
+    "BAD_METRICS": lambda r: update(r, metrics=()),
+    "BAD_CID": lambda r: update(r, cid=raw_cid(b"another")),
+}
+
+
+def after_failure_of_round_one(running: Running) -> bytes:
+    """Round 1 fails for want of answers, and then one arrives."""
+    data = update(running)
+    running.ledger.block(after_ms=10_000)
+    running.ledger.block(after_ms=10_000)
+    running.ledger.blocks(2)
+    assert running.ledger.job(running.job).round == 2
+    return data
+
+
+def many_open_jobs(running: Running) -> bytes:
+    for index in range(MAX_OPEN_JOBS - 1):
+        assert running.ledger.status_of(creation(running, name=f"job-{index}")) == "ok"
+    return creation(running, name="one-more")
+
+
+def revoked(running: Running) -> bytes:
+    assert running.ledger.status_of(registrar(running, RevokeMember(running.trainers[0].account))) == "ok"
+    return update(running)
+
+
+def duplicate(running: Running) -> bytes:
+    assert running.ledger.status_of(update(running)) == "ok"
+    return update(running, value=0.25)
+
+
+def after_stop(running: Running) -> bytes:
+    assert running.ledger.status_of(running.creator.sign(StopJob(running.job))) == "ok"
+    return update(running)
+
+
+def newcomer(running: Running) -> Actor:
+    """Registered as a trainer, in no job yet."""
+    person = running.ledger.actor("newcomer")
+    body = RegisterMember("newcomer", person.key.public, ("trainer",))
+    assert running.ledger.status_of(registrar(running, body)) == "ok"
+    return person
+
+
+def not_joined(running: Running) -> bytes:
+    person = newcomer(running)
+    return person.sign(running.body(person))
+
+
+def joining(running: Running, accepted: bytes | None = None) -> bytes:
+    return newcomer(running).sign(JoinJob(running.job, accepted or running.ledger.job(running.job).rules_hash))
+
+
+STATE: dict[str, Case] = {
+    "VALID_UNTIL_FAR": lambda r: r.creator.sign(StopJob(r.job), valid_until_ms=GENESIS_MS + 25 * HOUR_MS),
+    "UNAUTHORISED": lambda r: r.trainers[0].sign(CreateJob(make_rules(name="mine"), b"")),
+    "NOT_MEMBER": lambda r: r.ledger.actor("stranger").sign(r.body(r.ledger.actor("stranger"))),
+    "REVOKED": revoked,
+    "UNKNOWN_MEMBER": lambda r: registrar(r, RevokeMember(bytes(32))),
+    "ALREADY_MEMBER": lambda r: registrar(r, RegisterMember("again", r.creator.key.public, ("creator",))),
+    "NAME_TAKEN": lambda r: registrar(r, RegisterMember("creator", signing_key("new").public, ("creator",))),
+    "UNKNOWN_JOB": lambda r: r.trainers[0].sign(LeaveJob(bytes(32))),
+    "JOB_CLOSED": after_stop,
+    "JOB_NOT_PAUSED": lambda r: r.creator.sign(ResumeJob(r.job)),
+    "JOB_FULL": joining,
+    "TOO_MANY_JOBS": many_open_jobs,
+    "WRONG_RULES": lambda r: joining(r, bytes(32)),
+    "ALREADY_JOINED": lambda r: r.trainers[0].sign(JoinJob(r.job, r.ledger.job(r.job).rules_hash)),
+    "NOT_JOINED": not_joined,
+    "WRONG_ROUND": lambda r: update(r, round=2),
+    "LATE": after_failure_of_round_one,
+    "DUPLICATE": duplicate,
+    "WRONG_BASE": lambda r: update(r, base=raw_cid(b"another model")),
+    "FAULT": update,
+}
+
+
+def codes(decided_by: DecidedBy) -> set[str]:
+    return {code.name for code in CODES.values() if code.decided_by is decided_by}
+
+
+def test_every_code_has_a_case_here() -> None:
+    assert BYTES.keys() == codes(DecidedBy.BYTES)
+    assert STATE.keys() == codes(DecidedBy.STATE)
+    assert codes(DecidedBy.NOBODY) == {"EXPIRED", "NONCE_USED", "NONCE_FAR", "WRONG_KEY"}
+
+
+@pytest.mark.parametrize("code", BYTES)
+def test_what_bytes_decide_is_refused_at_admission_and_consumes_nothing(code: str) -> None:
+    running = running_job()
+    data = BYTES[code](running)
+    with pytest.raises(Refused) as refused:
+        running.ledger.check(data)
+    assert refused.value.code == code
+    assert refused.value.decided_by is DecidedBy.BYTES
+    assert refused.value.sentence
+
+
+@pytest.mark.parametrize("code", STATE)
+def test_what_state_decides_leaves_one_receipt_and_consumes_the_nonce(
+    code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = running_job()
+    if code == "JOB_FULL":
+        monkeypatch.setattr(jobs, "MAX_UPDATES", 4)
+    data = STATE[code](running)
+    checked = running.ledger.check(data)
+    if code == "FAULT":
+        monkeypatch.setattr("fl.rounds.with_values", lambda *given: 1 // 0)
+    before, sender = len(running.ledger.receipts), checked.tx.sender
+    assert running.ledger.status_of(data) == code
+    assert len(running.ledger.receipts) == before + 1
+    account = running.ledger.account(sender)
+    assert account is not None and account.floor == checked.tx.nonce + 1
+    assert running.ledger.status_of(data) is None
+    assert len(running.ledger.receipts) == before + 1
+
+
+def test_a_refused_transaction_changes_nothing_but_its_account_and_the_counts() -> None:
+    running = running_job()
+    before = dict(running.ledger.state)
+    outcome = running.ledger.block(update(running, base=raw_cid(b"another model")))
+    account = b"acct/" + running.trainers[0].account
+    assert outcome.writes.keys() == {account, b"receipts", b"meta"}
+    assert {key for key in before if before[key] != running.ledger.state[key]} == outcome.writes.keys()
+
+
+def test_an_update_for_a_job_that_is_not_known_yet_is_pending() -> None:
+    running = running_job()
+    with pytest.raises(PendingJob) as pending:
+        running.ledger.check(update(running, job=bytes(32)))
+    assert pending.value.job == bytes(32)
+
+
+def test_an_expired_transaction_leaves_no_receipt_and_no_trace() -> None:
+    running = running_job()
+    trainer = running.trainers[0]
+    data = trainer.sign(running.body(trainer), valid_until_ms=running.ledger.time_ms + 99)
+    outcome = running.ledger.block(data, after_ms=100)
+    assert not outcome.receipts and not outcome.events and not outcome.writes
+
+
+def test_a_transaction_is_still_good_in_the_block_at_its_valid_until() -> None:
+    running = running_job()
+    trainer = running.trainers[0]
+    data = trainer.sign(running.body(trainer), valid_until_ms=running.ledger.time_ms + 100)
+    assert running.ledger.status_of(data, after_ms=100) == "ok"
+
+
+def test_a_signature_by_another_key_cannot_burn_the_accounts_nonces() -> None:
+    running = running_job()
+    thief, victim = signing_key("thief"), running.trainers[0]
+    before = running.ledger.account(victim.account)
+    data = victim.sign(running.body(victim), key=thief, nonce=5)
+    running.ledger.check(data)
+    outcome = running.ledger.block(data)
+    assert not outcome.receipts
+    assert running.ledger.events[-1].code == "WRONG_KEY"
+    assert running.ledger.account(victim.account) == before
+
+
+def test_a_rotated_key_speaks_for_the_account_and_the_old_one_no_more() -> None:
+    running = running_job()
+    trainer, new = running.trainers[0], signing_key("new key of trainer 0")
+    body = rotation(new, running.ledger.chain_id, trainer.account)
+    rotated = trainer.sign(body)
+    running.ledger.check(rotated)
+    assert running.ledger.status_of(rotated) == "ok"
+    assert running.ledger.status_of(trainer.sign(running.body(trainer), nonce=2)) is None
+    assert running.ledger.events[-1].code == "WRONG_KEY"
+    trainer.key = new
+    assert running.ledger.status_of(trainer.sign(running.body(trainer), nonce=2)) == "ok"
+    assert account_id(new.public) != trainer.account
+
+
+def test_a_rotation_signed_for_one_account_cannot_be_used_by_another() -> None:
+    running = running_job()
+    body = rotation(signing_key("new"), running.ledger.chain_id, running.trainers[0].account)
+    with pytest.raises(Refused, match="BAD_PROOF"):
+        running.ledger.check(running.trainers[1].sign(body))
+
+
+def test_bytes_that_do_not_decode_inside_a_batch_are_skipped_with_an_event() -> None:
+    running = running_job()
+    good = update(running)
+    outcome = running.ledger.block(b"garbage", good, good[:-1])
+    assert len(outcome.receipts) == 1
+    skipped = [(each.code, each.value) for each in running.ledger.events[-2:]]
+    assert skipped == [("UNDECODABLE", 0), ("UNDECODABLE", 2)]
+
+
+def test_a_transaction_over_the_chains_own_limit_is_oversize() -> None:
+    params = Params(transaction_bytes=2_048, inline_bytes=1_024)
+    chain = ledger(params=params)
+    data = chain.actor("creator").sign(CreateJob(make_rules(), bytes(2_048)))
+    with pytest.raises(Refused, match="OVERSIZE"):
+        chain.check(data)
+
+
+def test_the_signature_can_be_left_to_the_caller() -> None:
+    running = running_job()
+    data = resigned(running, signature=bytes(64))
+    rules = running.ledger.rules(running.job)
+    checked = check_transaction(
+        data, running.ledger.chain_id, running.ledger.genesis.params, lambda job: rules, verify_signature=False
+    )
+    assert checked.tx.kind == Kind.SUBMIT_UPDATE
