@@ -17,8 +17,9 @@ on. The log refuses to open and names file and offset.
 The mark is four bytes drawn for each log. It lets the search for intact records behind a bad one run at the
 speed of `bytes.find`, and nobody who does not know it can hide bytes in a payload that look like a record.
 
-What the last sync covered, and then the disk lost together with everything later, looks like a torn tail.
-Whoever keeps a number of this log elsewhere (the state's rows do) compares it with `last` after opening.
+Since what was synced last is the most precious, a record without payload follows as soon as nobody waits for
+a sync any more. Only damage that takes this receipt too is not seen here. Whoever keeps a number of this log
+elsewhere (the state's rows do) compares it with `last` after opening.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from zlib import crc32
@@ -42,6 +44,8 @@ _SEGMENT = struct.Struct("<8sI4sQQI")
 _RECORD = struct.Struct("<4sIIBQQ")
 _CHECKED = struct.Struct("<IBQQ")
 _MARK_BYTES = 4
+_RECEIPT = 255
+"""A record without number and payload of its own that says what the last sync of a burst made durable."""
 
 
 class CorruptLog(PortError):
@@ -79,6 +83,10 @@ class _Record:
     payload_at: int
     end: int
 
+    @property
+    def next_number(self) -> int:
+        return self.number + (self.kind != _RECEIPT)
+
 
 @dataclass(slots=True)
 class _Segment:
@@ -109,7 +117,7 @@ def _records_from(data: bytes, offset: int, mark: bytes, number: int) -> Iterato
     """Intact records one after the other, numbered from `number`; ends where the next one is not."""
     while (record := _record_at(data, offset, mark)) is not None and record.number == number:
         yield record
-        offset, number = record.end, number + 1
+        offset, number = record.end, record.next_number
 
 
 def _claims_behind(data: bytes, offset: int, mark: bytes) -> Iterator[int]:
@@ -213,20 +221,15 @@ class SegmentedLog:
 
     def append_at(self, kind: int, payload: bytes) -> tuple[int, Location]:
         self._check()
-        size_bytes = len(payload)
-        if size_bytes > RECORD_LIMIT_BYTES:
-            raise ValueError(f"a record of {size_bytes} bytes is over the limit of {RECORD_LIMIT_BYTES}")
+        if not 0 <= kind < _RECEIPT:
+            raise ValueError(f"kinds are 0 to {_RECEIPT - 1}, not {kind}")
+        if len(payload) > RECORD_LIMIT_BYTES:
+            raise ValueError(f"a record of {len(payload)} bytes is over the limit of {RECORD_LIMIT_BYTES}")
         if self._segments[-1].size >= self._segment_bytes:
             self._roll()
-        segment = self._segments[-1]
-        number = self._last + 1
-        checksum = _checksum(size_bytes, kind, number, self._synced, payload)
-        head = _RECORD.pack(self._mark, size_bytes, checksum, kind, number, self._synced)
-        self._write(_name(self._directory, segment.index), head + payload)
-        location = Location(segment.index, segment.size + _RECORD.size, size_bytes)
-        segment.size += _RECORD.size + size_bytes
-        self._last = number
-        return number, location
+        location = self._put(kind, payload)
+        self._last += 1
+        return self._last, location
 
     async def durable(self, number: int) -> None:
         """Returns once every record up to `number` is durable. After one DiskFailure, raises it for good."""
@@ -263,10 +266,10 @@ class SegmentedLog:
             for record in _records_from(data, end, self._mark, number):
                 if number == stop:
                     break
-                if number >= start:
+                if number >= start and record.kind != _RECEIPT:
                     payload = data[record.payload_at : record.end]
                     yield number, record.kind, payload, Location(segment.index, record.payload_at, len(payload))
-                number, end = record.number + 1, record.end
+                number, end = record.next_number, record.end
             if number != stop:
                 raise self._damaged(segment.index, end, number)
 
@@ -292,6 +295,15 @@ class SegmentedLog:
             if not waiter.done():
                 waiter.set_exception(failure)
         self._waiters.clear()
+
+    def _put(self, kind: int, payload: bytes) -> Location:
+        segment, number, size_bytes = self._segments[-1], self._last + 1, len(payload)
+        checksum = _checksum(size_bytes, kind, number, self._synced, payload)
+        head = _RECORD.pack(self._mark, size_bytes, checksum, kind, number, self._synced)
+        self._write(_name(self._directory, segment.index), head + payload)
+        location = Location(segment.index, segment.size + _RECORD.size, size_bytes)
+        segment.size += _RECORD.size + size_bytes
+        return location
 
     def _write(self, name: str, data: bytes) -> None:
         try:
@@ -332,6 +344,8 @@ class SegmentedLog:
                     if number <= target and not waiter.done():
                         waiter.set_result(None)
                 self._waiters = [entry for entry in self._waiters if entry[0] > target]
+            with suppress(DiskFull):
+                self._put(_RECEIPT, b"")
         except DiskFailure as failure:
             self._fail(failure)
         finally:
@@ -379,7 +393,7 @@ class SegmentedLog:
                 break
             end = _SEGMENT.size
             for record in _records_from(data, end, self._mark, number):
-                number, end = record.number + 1, record.end
+                number, end = record.next_number, record.end
             self._segments.append(_Segment(index, head.first, end))
             if end != len(data):
                 self._cut(indices[position:], end, number)
