@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
@@ -140,7 +141,7 @@ class Ledger:
     aggregations: list[AggregationTask] = field(default_factory=list)
     outcomes: list[BlockOutcome] = field(default_factory=list)
 
-    @property
+    @cached_property
     def chain_id(self) -> bytes:
         return self.genesis.chain_id
 
