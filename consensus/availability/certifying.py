@@ -175,9 +175,7 @@ class Certifying:
         if offer is not None:
             desk.store_named(lot, offer.signed, out)
         else:
-            desk.pulls.want(
-                lot.digest, Why.CERTIFIED, desk.committee.signers(certificate), now.mono_ms + GRACE_MS
-            )
+            desk.pulls.want(lot.digest, Why.CERTIFIED, desk.committee.signers(certificate), now.mono_ms + GRACE_MS)
 
     @staticmethod
     def let_go(lot: Lot) -> None:
@@ -222,9 +220,7 @@ class Certifying:
     def uncertified(self, now_ms: int) -> tuple[bytes, ...]:
         """What to list in a status frame; if it is too much for one, another part each time the sweep has passed."""
         owned = [
-            digest
-            for digest, lot in self._desk.lots.uncertified.items()
-            if now_ms >= lot.since_ms + OWNED_AFTER_MS
+            digest for digest, lot in self._desk.lots.uncertified.items() if now_ms >= lot.since_ms + OWNED_AFTER_MS
         ]
         if len(owned) <= LISTED:
             return tuple(owned)

@@ -60,6 +60,8 @@ class Availability:
         self._served = Allowance(SERVED_A_SECOND)
         self._bare: set[bytes] = set()
         """While records are replayed: bytes without a vote, whose certificate may come later."""
+        self._later: list[BatchStored | CertificateHeld] = []
+        """While records are replayed: those of epochs that ordering's own replay has yet to reach."""
         self._now_ms = 0
         self._sweep_ms: int | None = None
 
@@ -70,8 +72,9 @@ class Availability:
         if self._sweep_ms is not None and now.mono_ms >= self._sweep_ms:
             self._sweep_ms = None
             self._sweep(now, out)
-        if not isinstance(event, Replay):
+        if isinstance(event, Received | Submit):
             self._bare.clear()
+        if not isinstance(event, Replay):
             self._creation.progress(now, out)
             out.send += [Send(peer, BatchPull(digest)) for peer, digest in self._desk.pulls.due(now.mono_ms)]
         self._plan_sweep(now)
@@ -159,9 +162,7 @@ class Availability:
         lot = desk.lots.get(ref.batch)
         if want.why is Why.LISTED and lot is None:
             self._voting.pulled(peer, ref, signed, now, out)
-        elif desk.committee.of(ref.epoch) is not None and not desk.committee.is_signed_by_creator(
-            ref, signed
-        ):
+        elif desk.committee.of(ref.epoch) is not None and not desk.committee.is_signed_by_creator(ref, signed):
             desk.blame(peer, "a batch that its creator did not sign", out)
             desk.pulls.failed(peer, ref.batch, now.mono_ms)
         elif lot is not None and not lot.stored:
@@ -219,9 +220,7 @@ class Availability:
                 others = tuple(peer for peer in desk.committee.peers if peer not in signers)
                 desk.pulls.want(digest, Why.NEEDED, signers + others, now.mono_ms)
 
-    def _new_epoch(
-        self, validators: ValidatorSet, me: int | None, key: SigningKey, now: Now, out: Output
-    ) -> None:
+    def _new_epoch(self, validators: ValidatorSet, me: int | None, key: SigningKey, now: Now, out: Output) -> None:
         desk = self._desk
         desk.committee.turn(validators, me, key)
         known = desk.committee.epochs
@@ -235,17 +234,26 @@ class Availability:
         desk.pulls.turn(desk.committee.peers, now.mono_ms)
         self._served.clear()
         self._certifying.turn(now)
+        later, self._later = self._later, []
+        self._replay(later, now)
         self._voting.review(now, out)
 
     # Restart
 
     def _replay(self, records: Iterable[object], now: Now) -> None:
+        current = self._desk.committee.current.epoch
         for record in records:
             match record:
                 case BatchStored(signed, voted):
-                    self._restore_batch(signed, voted, now)
+                    if signed.batch.epoch > current:
+                        self._later.append(record)
+                    else:
+                        self._restore_batch(signed, voted, now)
                 case CertificateHeld(certificate):
-                    self._restore_certificate(certificate, now)
+                    if certificate.epoch > current:
+                        self._later.append(record)
+                    else:
+                        self._restore_certificate(certificate, now)
                 case SequenceReserved(below):
                     self._creation.reserve(below)
                 case _:
@@ -308,9 +316,7 @@ class Availability:
             return None
         return lot.reference
 
-    def candidates(
-        self, taken: Callable[[bytes], bool], height: int, blocked: bool = False
-    ) -> tuple[Available, ...]:
+    def candidates(self, taken: Callable[[bytes], bool], height: int, blocked: bool = False) -> tuple[Available, ...]:
         """What a leader names in its block of this height: `taken` says what the block's unfinal ancestry names
         already, `blocked` that execution is too far behind for any batch."""
         return () if blocked else self._desk.lots.candidates(taken, height)

@@ -33,6 +33,8 @@ class Creation:
         """By transaction id, the own batch whose ordering it waits for."""
         self._offer_ms: dict[bytes, int] = {}
         """When to offer an uncertified own batch again, by digest."""
+        self._restored: set[bytes] = set()
+        """Replayed, until finality is known."""
         self._last: bytes | None = None
         self._sealed_ms: int | None = None
         self._sequence = 0
@@ -67,9 +69,7 @@ class Creation:
     def _longest_bytes(self) -> int:
         """Of a transaction in a batch; anything that the pool takes can be packed while the quota allows this."""
         params = self._desk.params
-        return min(
-            params.transaction_bytes + TRANSACTION_OVERHEAD_BYTES, params.batch_bytes - BATCH_OVERHEAD_BYTES
-        )
+        return min(params.transaction_bytes + TRANSACTION_OVERHEAD_BYTES, params.batch_bytes - BATCH_OVERHEAD_BYTES)
 
     # Sealing
 
@@ -191,6 +191,7 @@ class Creation:
 
     def advanced(self, now: Now) -> None:
         """Peers refuse by now what was created too long ago: its transactions are packed again."""
+        self._restored.clear()
         self._retire_certified()
         for digest in list(self._offer_ms):
             lot = self._own[digest]
@@ -211,9 +212,15 @@ class Creation:
         self._pool.put_back(returned)
 
     def expired(self, lot: Lot, now: Now) -> None:
-        if lot.own:
+        if not lot.own:
+            return
+        if lot.digest not in self._restored:
             self._withdraw(lot, now)
             del self._own[lot.digest]
+            return
+        # It expired while this validator was down, and whether it had been ordered is not told of so long ago. It had:
+        # if it was certified, all the others named it in time.
+        self.ordered(lot)
 
     def ordered(self, lot: Lot) -> None:
         if not lot.own:
@@ -237,6 +244,7 @@ class Creation:
         lot.cargo = tuple(_cargo(signed.batch.transactions))
         self._sequence = max(self._sequence, lot.reference.sequence + 1)
         self._enter(lot, now)
+        self._restored.add(lot.digest)
         self._offer_ms[lot.digest] = now.mono_ms
 
 
