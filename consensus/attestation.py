@@ -66,9 +66,7 @@ class ResultCertified:
 
 
 class Attestation:
-    def __init__(
-        self, chain_id: bytes, validators: ValidatorSet, me: int | None, key: SigningKey | None
-    ) -> None:
+    def __init__(self, chain_id: bytes, validators: ValidatorSet, me: int | None, key: SigningKey | None) -> None:
         self.chain_id = chain_id
         self._key = key
         self.newest: tuple[Certificate, Executed] | None = None

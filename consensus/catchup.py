@@ -57,7 +57,8 @@ class CatchUp:
         ahead = [
             (peer.failures, -peer.final_height, key)
             for key, peer in self._peers.items()
-            if peer.final_height > height + NEAR or (peer.epoch > epoch and peer.final_height > height)
+            if peer.final_height > height + NEAR
+            or (peer.epoch > epoch and peer.final_height > height)
             or (peer.epoch > epoch and peer.final_height == height)
         ]
         if not ahead:

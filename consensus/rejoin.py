@@ -15,7 +15,6 @@ from consensus.ordering.core import Ordering
 from consensus.ordering.records import MARGIN_VIEWS, SilentUntil
 
 
-
 def _message(chain_id: bytes, epoch: int, nonce: bytes, view: int) -> bytes:
     return signing_bytes(Domain.REJOIN, chain_id, epoch, nonce + view.to_bytes(8, "big"))
 
@@ -30,9 +29,7 @@ class Rejoin:
         self.nonce = nonce
         self._answers: dict[bytes, ViewAnswer] = {}
 
-    def answered(
-        self, chain_id: bytes, validators: ValidatorSet, index: int, answer: ViewAnswer
-    ) -> SilentUntil | None:
+    def answered(self, chain_id: bytes, validators: ValidatorSet, index: int, answer: ViewAnswer) -> SilentUntil | None:
         """The view up to which to be silent, once 2f+1 others of this epoch have answered."""
         key = validators.members[index].consensus_key
         message = _message(chain_id, answer.epoch, self.nonce, answer.view)

@@ -174,9 +174,14 @@ class Replica:
     # Entry points
 
     def replay(
-        self, now: Now, records: Iterable[object], recent: Iterable[tuple[int, tuple[bytes, ...]]]
+        self,
+        now: Now,
+        records: Iterable[object],
+        recent: Iterable[tuple[int, tuple[bytes, ...]]],
+        certificate: Certificate | None = None,
     ) -> ReplicaOutput:
-        """Take up the journals' records; `recent` names the batches of stored final blocks within the horizon."""
+        """Take up the logs' records; `recent` names the batches of stored final blocks within the horizon, and
+        `certificate` is the newest of an executed state."""
         self._now, self._out = now, ReplicaOutput()
         kept = list(records)
         self.availability.step(now, avail.Replay(kept))
@@ -191,6 +196,8 @@ class Replica:
                 break
             self._next_epoch(self.ordering.tree.root)
         self._advanced()
+        if certificate is not None:
+            self._attest(Received(0, certificate))
         self._drain()
         self._out.send.clear()
         if self.ordering.silent_until == SILENT_FOR_EVER:
@@ -206,7 +213,7 @@ class Replica:
                 index = self.validators.index_of(peer)
                 if index is not None:
                     self._order(PeerUp(index))
-                    self._avail(avail.PeerUp(index))
+                    self._avail(PeerUp(index))
                     self._attest(PeerUp(index))
                 self._say(peer, self._status())
             case ChainExecuted():
@@ -216,7 +223,7 @@ class Replica:
             case RoundComputed() | RoundOver():
                 self._attest(event)
             case Tick():
-                self._avail(avail.Tick())
+                self._avail(Tick())
                 self._attest(Tick())
             case avail.Submit() | avail.Checked() | avail.Need():
                 self._avail(event)
@@ -270,13 +277,13 @@ class Replica:
             case Vote(kind) | Certificate(kind) if kind in ORDERING_KINDS:
                 self._order(Received(index, message))
             case Vote(VoteKind.AVAILABLE) | Certificate(VoteKind.AVAILABLE):
-                self._avail(avail.Received(index, message))
+                self._avail(Received(index, message))
             case Vote() | Certificate():
                 self._attest(Received(index, message))
             case FetchCertificate() | FetchBlock() | BlockAnswer():
                 self._order(Received(index, message))
             case BatchOffer() | BatchPull() | BatchAnswer() | Status():
-                self._avail(avail.Received(index, message))
+                self._avail(Received(index, message))
             case ViewAnswer() if self.rejoin is not None:
                 self._view_answer(index, message)
 
@@ -286,7 +293,7 @@ class Replica:
         if proposal.executed is not None:
             self._attest(Received(index, proposal.executed))
         for certificate in proposal.available:
-            self._avail(avail.Received(index, certificate))
+            self._avail(Received(index, certificate))
         self._order(Received(index, proposal))
 
     def _order(self, event: object) -> None:

@@ -127,6 +127,14 @@ class Store:
         data = self._kv.get(_CERTIFICATE)
         return None if data is None else decode(Certificate, data, RECORD_LIMIT_BYTES)
 
+    def marks(self, height: int, journal: int, batches: int) -> dict[bytes, bytes]:
+        """How far the two logs were when this height became final: where a replay has to begin."""
+        return {_at(b"n/", height): journal.to_bytes(8, "big") + batches.to_bytes(8, "big")}
+
+    def marks_at(self, height: int) -> tuple[int, int]:
+        data = self._kv.get(_at(b"n/", height)) if height > 0 else None
+        return (1, 1) if data is None else (int.from_bytes(data[:8], "big"), int.from_bytes(data[8:], "big"))
+
     # Receipts, events and the rows beside the state
 
     def receipt_rows(self, first: int, receipts: tuple[bytes, ...], ids: list[bytes]) -> dict[bytes, bytes]:
@@ -167,8 +175,9 @@ class Store:
 
     # Batches, whose bytes are in their own log
 
-    def keep_batch(self, digest: bytes, number: int, location: Location) -> None:
-        self._kv.write({b"a/" + digest: encode(location), _BATCHES: number.to_bytes(8, "big")})
+    def keep_batches(self, number: int, locations: Mapping[bytes, Location]) -> None:
+        rows = {b"a/" + digest: encode(location) for digest, location in locations.items()}
+        self._kv.write({**rows, _BATCHES: number.to_bytes(8, "big")})
 
     def batch_location(self, digest: bytes) -> Location | None:
         data = self._kv.get(b"a/" + digest)

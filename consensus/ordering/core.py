@@ -545,10 +545,9 @@ class Ordering:
         due: int | None = None
         if lineage is not None and not pending:
             unfinal = self.tree.unfinal(tip)
-            pending = (
-                any(block.body.batches or block.body.items or block.header.next_set for block in unfinal)
-                or self.payload.waiting(lineage, self.tree.ancestry(tip))
-            )
+            pending = any(
+                block.body.batches or block.body.items or block.header.next_set for block in unfinal
+            ) or self.payload.waiting(lineage, self.tree.ancestry(tip))
             if not pending:
                 due = self.payload.block_due_in(self.tree.root, self._now.wall_ms)
         self.timing.pend(self._now, pending or lineage is None, due, tip)

@@ -51,10 +51,7 @@ def can_notarize(view: View, current: int, silent_until: int) -> bool:
 
 def can_nullify(view: View, current: int, silent_until: int) -> bool:
     return (
-        view.number == current
-        and view.number > silent_until
-        and view.my_nullify is None
-        and view.my_finalize is None
+        view.number == current and view.number > silent_until and view.my_nullify is None and view.my_finalize is None
     )
 
 

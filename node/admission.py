@@ -1,0 +1,243 @@
+"""Admission: what a node takes from its clients, how much of it, and what it has promised them since.
+
+Bytes that no node will ever accept are refused at once with their code; what only the state can decide is left to
+execution. A transaction that was answered with `available` is certified and will be ordered: that is the only
+acknowledgement, whatever happens to this node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from chain.codec import decode
+from chain.genesis import Params
+from consensus.availability import Submit
+from fl.accounts import free_account
+from fl.check import Checked, check_transaction
+from fl.errors import PendingJob, Refused
+from fl.records import JobRules, Receipt
+from fl.state import State, rules_of
+from node.ports import Clock, Offload
+from node.store import Store
+
+REMEMBERED = 200_000
+"""Transactions whose status this node keeps in memory; receipts are in the store for ever."""
+CHECKED_TOGETHER = 64
+RULES_CACHED = 256
+RECEIPT_LIMIT_BYTES = 4096
+
+
+class Status(StrEnum):
+    ACCEPTED = "accepted"
+    """In one node's memory; it may vanish with it."""
+    AVAILABLE = "available"
+    """Certified: f+1 honest nodes hold it durably, and it will be ordered."""
+    FINAL = "final"
+    EXECUTED = "executed"
+    PROVEN = "proven"
+    """Executed, under an execution certificate."""
+    EXPIRED = "expired"
+    UNKNOWN = "unknown"
+
+
+_ORDER = [Status.UNKNOWN, Status.ACCEPTED, Status.AVAILABLE, Status.FINAL, Status.EXECUTED, Status.PROVEN]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a transaction is, with its receipt once it is executed."""
+
+    id: bytes
+    status: Status
+    receipt: Receipt | None = None
+    index: int | None = None
+
+    def reached(self, wanted: Status) -> bool:
+        return self.status is Status.EXPIRED or _ORDER.index(self.status) >= _ORDER.index(wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """To one submitted transaction: its id and standing, or why it was refused."""
+
+    id: bytes | None
+    standing: Standing | None
+    refused: Refused | None
+
+
+class Busy(Exception):
+    """The pool has no room; come again in a moment."""
+
+    def __init__(self, retry_after_s: int = 1) -> None:
+        super().__init__("the node's pool of transactions is full")
+        self.retry_after_s = retry_after_s
+
+
+class Admission:
+    def __init__(
+        self,
+        chain_id: bytes,
+        params: Params,
+        store: Store,
+        offload: Offload,
+        clock: Clock,
+        *,
+        submit: Callable[[Submit], None],
+        room: Callable[[], int],
+        certified_height: Callable[[], int],
+    ) -> None:
+        self._chain_id = chain_id
+        self._params = params
+        self._store = store
+        self._offload = offload
+        self._clock = clock
+        self._submit = submit
+        self._room = room
+        self._certified_height = certified_height
+        self._standing: OrderedDict[bytes, Status] = OrderedDict()
+        self._in_batch: dict[bytes, tuple[bytes, ...]] = {}
+        self._waiting: dict[bytes, list[asyncio.Future[None]]] = {}
+        self._rules: OrderedDict[bytes, JobRules] = OrderedDict()
+        self.refused: dict[str, int] = {}
+        self.draining = False
+
+    # Checking
+
+    def rules_of(self, job: bytes) -> JobRules | None:
+        known = self._rules.get(job)
+        if known is None and (known := rules_of(self._store.state, job)) is not None:
+            self._rules[job] = known
+            if len(self._rules) > RULES_CACHED:
+                self._rules.popitem(last=False)
+        return known
+
+    def check(self, data: bytes) -> Checked:
+        return check_transaction(data, self._chain_id, self._params, self.rules_of)
+
+    def _check_all(self, transactions: Sequence[bytes]) -> list[Checked | Refused]:
+        verdicts: list[Checked | Refused] = []
+        for data in transactions:
+            try:
+                checked = self.check(data)
+                self._check_state(checked)
+                verdicts.append(checked)
+            except PendingJob:
+                verdicts.append(Refused("UNKNOWN_JOB"))
+            except Refused as refused:
+                verdicts.append(refused)
+        return verdicts
+
+    def _check_state(self, checked: Checked) -> None:
+        """What is hopeless by the state as it is: refusing it here spares its sender a wait, and binds nobody."""
+        tx = checked.tx
+        now_ms = self._clock.now().wall_ms
+        if tx.valid_until_ms > now_ms + self._params.max_validity_ms:
+            raise Refused("VALID_UNTIL_FAR")
+        if self._store.receipt_index(checked.id) is None:
+            free_account(State(self._store.state), tx, now_ms, self._params.nonce_window)
+
+    # Taking
+
+    async def submit(self, transactions: Sequence[bytes]) -> list[Answer]:
+        """Check and take each; those that are known already are answered as they stand. Raises Busy."""
+        if self.draining or self._room() < sum(map(len, transactions)):
+            raise Busy()
+        verdicts: list[Checked | Refused] = []
+        for start in range(0, len(transactions), CHECKED_TOGETHER):
+            part = transactions[start : start + CHECKED_TOGETHER]
+            verdicts += await self._offload.run(self._check_all, part)
+        fresh = []
+        for data, verdict in zip(transactions, verdicts, strict=True):
+            if isinstance(verdict, Refused):
+                self.refused[verdict.code] = self.refused.get(verdict.code, 0) + 1
+            elif self.standing(verdict.id).status in (Status.UNKNOWN, Status.EXPIRED):
+                self._note(verdict.id, Status.ACCEPTED)
+                fresh.append((verdict.id, data, verdict.tx.valid_until_ms))
+        if fresh:
+            self._submit(Submit(tuple(fresh)))
+        return [
+            Answer(None, None, verdict) if isinstance(verdict, Refused) else self._answer(verdict.id)
+            for verdict in verdicts
+        ]
+
+    def _answer(self, identity: bytes) -> Answer:
+        return Answer(identity, self.standing(identity), None)
+
+    async def wait(self, identity: bytes, wanted: Status, timeout_s: float) -> Standing:
+        """Where the transaction is once it has come as far as `wanted`, or when the time is over."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + timeout_s
+        while not (standing := self.standing(identity)).reached(wanted):
+            remaining = ends - loop.time()
+            if remaining <= 0 or standing.status is Status.UNKNOWN:
+                break
+            changed: asyncio.Future[None] = loop.create_future()
+            waiters = self._waiting.setdefault(identity, [])
+            waiters.append(changed)
+            try:
+                await asyncio.wait_for(changed, remaining)
+            except TimeoutError:
+                pass
+            finally:
+                if changed in waiters:
+                    waiters.remove(changed)
+                if not waiters:
+                    self._waiting.pop(identity, None)
+        return standing
+
+    def standing(self, identity: bytes) -> Standing:
+        index = self._store.receipt_index(identity)
+        if index is not None and (data := self._store.receipt(index)) is not None:
+            receipt = decode(Receipt, data, RECEIPT_LIMIT_BYTES)
+            proven = receipt.height <= self._certified_height()
+            return Standing(identity, Status.PROVEN if proven else Status.EXECUTED, receipt, index)
+        return Standing(identity, self._standing.get(identity, Status.UNKNOWN))
+
+    @property
+    def unsettled(self) -> int:
+        """Transactions taken here that are not yet final."""
+        return sum(status in (Status.ACCEPTED, Status.AVAILABLE) for status in self._standing.values())
+
+    # What became of them
+
+    def _note(self, identity: bytes, status: Status) -> None:
+        self._standing[identity] = status
+        self._standing.move_to_end(identity)
+        while len(self._standing) > REMEMBERED:
+            self._standing.popitem(last=False)
+        self._wake(identity)
+
+    def _wake(self, identity: bytes) -> None:
+        for waiter in self._waiting.pop(identity, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def available(self, ids: tuple[bytes, ...], batch: bytes) -> None:
+        self._in_batch[batch] = ids
+        for identity in ids:
+            if self._standing.get(identity) in (None, Status.ACCEPTED):
+                self._note(identity, Status.AVAILABLE)
+
+    def final(self, batches: tuple[bytes, ...]) -> None:
+        for batch in batches:
+            for identity in self._in_batch.pop(batch, ()):
+                if self._standing.get(identity) is Status.AVAILABLE:
+                    self._note(identity, Status.FINAL)
+
+    def executed(self, ids: Sequence[bytes]) -> None:
+        for identity in ids:
+            self._standing.pop(identity, None)
+            self._wake(identity)
+
+    def certified(self) -> None:
+        """A new execution certificate: whoever waits for a proof looks again."""
+        for identity in list(self._waiting):
+            self._wake(identity)
+
+    def expired(self, ids: Sequence[bytes]) -> None:
+        for identity in ids:
+            self._note(identity, Status.EXPIRED)

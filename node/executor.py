@@ -1,0 +1,187 @@
+"""Execution: final blocks in order, each one's batches read from the log, its outcome written as one group of rows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from chain.block import Block
+from chain.certificate import Certificate, ValidatorSet
+from chain.codec import decode
+from chain.genesis import Genesis, genesis_header
+from chain.log import EMPTY, append, leaf_digest
+from chain.tree import StateTree
+from consensus.lineage import Lineage, unexecuted_loads
+from consensus.replica import ChainExecuted
+from fl.execution import AggregationTask, BlockInput, BlockOutcome
+from fl.machine import execute_block, genesis_state, wants_block_at
+from fl.records import Event, EventKind, Receipt
+from node.batchlog import BatchLog
+from node.blobs import Blobs
+from node.ports import Offload
+from node.store import ExecutedTo, Store, state_row
+
+BLOCKS_LOG = b"blocks"
+INLINE_TRANSACTIONS = 64
+"""A block with more of them is executed off the loop."""
+EVENT_LIMIT_BYTES = 4096
+
+_ROUND_OVER = frozenset({EventKind.ROUND_CLOSED, EventKind.ROUND_FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class FinalBlock:
+    block: Block
+    lineage: Lineage
+    finalization: Certificate | None
+    journal_number: int
+    validators: ValidatorSet
+
+
+class Executor:
+    def __init__(
+        self,
+        genesis: Genesis,
+        store: Store,
+        batches: BatchLog,
+        blobs: Blobs,
+        offload: Offload,
+        executed: ExecutedTo,
+        *,
+        missing: Callable[[tuple[bytes, ...]], None],
+        done: Callable[[ChainExecuted, BlockOutcome], Awaitable[None]],
+        aggregate: Callable[[AggregationTask], None],
+    ) -> None:
+        self._genesis = genesis
+        self._store = store
+        self._batches = batches
+        self._blobs = blobs
+        self._offload = offload
+        self.executed = executed
+        self.tree = StateTree(store.state_rows(), executed.lineage.height, genesis.params.state_history)
+        self._missing = missing
+        self._done = done
+        self._aggregate = aggregate
+        self._queue: deque[FinalBlock] = deque()
+        self._changed = asyncio.Event()
+
+    @staticmethod
+    async def prepare(genesis: Genesis, store: Store, root: Lineage, blobs: Blobs) -> ExecutedTo:
+        """What was executed last; the genesis state where nothing was."""
+        known = store.executed()
+        if known is not None:
+            return known
+        rows = {state_row(key): value for key, value in genesis_state(genesis).items()}
+        tree = StateTree(genesis_state(genesis).items())
+        executed = ExecutedTo(root, tree.root, 0, 0)
+        header = genesis_header(genesis)
+        _, nodes = append(EMPTY, leaf_digest(root.digest))
+        rows.update({store.log_row(BLOCKS_LOG, level, index): value for level, index, value in nodes})
+        rows[b"h/" + root.digest] = header.height.to_bytes(8, "big")
+        key, value = store.executed_row(executed)
+        store.write({**rows, key: value})
+        return executed
+
+    def submit(self, final: FinalBlock) -> None:
+        if final.lineage.height > self.executed.lineage.height:
+            self._queue.append(final)
+            self._changed.set()
+
+    def batch_here(self) -> None:
+        self._changed.set()
+
+    @property
+    def waiting(self) -> int:
+        """Final blocks that are not yet executed."""
+        return len(self._queue)
+
+    async def run(self) -> None:
+        while True:
+            while self._queue:
+                final = self._queue[0]
+                transactions = await self._bodies(final)
+                await self._execute(final, transactions)
+                self._queue.popleft()
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _bodies(self, final: FinalBlock) -> tuple[tuple[bytes, tuple[bytes, ...]], ...]:
+        """The transactions of every batch that the block names, once all of them are in the log."""
+        digests = final.block.body.batches
+        while True:
+            self._changed.clear()
+            lacking = tuple(digest for digest in digests if not self._batches.holds(digest))
+            if not lacking:
+                break
+            self._missing(lacking)
+            await self._changed.wait()
+        bodies = []
+        for digest in digests:
+            signed = self._batches.read(digest)
+            assert signed is not None, "its location is known"
+            bodies.append((digest, signed.batch.transactions))
+        return tuple(bodies)
+
+    def _input(self, final: FinalBlock, bodies: tuple[tuple[bytes, tuple[bytes, ...]], ...]) -> BlockInput:
+        header, lineage, params = final.block.header, final.lineage, self._genesis.params
+        loads = unexecuted_loads(lineage, header.executed_height) - bool(bodies)
+        first = int.from_bytes(final.validators.digest()[:8], "big")
+        return BlockInput(
+            chain_id=self._genesis.chain_id,
+            params=params,
+            height=header.height,
+            digest=lineage.digest,
+            time_ms=header.time_ms,
+            epoch=header.epoch,
+            proposer=(first + header.view) % final.validators.n,
+            f=final.validators.f,
+            within_window=loads < params.execution_window,
+            beacon=lineage.beacon,
+            batches=bodies,
+            items=final.block.body.items,
+        )
+
+    async def _execute(self, final: FinalBlock, bodies: tuple[tuple[bytes, tuple[bytes, ...]], ...]) -> None:
+        block = self._input(final, bodies)
+        if sum(len(transactions) for _, transactions in bodies) > INLINE_TRANSACTIONS:
+            outcome = await self._offload.run(execute_block, self._store.state, block)
+        else:
+            outcome = execute_block(self._store.state, block)
+        for cid, blob in outcome.models:
+            await self._blobs.put(cid, blob)
+        self._keep(final, outcome)
+        events = [decode(Event, data, EVENT_LIMIT_BYTES) for data in outcome.events]
+        over = tuple((event.job, event.round) for event in events if event.kind in _ROUND_OVER)
+        executed = ChainExecuted(
+            final.lineage.height,
+            final.lineage.digest,
+            self.executed.state_root,
+            wants_block_at(self._store.state),
+            over,
+        )
+        for task in outcome.aggregations:
+            self._aggregate(task)
+        await self._done(executed, outcome)
+
+    def _keep(self, final: FinalBlock, outcome: BlockOutcome) -> None:
+        store, before, lineage = self._store, self.executed, final.lineage
+        previous = {key: store.state(key) for key in outcome.writes}
+        root = self.tree.apply(lineage.height, outcome.writes, previous)
+        rows = store.block_rows(final.block, final.finalization, lineage.digest)
+        rows.update(store.marks(lineage.height, final.journal_number, self._batches.log.last))
+        rows.update({state_row(key): value for key, value in outcome.writes.items() if value is not None})
+        ids = [decode(Receipt, data, EVENT_LIMIT_BYTES).tx_id for data in outcome.receipts]
+        rows.update(store.receipt_rows(before.receipts, outcome.receipts, ids))
+        rows.update(store.event_rows(before.events, outcome.events))
+        rows.update({store.log_row(log, level, index): value for log, level, index, value in outcome.nodes})
+        _, nodes = append(before.lineage.log, leaf_digest(lineage.digest))
+        rows.update({store.log_row(BLOCKS_LOG, level, index): value for level, index, value in nodes})
+        rows.update({store.beside_row(key): value for key, value in outcome.rows})
+        self.executed = ExecutedTo(
+            lineage, root, before.receipts + len(outcome.receipts), before.events + len(outcome.events)
+        )
+        key, value = store.executed_row(self.executed)
+        rows[key] = value
+        store.write(rows, [state_row(key) for key, value in outcome.writes.items() if value is None])

@@ -1,0 +1,512 @@
+"""A validator at work: the cores behind the ports, and the order in which their effects reach the world.
+
+Everything happens on one event loop. An event is stepped through the replica at once; what it wants durable is
+appended, and what it wants to say waits in line until the logs are synced that far. Execution and aggregation follow
+behind, each in a task of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from chain.batch import SignedBatch
+from chain.certificate import ValidatorSet
+from chain.codec import CodecError, decode
+from chain.genesis import Genesis
+from chain.keys import SigningKey
+from consensus import availability as avail
+from consensus.attestation import ResultCertified, RoundComputed, StateCertified
+from consensus.availability import BatchStored, SequenceReserved
+from consensus.effects import Alarm, Tick
+from consensus.lineage import genesis_lineage, rebase
+from consensus.messages import BatchAnswer, RangeAnswer, channel_of, from_frame, to_frame
+from consensus.messages import FinalBlock as FinalBlockRow
+from consensus.ordering.core import Convicted, Finalized
+from consensus.ordering.records import SILENT_FOR_EVER, SilentUntil
+from consensus.proposals import NextSet
+from consensus.replica import (
+    Blame,
+    ChainExecuted,
+    EpochBegun,
+    Outbound,
+    PeerLinked,
+    PeerMessage,
+    Replica,
+    ReplicaOutput,
+    ServeBatch,
+    ServeRange,
+)
+from fl.check import check_transaction
+from fl.errors import PendingJob, Refused
+from fl.execution import BlockOutcome
+from fl.machine import wants_block_at
+from fl.records import Receipt
+from node.admission import Admission
+from node.aggregator import Aggregator
+from node.batchlog import BatchLog
+from node.blobs import Blobs
+from node.executor import Executor, FinalBlock
+from node.ports import DiskFailure, Frame, Peer, PeerAddress, Ports, Up
+from node.records import journal_entry, read_journal_entry
+from node.segments import SegmentedLog
+from node.store import Store
+
+log = logging.getLogger("quorate.node")
+
+JOURNAL = "journal"
+BATCHES = "batches"
+LOCK = "node.lock"
+RANGE_BYTES = 900 * 1024
+RECEIPT_LIMIT_BYTES = 4096
+
+
+class NodeFailure(Exception):
+    """The node stopped because going on would break a promise. The sentence says what to do."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of this node's own resources; nothing that others have to agree with."""
+
+    disk_reserve_bytes: int = 256 * 1024 * 1024
+    journal_keep_blocks: int = 100_000
+    sync_every_ms: int = 1_000
+
+
+def validator_sets(genesis: Genesis) -> dict[int, ValidatorSet]:
+    sets = {genesis.validator_set.epoch: genesis.validator_set}
+    for number, change in enumerate(genesis.set_changes):
+        epoch = genesis.validator_set.epoch + number + 1
+        sets[epoch] = ValidatorSet(epoch, change.validators)
+    return sets
+
+
+async def initialise(ports: Ports, *, rejoin: bool = False) -> None:
+    """Create the logs of a new validator. Starting never does: a lost journal must not go unnoticed."""
+    journal = await SegmentedLog.create(ports.disk, JOURNAL, ports.clock.entropy)
+    if rejoin:
+        await journal.durable(journal.append(*journal_entry(SilentUntil(0, SILENT_FOR_EVER))))
+    if not ports.disk.list(f"{BATCHES}/"):
+        await SegmentedLog.create(ports.disk, BATCHES, ports.clock.entropy)
+
+
+class Progress:
+    """Lets anyone wait until something has moved: heights, certificates, events."""
+
+    def __init__(self) -> None:
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def moved(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self, timeout_s: float) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await asyncio.wait_for(waiter, timeout_s)
+        except TimeoutError:
+            pass
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+
+class Node:
+    """Opened by `open`; `run` returns when `stop` was called and raises NodeFailure when it must not go on."""
+
+    def __init__(
+        self,
+        genesis: Genesis,
+        key: SigningKey,
+        ports: Ports,
+        limits: Limits,
+        addresses: Mapping[Peer, tuple[str, int]],
+        journal: SegmentedLog,
+        batches: BatchLog,
+        store: Store,
+        blobs: Blobs,
+        replica: Replica,
+    ) -> None:
+        self.genesis = genesis
+        self.key = key
+        self.ports = ports
+        self.limits = limits
+        self.sets = validator_sets(genesis)
+        self.journal = journal
+        self.batches = batches
+        self.store = store
+        self.blobs = blobs
+        self.replica = replica
+        self.progress = Progress()
+        self.disk_full = False
+        self._addresses = addresses
+        self._inbox: deque[object] = deque()
+        self._stepping = False
+        self._line: deque[tuple[int, int, list[Outbound], list[object]]] = deque()
+        self._line_moved = asyncio.Event()
+        self._to_check: deque[tuple[bytes, SignedBatch]] = deque()
+        self._check_moved = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._failure: NodeFailure | None = None
+        self._over = asyncio.Event()
+        self._reserved: SequenceReserved | None = None
+        self.admission = Admission(
+            genesis.chain_id,
+            genesis.params,
+            store,
+            ports.offload,
+            ports.clock,
+            submit=self.feed,
+            room=replica.availability.room,
+            certified_height=replica.attestation.certified_height,
+        )
+
+    @classmethod
+    async def open(
+        cls,
+        genesis: Genesis,
+        key: SigningKey,
+        ports: Ports,
+        *,
+        limits: Limits | None = None,
+        addresses: Mapping[Peer, tuple[str, int]] | None = None,
+    ) -> Node:
+        """Take up what the disk holds. Raises a PortError whose sentence says what is wrong with it."""
+        ports.disk.lock(LOCK)
+        chain_id, params = genesis.chain_id, genesis.params
+        journal = await SegmentedLog.open(ports.disk, JOURNAL)
+        store = Store(ports.kv, chain_id)
+        batches = BatchLog(await SegmentedLog.open(ports.disk, BATCHES), store)
+        blobs = Blobs(ports.disk)
+        sets = validator_sets(genesis)
+        executed = await Executor.prepare(genesis, store, genesis_lineage(genesis, sets[0]), blobs)
+        root = executed.lineage
+        if root.next_set:
+            root = rebase(root, sets[root.epoch + 1])
+        schedule = {
+            number: NextSet(change.due_height, sets[number + 1]) for number, change in enumerate(genesis.set_changes)
+        }
+        replica = Replica(chain_id, params, key, sets[root.epoch], root, schedule, nonce=ports.clock.entropy(32))
+        node = cls(genesis, key, ports, limits or Limits(), addresses or {}, journal, batches, store, blobs, replica)
+        node.executor = Executor(
+            genesis,
+            store,
+            batches,
+            blobs,
+            ports.offload,
+            executed,
+            missing=lambda digests: node.feed(avail.Need(digests)),
+            done=node._executed,
+            aggregate=lambda task: node.aggregator.submit(task),
+        )
+        node.aggregator = Aggregator(
+            params,
+            store,
+            batches,
+            blobs,
+            ports.offload,
+            computed=lambda result: node.feed(RoundComputed(result)),
+            alarm=node._alarm,
+        )
+        node._replay()
+        return node
+
+    executor: Executor
+    aggregator: Aggregator
+
+    def _replay(self) -> None:
+        height, horizon = self.executor.executed.lineage.height, self.genesis.params.horizon
+        journal_from, batches_from = self.store.marks_at(max(0, height - 2 * horizon))
+        records: list[object] = list(self.batches.replay(batches_from))
+        for _, kind, payload, _ in self.journal.replay(max(journal_from, self.journal.first)):
+            record = read_journal_entry(kind, payload)
+            if isinstance(record, SequenceReserved):
+                self._reserved = record
+            records.append(record)
+        recent = [
+            (block.header.height, block.body.batches) for block in self.store.blocks(max(1, height - horizon), height)
+        ]
+        certificate = self.store.newest_certificate()
+        out = self.replica.replay(self.ports.clock.now(), records, recent, certificate)
+        self._emit(out)
+
+    async def run(self) -> None:
+        work = [
+            asyncio.create_task(coroutine, name=name)
+            for name, coroutine in (
+                ("links", self._receive()),
+                ("release", self._release()),
+                ("check", self._check()),
+                ("execute", self.executor.run()),
+                ("aggregate", self.aggregator.run()),
+                ("sync", self._sync()),
+                ("over", self._wait_over()),
+            )
+        ]
+        try:
+            await self.ports.links.start(self._peers())
+            executed = self.executor.executed
+            self.feed(self._chain_executed(executed.lineage.height, executed.lineage.digest, executed.state_root))
+            self.aggregator.resume()
+            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except DiskFailure as failure:
+            raise NodeFailure(failure.code, str(failure)) from failure
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+            await self.ports.links.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        self._over.set()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no more transactions; True once every one that was accepted is final."""
+        self.admission.draining = True
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + timeout_s
+        while self.admission.unsettled and loop.time() < ends:
+            await self.progress.wait(min(1.0, ends - loop.time()))
+        return not self.admission.unsettled
+
+    async def _wait_over(self) -> None:
+        await self._over.wait()
+
+    # Stepping
+
+    def feed(self, event: object) -> None:
+        """Step an event through the cores. Effects that feed events themselves have theirs stepped after."""
+        self._inbox.append(event)
+        if self._stepping or self._failure is not None:
+            return
+        self._stepping = True
+        try:
+            while self._inbox and self._failure is None:
+                self._emit(self.replica.step(self.ports.clock.now(), self._inbox.popleft()))
+        except DiskFailure as failure:
+            self._fail(failure.code, str(failure))
+        finally:
+            self._stepping = False
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.replica.deadline()
+        if deadline is not None and self._failure is None:
+            delay_ms = max(0, deadline - self.ports.clock.now().mono_ms)
+            self._timer = asyncio.get_running_loop().call_later(delay_ms / 1000, self.feed, Tick())
+
+    def _emit(self, out: ReplicaOutput) -> None:
+        for record in out.persist:
+            self._append(record)
+        acks = out.acks
+        for event in out.events:
+            if isinstance(event, avail.BatchHere):
+                acks.append(event)
+            else:
+                self._handle(event)
+        if out.send or acks:
+            self._line.append((self.batches.log.last, self.journal.last, out.send, acks))
+            self._line_moved.set()
+
+    def _append(self, record: object) -> None:
+        if isinstance(record, BatchStored):
+            self.batches.append(record)
+            return
+        if isinstance(record, SequenceReserved):
+            self._reserved = record
+        self.journal.append(*journal_entry(record))
+
+    async def _release(self) -> None:
+        """Let effects out in order, each once all that it depends on is durable. The batches' log goes first."""
+        while True:
+            while self._line:
+                batches, journal, sends, acks = self._line.popleft()
+                await self._durable(batches, journal)
+                for outbound in sends:
+                    self._send(outbound)
+                for ack in acks:
+                    self._acknowledge(ack)
+            self._line_moved.clear()
+            await self._line_moved.wait()
+
+    async def _durable(self, batches: int, journal: int) -> None:
+        await self.batches.log.durable(batches)
+        self.batches.settle()
+        await self.journal.durable(journal)
+
+    def _send(self, outbound: Outbound) -> None:
+        channel, frame = channel_of(outbound.message), to_frame(outbound.message)
+        if outbound.to is not None:
+            self.ports.links.send(outbound.to, channel, frame)
+            return
+        for member in self.replica.validators.members:
+            if member.consensus_key != self.key.public:
+                self.ports.links.send(member.consensus_key, channel, frame)
+
+    def _acknowledge(self, ack: object) -> None:
+        match ack:
+            case Finalized(blocks, certificate):
+                newest = blocks[-1][1].height
+                for block, lineage in blocks:
+                    finalization = certificate if lineage.height == newest else None
+                    validators = self.sets[block.header.epoch]
+                    self.executor.submit(FinalBlock(block, lineage, finalization, self.journal.last, validators))
+                    self.admission.final(block.body.batches)
+                self.progress.moved()
+            case avail.Acknowledged(ids, batch):
+                self.admission.available(ids, batch)
+            case avail.BatchHere():
+                self.executor.batch_here()
+
+    # What the cores ask of the node
+
+    def _handle(self, event: object) -> None:
+        match event:
+            case avail.CheckBatch(digest, signed):
+                self._to_check.append((digest, signed))
+                self._check_moved.set()
+            case ServeRange(peer, first, last):
+                self._serve_range(peer, first, last)
+            case ServeBatch(peer, digest):
+                signed_batch = self.batches.read(digest)
+                if signed_batch is not None:
+                    answer = BatchAnswer(signed_batch)
+                    self.ports.links.send(peer, channel_of(answer), to_frame(answer))
+            case Blame(peer, reason):
+                log.warning("peer misbehaved", extra={"peer": peer.hex(), "reason": reason})
+                self.ports.links.punish(peer, reason)
+            case Alarm():
+                self._alarm(event)
+            case EpochBegun(validators):
+                log.info("epoch begun", extra={"epoch": validators.epoch})
+                asyncio.get_running_loop().create_task(self.ports.links.update(self._peers()))
+            case StateCertified(certificate):
+                self.store.keep_certificate(certificate)
+                self.admission.certified()
+                self.progress.moved()
+            case ResultCertified(_, subject):
+                log.info("result certified", extra={"job": subject.job.hex(), "round": subject.round})
+            case Convicted(first):
+                log.error("a validator equivocated", extra={"signer": first.signer, "epoch": first.epoch})
+            case avail.PoolFull(ids) | avail.TransactionsExpired(ids):
+                self.admission.expired(ids)
+
+    def _alarm(self, alarm: Alarm) -> None:
+        self._fail(alarm.code, alarm.sentence)
+
+    def _fail(self, code: str, sentence: str) -> None:
+        if self._failure is None:
+            log.critical(sentence, extra={"code": code})
+            self._failure = NodeFailure(code, sentence)
+            self._over.set()
+
+    def _serve_range(self, peer: Peer, first: int, last: int) -> None:
+        rows: list[FinalBlockRow] = []
+        size, whole = 0, 0
+        for block in self.store.blocks(max(1, first), last):
+            row = FinalBlockRow(block, self.store.finalization(block.header.height))
+            size += len(to_frame(RangeAnswer(first, (row,))))
+            if size > RANGE_BYTES:
+                break
+            rows.append(row)
+            if row.finalization is not None:
+                whole = len(rows)
+        if whole:
+            answer = RangeAnswer(first, tuple(rows[:whole]))
+            self.ports.links.send(peer, channel_of(answer), to_frame(answer))
+
+    def _peers(self) -> dict[Peer, PeerAddress]:
+        """The validators of this epoch and of the next, so that links stand before they are needed."""
+        peers: dict[Peer, PeerAddress] = {}
+        epoch = self.replica.validators.epoch
+        for validators in (self.sets.get(epoch + 1), self.sets[epoch]):
+            for member in validators.members if validators is not None else ():
+                if member.consensus_key != self.key.public:
+                    host, _, port = member.address.rpartition(":")
+                    known = self._addresses.get(member.consensus_key, (host.strip("[]"), int(port)))
+                    peers[member.consensus_key] = PeerAddress(member.link_key, *known)
+        return peers
+
+    # The tasks
+
+    async def _receive(self) -> None:
+        while True:
+            match await self.ports.links.receive():
+                case Frame(peer, channel, data):
+                    try:
+                        message = from_frame(channel, data)
+                    except CodecError as error:
+                        self.ports.links.punish(peer, f"undecodable message: {error}")
+                        continue
+                    self.feed(PeerMessage(peer, message))
+                case Up(peer):
+                    self.feed(PeerLinked(peer))
+
+    async def _check(self) -> None:
+        """The application's verdict on offered batches, one at a time, off the loop."""
+        while True:
+            while self._to_check:
+                digest, signed = self._to_check.popleft()
+                if self.disk_full:
+                    verdict = avail.Verdict.PENDING
+                else:
+                    verdict = await self.ports.offload.run(self._judge, signed)
+                self.feed(avail.Checked(digest, verdict))
+            self._check_moved.clear()
+            await self._check_moved.wait()
+
+    def _judge(self, signed: SignedBatch) -> avail.Verdict:
+        for data in signed.batch.transactions:
+            try:
+                check_transaction(data, self.genesis.chain_id, self.genesis.params, self.admission.rules_of)
+            except PendingJob:
+                return avail.Verdict.PENDING
+            except Refused:
+                return avail.Verdict.BAD
+        return avail.Verdict.OK
+
+    async def _executed(self, executed: ChainExecuted, outcome: BlockOutcome) -> None:
+        self.admission.executed([decode(Receipt, data, RECEIPT_LIMIT_BYTES).tx_id for data in outcome.receipts])
+        self.feed(executed)
+        self.progress.moved()
+
+    def _chain_executed(self, height: int, digest: bytes, state_root: bytes) -> ChainExecuted:
+        return ChainExecuted(height, digest, state_root, wants_block_at(self.store.state), ())
+
+    async def _sync(self) -> None:
+        """Each second: make the rows durable, look at the disk, drop what no replay can need."""
+        while True:
+            await asyncio.sleep(self.limits.sync_every_ms / 1000)
+            height = self.executor.executed.lineage.height
+            self.store.sync()
+            self.disk_full = self.ports.disk.free_bytes() < self.limits.disk_reserve_bytes
+            await self._prune(height - self.limits.journal_keep_blocks)
+
+    async def _prune(self, height: int) -> None:
+        if height <= 0:
+            return
+        journal, _ = self.store.marks_at(height)
+        if journal > self.journal.first + 100_000:
+            if self._reserved is not None:
+                await self.journal.durable(self.journal.append(*journal_entry(self._reserved)))
+            await self.journal.drop_before(journal)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import asyncio
+
+from fl.jobs import CreateJob
+from fl.state import round_of
+from node.admission import Status
+from tests.fl.builders import make_rules
+from tests.simulation.cluster import Cluster, genesis_of
+from tests.simulation.jobs import Training
+from tests.simulation.loop import simulate
+
+
+def test_four_nodes_agree_execute_and_certify_the_same_states() -> None:
+    async def main() -> None:
+        cluster = Cluster(genesis_of(4), seed=1)
+        await cluster.start()
+        rules = make_rules()
+        answers = await cluster.submit(0, cluster.sign("creator", CreateJob(rules, b"")), wait=Status.PROVEN)
+        assert answers[0].id is not None
+        standing = cluster.node(0).admission.standing(answers[0].id)
+        assert standing.status is Status.PROVEN
+        assert standing.receipt is not None and standing.receipt.status == "ok"
+        await asyncio.sleep(2)
+        roots = {node.executor.tree.root_at(standing.receipt.height) for node in cluster.running()}
+        assert len(roots) == 1
+
+    simulate(main)
+
+
+def test_a_job_trains_to_its_end_on_four_nodes() -> None:
+    async def main() -> None:
+        cluster = Cluster(genesis_of(4), seed=2)
+        await cluster.start()
+        training = Training(cluster, trainers=4)
+        await training.create()
+        assert await cluster.until(lambda: training.finished(), within=60)
+        models = {training.job(node).model for node in cluster.running()}
+        assert len(models) == 1
+        for node in cluster.running():
+            for number in range(1, 4):
+                current = round_of(node.store.state, training.id, number)
+                assert current is not None and current.model == training.expected_model(node, number)
+
+    simulate(main)
+
+
