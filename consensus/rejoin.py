@@ -21,7 +21,7 @@ def _message(chain_id: bytes, epoch: int, nonce: bytes, view: int) -> bytes:
 
 def answer_query(key: SigningKey, chain_id: bytes, ordering: Ordering, query: ViewQuery) -> ViewAnswer:
     signature = key.sign(_message(chain_id, ordering.epoch, query.nonce, ordering.view))
-    return ViewAnswer(query.nonce, ordering.epoch, ordering.view, ordering.entry_certificate(), signature)
+    return ViewAnswer(query.nonce, ordering.epoch, ordering.view, ordering.entry_certificate, signature)
 
 
 class Rejoin:

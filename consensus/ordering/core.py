@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from chain.block import HEADER_VERSION, Block, Header, block_digest, body_roots
 from chain.certificate import (
@@ -28,15 +28,13 @@ from consensus.lineage import Lineage, header_fault
 from consensus.messages import BlockAnswer, FetchBlock, FetchCertificate, Proposal, RangeAnswer
 from consensus.ordering.blocktree import BlockTree
 from consensus.ordering.payload import Payload, Verdict
+from consensus.ordering.ranges import FalseRange, covered_rows
 from consensus.ordering.records import MARGIN_VIEWS, SILENT_FOR_EVER, Body, Held, Offence, OwnVote, SilentUntil
+from consensus.ordering.requests import Requests
 from consensus.ordering.timing import Timing
 from consensus.ordering.view import Slot, View, can_finalize, can_notarize, can_nullify
-from consensus.ordering.wanted import Wanted
+from consensus.ordering.views import LOOKAHEAD, RETAINED, Views
 
-LOOKAHEAD = 16
-"""Votes are kept for this many views ahead; certificates are taken from any distance."""
-RETAINED = 8
-"""Views below the last final one whose votes are kept, to recognise an offence that shows late."""
 GREETING_LIMIT = 256
 """Messages that a peer is sent on a new link, and all peers at a standstill, at most."""
 ANSWER_EVERY_MS = 200
@@ -73,9 +71,6 @@ class Convicted:
     second: Vote
 
 
-Want = tuple[str, bytes] | tuple[str, int, int]
-
-
 def subject_of(kind: int, subject: bytes) -> Notarize | Nullify | Finalize:
     return decode(_SUBJECT[VoteKind(kind)], subject, 256)
 
@@ -106,14 +101,10 @@ class Ordering:
         self.tree = BlockTree(root, n, first_leader, params.execution_window, params.horizon)
         if previous is not None:
             self.tree.inherit(previous)
-        self.view = 1
-        self.final_view = 0
-        self.final_digest = root.digest
-        self.final_certificate: Certificate | None = None
+        self._book = Views(self.tree.leader, root.digest)
         self.silent_until = 0
         self.over = False
-        self.views: dict[int, View] = {}
-        self.wanted: Wanted[Want] = Wanted()
+        self._requests = Requests(self.epoch, n, me)
         self.timing = Timing(params, n, validators.f)
         self._offenders: set[int] = set()
         self._answered_ms: dict[int, int] = {}
@@ -122,6 +113,22 @@ class Ordering:
         self._replaying = False
         self._proposed = False
         self._enter(1)
+
+    @property
+    def view(self) -> int:
+        return self._book.current
+
+    @property
+    def views(self) -> dict[int, View]:
+        return self._book.known
+
+    @property
+    def final_view(self) -> int:
+        return self._book.final_view
+
+    @property
+    def entry_certificate(self) -> Certificate | None:
+        return self._book.entry_certificate()
 
     # Entry points
 
@@ -170,7 +177,7 @@ class Ordering:
         """Monotonic time of the next Tick that this core needs."""
         if self.over:
             return None
-        times = [self.timing.next_ms, self.wanted.deadline()]
+        times = [self.timing.next_ms, self._requests.deadline()]
         return min((time for time in times if time is not None), default=None)
 
     # Messages
@@ -199,15 +206,6 @@ class Ordering:
     def _blame(self, peer: int, reason: str) -> None:
         self._out.events.append(Misbehaviour(peer, reason))
 
-    def _within(self, number: int) -> bool:
-        return self.final_view - RETAINED < number <= self.view + LOOKAHEAD and number >= 1
-
-    def _view(self, number: int) -> View:
-        known = self.views.get(number)
-        if known is None:
-            known = self.views[number] = View(number, self.tree.leader(number))
-        return known
-
     def _proposal(self, peer: int, proposal: Proposal) -> None:
         vote = proposal.vote
         if vote.kind != VoteKind.NOTARIZE or vote.epoch != self.epoch:
@@ -218,12 +216,12 @@ class Ordering:
             self._blame(peer, "undecodable vote")
             return
         number = subject.view
-        if not self._within(number) or number <= self.final_view or vote.signer != self.tree.leader(number):
+        if not self._book.within(number) or number <= self.final_view or vote.signer != self.tree.leader(number):
             return
         if block_digest(proposal.block.header) != subject.block:
             self._blame(peer, "a proposal that does not hold the block it names")
             return
-        view = self._view(number)
+        view = self._book.at(number)
         known = view.proposal is not None and view.proposed == subject
         if not known and not self._verified(peer, vote):
             return
@@ -265,9 +263,9 @@ class Ordering:
             return
         if number < self.view:
             self._answer_straggler(peer, vote.kind, number)
-        if not self._within(number) or vote.signer >= self.validators.n:
+        if not self._book.within(number) or vote.signer >= self.validators.n:
             return
-        view = self._view(number)
+        view = self._book.at(number)
         if view.votes[vote.kind].get(vote.signer) == vote:
             return
         if not self._verified(peer, vote):
@@ -295,19 +293,9 @@ class Ordering:
         self._serve_certificate(peer, self.epoch, number, VoteKind.NULLIFY)
 
     def _serve_certificate(self, peer: int, epoch: int, number: int, kind: int) -> None:
-        if epoch != self.epoch:
-            return
-        if number <= self.final_view:
-            if self.final_certificate is not None:
-                self._out.send.append(Send(peer, self.final_certificate))
-            return
-        view = self.views.get(number)
-        if view is None:
-            return
-        held = view.certificates
-        chosen = held.get(kind) or held.get(VoteKind.NOTARIZE) or held.get(VoteKind.NULLIFY)
-        if chosen is not None:
-            self._out.send.append(Send(peer, chosen))
+        held = self._book.what_ended(number, kind) if epoch == self.epoch else None
+        if held is not None:
+            self._out.send.append(Send(peer, held))
 
     def _certificate(self, peer: int, certificate: Certificate) -> None:
         if certificate.epoch != self.epoch or certificate.kind not in ORDERING_KINDS:
@@ -326,64 +314,43 @@ class Ordering:
             self._blame(peer, "a certificate that does not verify")
             return
         for vote in votes_of(certificate):
-            if vote.signer == self.me and vote not in self._view(number).own_votes():
+            if vote.signer == self.me and vote not in self._book.at(number).own_votes():
                 self._key_in_use(number)
         self._certified(certificate, relay=True)
 
     def _body(self, block: Block) -> None:
         identity = block_digest(block.header)
-        if ("block", identity) not in self.wanted or body_roots(block.body) != (
-            block.header.batch_root,
-            block.header.item_root,
-        ):
+        if (block.header.batch_root, block.header.item_root) != body_roots(block.body):
             return
-        self.wanted.got(("block", identity))
-        self.tree.add(block)
-        self._out.persist.append(Body(block))
-        self.timing.saw(identity, self._now)
-        self._settle()
+        if self._requests.take_block(identity):
+            self._hold(block)
+            self.timing.saw(identity, self._now)
+            self._settle()
+
+    def _hold(self, block: Block) -> None:
+        if self.tree.block(self.tree.add(block)) is block:
+            self._out.persist.append(Body(block))
 
     def _range(self, peer: int, answer: RangeAnswer) -> None:
-        """Final blocks in a row above my own, up to the newest that comes with a finalization."""
-        parent = self.tree.root.digest
-        row: list[Block] = []
-        for entry in answer.blocks:
-            block = entry.block
-            header = block.header
-            if header.height <= self.tree.root.height:
-                continue
-            if header.parent != parent or (header.batch_root, header.item_root) != body_roots(block.body):
-                return
-            parent = block_digest(header)
-            row.append(block)
-            certificate = entry.finalization
-            if certificate is None or header.epoch != self.epoch or certificate.epoch != self.epoch:
-                continue
-            if certificate.kind != VoteKind.FINALIZE or not verify_certificate(
-                self.chain_id, self.validators, certificate
-            ):
-                self._blame(peer, "a finalization that does not verify")
-                return
-            subject = decode(Finalize, certificate.subject, 256)
-            if subject.block != parent:
-                self._blame(peer, "a finalization of another block")
-                return
-            for fetched in row:
-                if self.tree.block(self.tree.add(fetched)) is fetched:
-                    self._out.persist.append(Body(fetched))
-            row = []
-            if subject.view > self.final_view:
-                self._certified(certificate, relay=False)
-            else:
-                self._settle()
-            if self.over:
-                return
+        root = self.tree.root
+        try:
+            for covered in covered_rows(answer, root.digest, root.height, self.chain_id, self.validators):
+                for block in covered.blocks:
+                    self._hold(block)
+                if covered.view > self.final_view:
+                    self._certified(covered.certificate, relay=False)
+                else:
+                    self._settle()
+                if self.over:
+                    return
+        except FalseRange as lie:
+            self._blame(peer, str(lie))
 
     # Votes and certificates
 
     def _count(self, vote: Vote) -> None:
         subject = subject_of(vote.kind, vote.subject)
-        view = self._view(subject.view)
+        view = self._book.at(subject.view)
         tally = view.votes[vote.kind]
         self._look_for_offence(view, vote)
         if vote.signer in tally:
@@ -417,7 +384,7 @@ class Ordering:
         number = subject.view
         if number <= self.final_view:
             return
-        view = self._view(number)
+        view = self._book.at(number)
         if certificate.kind in view.certificates:
             return
         view.certificates[certificate.kind] = certificate
@@ -445,30 +412,27 @@ class Ordering:
             self._cast(view, VoteKind.FINALIZE, encode(Finalize(view.number, subject.block)))
 
     def _on_finalization(self, view: View, subject: Finalize, certificate: Certificate) -> None:
-        self.final_view = view.number
-        self.final_digest = subject.block
-        self.final_certificate = certificate
+        self._book.finalized(view.number, subject.block, certificate)
         self.timing.finalized(self._now)
         self._settle()
-        for number in [number for number in self.views if number <= self.final_view - RETAINED]:
-            del self.views[number]
+        self._book.forget()
 
     def _settle(self) -> None:
         """Deliver what is final, if every body down to the last delivered block is here."""
-        if self.final_digest == self.tree.root.digest:
+        if self._book.final_digest == self.tree.root.digest:
             return
-        missing = self.tree.first_missing(self.final_digest)
+        missing = self.tree.first_missing(self._book.final_digest)
         if missing is not None:
             self._want_block(missing)
             return
-        if self.tree.lineage(self.final_digest) is None:
+        if self.tree.lineage(self._book.final_digest) is None:
             sentence = "a finalization stands on a block that does not descend from the last final one"
             self._out.events.append(Alarm("FORK", sentence))
             return
-        delivered = self.tree.finalize(self.final_digest)
+        delivered = self.tree.finalize(self._book.final_digest)
         self.timing.forget(lambda identity: self.tree.block(identity) is not None)
-        assert self.final_certificate is not None, "a final digest other than the root's has its certificate"
-        self._out.acks.append(Finalized(tuple(delivered), self.final_certificate))
+        assert self._book.final_certificate is not None, "a final digest other than the root's has its certificate"
+        self._out.acks.append(Finalized(tuple(delivered), self._book.final_certificate))
         if self.tree.root.next_set:
             self.over = True
             self._out.events.append(EpochOver(self.tree.root))
@@ -477,7 +441,7 @@ class Ordering:
         number = subject_of(vote.kind, vote.subject).view
         if number <= self.final_view - RETAINED:
             return
-        view = self._view(number)
+        view = self._book.at(number)
         if vote.kind == VoteKind.NOTARIZE:
             view.my_notarize = vote
             subject = decode(Notarize, vote.subject, 256)
@@ -509,17 +473,9 @@ class Ordering:
     # Acting in the current view
 
     def _enter(self, number: int) -> None:
-        self.view = number
+        self._book.current = number
         self.timing.entered(self._now, self.tree.leader(number), number, self.final_view)
-        self._view(number)
-
-    def tip(self) -> tuple[int, bytes]:
-        """The highest view known to be notarized or final, and its block."""
-        for number in range(self.view - 1, self.final_view, -1):
-            view = self.views.get(number)
-            if view is not None and view.notarized is not None:
-                return number, view.notarized.block
-        return self.final_view, self.final_digest
+        self._book.at(number)
 
     def _act(self) -> None:
         while True:
@@ -534,13 +490,13 @@ class Ordering:
             self._update_pending()
             self._remind()
             self._ask()
-            self.timing.arm(self._now, self._view(self.view))
+            self.timing.arm(self._now, self._book.at(self.view))
 
     def _update_pending(self) -> None:
-        view = self._view(self.view)
+        view = self._book.at(self.view)
         nullifies = len(view.votes[VoteKind.NULLIFY])
         pending = nullifies > self.validators.f or view.slot in (Slot.OPEN, Slot.VALID)
-        _, tip = self.tip()
+        _, tip = self._book.tip()
         lineage = self.tree.lineage(tip)
         due: int | None = None
         if lineage is not None and not pending:
@@ -553,7 +509,7 @@ class Ordering:
         self.timing.pend(self._now, pending or lineage is None, due, tip)
 
     def _judge_current(self) -> None:
-        view = self._view(self.view)
+        view = self._book.at(self.view)
         if view.slot is Slot.OPEN and view.my_nullify is None:
             verdict = self._judge(view)
             if verdict is not Verdict.PENDING:
@@ -600,14 +556,10 @@ class Ordering:
         parent_view = view.proposed.parent_view
         if parent_view >= view.number or parent_view < self.final_view:
             return Verdict.INVALID
-        named = self._notarized_at(parent_view)
-        lacking: list[tuple[int, VoteKind]] = []
+        named = self._book.notarized_at(parent_view)
+        lacking = [(number, VoteKind.NULLIFY) for number in self._book.not_nullified(parent_view, view.number)]
         if named is None:
-            lacking.append((parent_view, VoteKind.NOTARIZE))
-        for number in range(parent_view + 1, view.number):
-            between = self.views.get(number)
-            if between is None or VoteKind.NULLIFY not in between.certificates:
-                lacking.append((number, VoteKind.NULLIFY))
+            lacking.insert(0, (parent_view, VoteKind.NOTARIZE))
         if lacking or named is None:
             for number, kind in lacking[:LOOKAHEAD]:
                 self._want_certificate(number, kind, view.leader)
@@ -616,14 +568,8 @@ class Ordering:
         repeat = view.proposed.block == named
         return named if repeat or header.parent == named else Verdict.INVALID
 
-    def _notarized_at(self, number: int) -> bytes | None:
-        if number == self.final_view:
-            return self.final_digest
-        view = self.views.get(number)
-        return view.notarized.block if view is not None and view.notarized is not None else None
-
     def _propose(self) -> None:
-        view = self._view(self.view)
+        view = self._book.at(self.view)
         if (
             self.me is None
             or view.leader != self.me
@@ -633,12 +579,10 @@ class Ordering:
             or not self.timing.is_pending
         ):
             return
-        parent_view, parent = self.tip()
-        for number in range(parent_view + 1, self.view):
-            between = self.views.get(number)
-            if between is None or VoteKind.NULLIFY not in between.certificates:
-                self._want_certificate(number, VoteKind.NULLIFY, None)
-                return
+        parent_view, parent = self._book.tip()
+        for number in self._book.not_nullified(parent_view, self.view):
+            self._want_certificate(number, VoteKind.NULLIFY, None)
+            return
         lineage = self.tree.lineage(parent)
         if lineage is None:
             missing = self.tree.first_missing(parent)
@@ -696,78 +640,41 @@ class Ordering:
         self._cast(view, VoteKind.NOTARIZE, vote.subject, proposal)
 
     def _time_out(self) -> None:
-        view = self._view(self.view)
+        view = self._book.at(self.view)
         if view.leader in view.votes[VoteKind.NULLIFY] and view.leader != self.me:
             self._nullify("the leader gave up its view")
         elif (reason := self.timing.expired(self._now, view)) is not None:
             self._nullify(reason)
 
     def _nullify(self, reason: str) -> None:
-        view = self._view(self.view)
+        view = self._book.at(self.view)
         if self.me is not None and can_nullify(view, self.view, self.silent_until):
             self.timing.nullified(self._now, reason)
             self._cast(view, VoteKind.NULLIFY, encode(Nullify(view.number)))
 
     def _remind(self) -> None:
         if self.timing.resend_due(self._now):
-            view = self._view(self.view)
-            entry = self.entry_certificate()
+            view = self._book.at(self.view)
+            entry = self._book.entry_certificate()
             self._out.send += [Send(ALL, entry)] if entry is not None else []
             self._out.send += [Send(ALL, vote) for vote in view.own_votes()]
         if self.timing.standstill_due(self._now):
             self._say_all(ALL)
 
-    def entry_certificate(self) -> Certificate | None:
-        """The certificate that led into the current view."""
-        if self.final_certificate is not None and self.final_view == self.view - 1:
-            return self.final_certificate
-        before = self.views.get(self.view - 1)
-        if before is None:
-            return None
-        return before.certificates.get(VoteKind.NULLIFY) or before.certificates.get(VoteKind.NOTARIZE)
-
     def _say_all(self, peer: int) -> None:
-        """All that I know above the last final block, and that block's finalization."""
-        said: list[object] = [self.final_certificate] if self.final_certificate is not None else []
-        for number in sorted(number for number in self.views if number > self.final_view):
-            view = self.views[number]
-            said += [view.certificates[kind] for kind in sorted(view.certificates)]
-            if view.my_notarize is not None and view.leader == self.me and view.proposal is not None:
-                said.append(replace(view.proposal, vote=view.my_notarize))
-                said += [vote for vote in view.own_votes() if vote is not view.my_notarize]
-            else:
-                said += view.own_votes()
-        self._out.send += [Send(peer, message) for message in said[-GREETING_LIMIT:]]
+        self._out.send += [Send(peer, message) for message in self._book.sayings(self.me)[-GREETING_LIMIT:]]
 
     def _want_block(self, identity: bytes) -> None:
-        self.wanted.want(("block", identity), self._others(None), self._now.mono_ms)
+        self._requests.block(identity, self.view, self._now.mono_ms)
 
     def _want_certificate(self, number: int, kind: VoteKind, prefer: int | None) -> None:
-        self.wanted.want(("certificate", number, int(kind)), self._others(prefer), self._now.mono_ms)
-
-    def _others(self, prefer: int | None) -> list[int]:
-        n = self.validators.n
-        start = (self.view + (self.me or 0)) % n
-        ring = [(start + step) % n for step in range(n)]
-        first = [prefer] if prefer is not None else []
-        return [index for index in first + ring if index != self.me]
+        self._requests.certificate(number, kind, prefer, self.view, self._now.mono_ms)
 
     def _ask(self) -> None:
-        for key in self.wanted:
-            if self._satisfied(key):
-                self.wanted.got(key)
-        for key, peer in self.wanted.due(self._now.mono_ms):
-            match key:
-                case ("block", bytes(identity)):
-                    self._out.send.append(Send(peer, FetchBlock(identity)))
-                case ("certificate", int(number), int(kind)):
-                    self._out.send.append(Send(peer, FetchCertificate(self.epoch, number, kind)))
+        self._out.send += self._requests.due(
+            self._now.mono_ms, lambda identity: self.tree.block(identity) is not None, self._holds_certificate
+        )
 
-    def _satisfied(self, key: Want) -> bool:
-        match key:
-            case ("block", bytes(identity)):
-                return self.tree.block(identity) is not None
-            case ("certificate", int(number), int(kind)):
-                view = self.views.get(number)
-                return number <= self.final_view or (view is not None and kind in view.certificates)
-        return True
+    def _holds_certificate(self, number: int, kind: int) -> bool:
+        view = self.views.get(number)
+        return number <= self.final_view or (view is not None and kind in view.certificates)
