@@ -120,12 +120,12 @@ def _execute_transaction(execution: Execution, batch: bytes, index: int, data: b
             raise Refused("VALID_UNTIL_FAR")
         effect = row.execute(execution, call, body)
     except Refused as refused:
-        execution.roll_back(mark)
         status = refused.code
     except (ArithmeticError, LookupError, TypeError, ValueError):
         # A mistake of ours that one transaction reaches must not halt every validator at every restart.
-        execution.roll_back(mark)
         status = "FAULT"
+    if status != OK:
+        execution.roll_back(mark)
     execution.receipts.append(
         Receipt(
             tx_id=call.tx_id,

@@ -192,6 +192,14 @@ def test_a_job_with_fewer_members_than_its_minimum_waits_for_more() -> None:
     assert chain.round(running.job).number == 2
 
 
+def test_later_rounds_open_at_once_with_whoever_is_there() -> None:
+    running = running_job(target=4, minimum=2)
+    task = running.freeze()
+    running.ledger.block(*(each.sign(LeaveJob(running.job)) for each in running.trainers[:2]))
+    running.ledger.block(items=[result_item(task)])
+    assert (running.round.number, running.round.cohort) == (2, 2)
+
+
 def test_a_job_is_finished_after_its_rounds() -> None:
     running = running_job(rounds=2)
     running.finish_round()

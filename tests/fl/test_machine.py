@@ -14,12 +14,12 @@ from chain.genesis import SetChange
 from chain.log import Frontier, frontier_at, leaf_digest, prove, verify_log
 from chain.tree import StateTree, verify_state
 from fl.epochs import next_validators_of, validators_of
-from fl.execution import OK
+from fl.execution import OK, Effect
 from fl.jobs import CreateJob, JoinJob, job_id
 from fl.machine import execute_block, genesis_state, wants_block_at
 from fl.records import EventKind, Kind, Meta
 from fl.rules import rules_hash
-from fl.state import META, RECEIPTS, CorruptState, job_name_key, read_record, rules_key
+from fl.state import META, RECEIPTS, CorruptState, account_key, job_name_key, read_record, rules_key
 from tests.fl.builders import Ledger, ledger, make_genesis, make_rules, running_job, validator
 from tests.fl.scenario import play
 
@@ -109,6 +109,31 @@ def test_a_damaged_row_stops_this_node_instead_of_refusing_a_transaction() -> No
     damaged = {**running.ledger.state, rules_key(running.job): b"garbage"}
     with pytest.raises(CorruptState):
         execute_block(damaged.get, running.ledger.input(running.update(running.trainers[0])))
+
+
+def test_a_fault_late_in_a_transaction_leaves_neither_rows_nor_nodes_nor_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running = running_job()
+    chain = running.ledger
+
+    def failing(*given: object) -> Effect:
+        raise ZeroDivisionError
+
+    creation = running.creator.sign(CreateJob(make_rules(name="second"), b""))
+    updates = [running.update(each) for each in running.trainers[:2]]
+    monkeypatch.setattr("fl.jobs.Effect", failing)
+    monkeypatch.setattr("fl.rounds.Effect", failing)
+    outcome = chain.block(creation, *updates)
+    assert [receipt.status for receipt in chain.receipts[-3:]] == ["FAULT"] * 3
+    assert {name for name, _, _, _ in outcome.nodes} == {RECEIPTS}
+    assert not outcome.rows and not outcome.models and not outcome.events
+    assert outcome.writes.keys() == {
+        RECEIPTS,
+        META,
+        account_key(running.creator.account),
+        *(account_key(each.account) for each in running.trainers[:2]),
+    }
 
 
 def with_set_change(due_height: int = 3) -> Ledger:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.codec import encode
+from chain.genesis import Params
 from chain.log import EMPTY, append, leaf_digest, prove, verify_log
 from fl.jobs import LeaveJob
 from fl.machine import wants_block_at
@@ -198,6 +199,13 @@ def test_no_result_in_time_fails_the_round_and_keeps_the_model() -> None:
     assert (failed.phase, failed.code) == (Phase.FAILED, "NO_RESULT")
     assert running.ledger.job(running.job).model == before
     assert running.round.number == 2
+
+
+def test_the_time_to_aggregate_grows_with_parameters_and_updates() -> None:
+    params = Params(aggregation_base_ms=1_000, aggregation_ns_per_parameter_update=3_000_000)
+    running = running_job(ledger(params=params))
+    task = running.freeze()
+    assert task.deadline_ms == running.ledger.time_ms + 1_000 + 3 * running.ledger.job(running.job).parameters * 4
 
 
 def test_a_result_in_the_very_block_of_the_deadline_still_counts() -> None:
