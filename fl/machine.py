@@ -15,7 +15,7 @@ from chain.transaction import account_id, tx_id
 from fl.accounts import free_account, with_nonce_used
 from fl.epochs import announce_due_set, begin_epoch, write_genesis_sets
 from fl.errors import Refused
-from fl.execution import OK, BlockInput, BlockOutcome, Call, Effect, Execution
+from fl.execution import OK, AggregationTask, BlockInput, BlockOutcome, Call, Effect, Execution
 from fl.members import ROLES, add_member, is_name
 from fl.records import NEVER, EventKind, Receipt, Registrars
 from fl.results import apply_item
@@ -24,6 +24,7 @@ from fl.transactions import read_body, read_transaction
 from fl.transitions import advance_jobs
 
 __all__ = [
+    "AggregationTask",
     "BlockInput",
     "BlockOutcome",
     "check_members",
