@@ -1,7 +1,7 @@
 """What a core is given at each step, and what it asks of the world in return.
 
 The order of IO is the caller's contract: nothing in `send` or `acks` may leave before everything in `persist` of
-this and of all earlier outputs is durable. `events` are for the fellow cores of the same validator and wait for nothing.
+this and of all earlier outputs is durable. `events` are for the fellow cores of the same validator and do not wait.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ from consensus.messages import (
     ViewAnswer,
     ViewQuery,
 )
-from consensus.ordering.core import ORDERING_KINDS, Convicted, EpochOver, Finalized, Ordering, PayloadChanged
+from consensus.ordering.core import ORDERING_KINDS, Ordering
+from consensus.ordering.events import Convicted, EpochOver, Finalized, PayloadChanged
 from consensus.ordering.records import MARGIN_VIEWS, SILENT_FOR_EVER
 from consensus.proposals import NextSet, Proposals
 from consensus.rejoin import Rejoin, answer_query

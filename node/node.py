@@ -25,7 +25,7 @@ from consensus.effects import Alarm, Tick
 from consensus.lineage import genesis_lineage, rebase
 from consensus.messages import BatchAnswer, RangeAnswer, channel_of, from_frame, to_frame
 from consensus.messages import FinalBlock as FinalBlockRow
-from consensus.ordering.core import Convicted, Finalized
+from consensus.ordering.events import Convicted, Finalized
 from consensus.ordering.records import SILENT_FOR_EVER, SilentUntil
 from consensus.proposals import NextSet
 from consensus.replica import (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from chain.block import HEADER_VERSION, Block, Header, block_digest, body_roots
 from chain.certificate import (
     Certificate,
@@ -24,16 +22,19 @@ from chain.genesis import Params
 from chain.keys import SigningKey
 from consensus.beacon import beacon_seed, commitment, secret
 from consensus.effects import ALL, Alarm, Misbehaviour, Now, Output, PeerUp, Received, Send, Tick
-from consensus.lineage import Lineage, header_fault
+from consensus.evidence import offence
+from consensus.lineage import Lineage
 from consensus.messages import BlockAnswer, FetchBlock, FetchCertificate, Proposal, RangeAnswer
 from consensus.ordering.blocktree import BlockTree
+from consensus.ordering.events import Convicted, EpochOver, Finalized, PayloadChanged
+from consensus.ordering.judging import judge, well_formed
 from consensus.ordering.payload import Payload, Verdict
 from consensus.ordering.ranges import FalseRange, covered_rows
 from consensus.ordering.records import MARGIN_VIEWS, SILENT_FOR_EVER, Body, Held, Offence, OwnVote, SilentUntil
 from consensus.ordering.requests import Requests
 from consensus.ordering.timing import Timing
 from consensus.ordering.view import Slot, View, can_finalize, can_notarize, can_nullify
-from consensus.ordering.views import LOOKAHEAD, RETAINED, Views
+from consensus.ordering.views import RETAINED, Views
 
 GREETING_LIMIT = 256
 """Messages that a peer is sent on a new link, and all peers at a standstill, at most."""
@@ -41,34 +42,6 @@ ANSWER_EVERY_MS = 200
 
 _SUBJECT = {VoteKind.NOTARIZE: Notarize, VoteKind.NULLIFY: Nullify, VoteKind.FINALIZE: Finalize}
 ORDERING_KINDS = frozenset(_SUBJECT)
-
-
-@dataclass(frozen=True, slots=True)
-class PayloadChanged:
-    """Something that a proposal waited for may have come: judge again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finalized:
-    """Final blocks, oldest first; the certificate is of the newest. An acknowledgement: it waits for the journal."""
-
-    blocks: tuple[tuple[Block, Lineage], ...]
-    certificate: Certificate
-
-
-@dataclass(frozen=True, slots=True)
-class EpochOver:
-    """The last block of this epoch is final; its header names the next set."""
-
-    root: Lineage
-
-
-@dataclass(frozen=True, slots=True)
-class Convicted:
-    """Two votes that no honest validator casts together."""
-
-    first: Vote
-    second: Vote
 
 
 def subject_of(kind: int, subject: bytes) -> Notarize | Nullify | Finalize:
@@ -228,24 +201,12 @@ class Ordering:
         self.payload.learn(proposal)
         if view.proposal is None:
             view.proposal, view.proposed = proposal, subject
-            view.slot = Slot.OPEN if self._well_formed(proposal.block, number) else Slot.INVALID
+            sound = well_formed(proposal.block, number, self.chain_id, self.epoch, self.params)
+            view.slot = Slot.OPEN if sound else Slot.INVALID
             if view.notarized is not None and view.notarized != subject:
                 view.equivocated = True
             self.timing.saw(subject.block, self._now)
         self._count(vote)
-
-    def _well_formed(self, block: Block, number: int) -> bool:
-        header = block.header
-        fresh = header.view == number
-        repeat = header.view < number and bool(header.next_set)
-        return (
-            (fresh or repeat)
-            and header.version == HEADER_VERSION
-            and header.chain == self.chain_id
-            and header.epoch == self.epoch
-            and header.rules_version == self.params.rules_version
-            and (header.batch_root, header.item_root) == body_roots(block.body)
-        )
 
     def _verified(self, peer: int, vote: Vote) -> bool:
         if verify_vote(self.chain_id, self.validators, vote):
@@ -364,13 +325,9 @@ class Ordering:
             self._certified(assemble(self.validators, same), relay=False)
 
     def _look_for_offence(self, view: View, vote: Vote) -> None:
-        against = [view.votes[vote.kind].get(vote.signer)]
-        if vote.kind == VoteKind.FINALIZE:
-            against.append(view.votes[VoteKind.NULLIFY].get(vote.signer))
-        if vote.kind == VoteKind.NULLIFY:
-            against.append(view.votes[VoteKind.FINALIZE].get(vote.signer))
-        for other in against:
-            if other is None or (other.kind == vote.kind and other.subject == vote.subject):
+        for tally in view.votes.values():
+            other = tally.get(vote.signer)
+            if other is None or offence(other, vote) is None:
                 continue
             if vote.kind == VoteKind.NOTARIZE and vote.signer == view.leader:
                 view.equivocated = True
@@ -525,48 +482,14 @@ class Ordering:
             self._nullify("the proposal is invalid")
 
     def _judge(self, view: View) -> Verdict:
-        assert view.proposal is not None and view.proposed is not None, "an open slot holds a proposal"
-        block, header = view.proposal.block, view.proposal.block.header
-        parent = self._parent_named(view)
-        if isinstance(parent, Verdict):
-            return parent
-        lineage = self.tree.lineage(parent)
-        if lineage is None:
-            missing = self.tree.first_missing(parent)
-            if missing is not None:
-                self._want_block(missing)
-            return Verdict.PENDING
-        if view.proposed.block == parent:
-            return Verdict.VALID if lineage.next_set else Verdict.INVALID
-        if lineage.next_set or header.view != view.number:
-            return Verdict.INVALID
-        if header_fault(lineage, header, view.leader, self.params.min_block_interval_ms) is not None:
-            return Verdict.INVALID
-        if header.next_set != self.payload.next_set(lineage, header.executed_height):
-            return Verdict.INVALID
-        ahead = header.time_ms - self._now.wall_ms - self.params.drift_ms
-        if ahead > 0:
-            self.timing.wake_in(self._now, ahead)
-            return Verdict.PENDING
-        return self.payload.judge(block, lineage, self.tree.ancestry(parent))
-
-    def _parent_named(self, view: View) -> bytes | Verdict:
-        """The digest of the block on which a proposal stands, or why it cannot be told or cannot be."""
-        assert view.proposed is not None and view.proposal is not None
-        parent_view = view.proposed.parent_view
-        if parent_view >= view.number or parent_view < self.final_view:
-            return Verdict.INVALID
-        named = self._book.notarized_at(parent_view)
-        lacking = [(number, VoteKind.NULLIFY) for number in self._book.not_nullified(parent_view, view.number)]
-        if named is None:
-            lacking.insert(0, (parent_view, VoteKind.NOTARIZE))
-        if lacking or named is None:
-            for number, kind in lacking[:LOOKAHEAD]:
-                self._want_certificate(number, kind, view.leader)
-            return Verdict.PENDING
-        header = view.proposal.block.header
-        repeat = view.proposed.block == named
-        return named if repeat or header.parent == named else Verdict.INVALID
+        judgement = judge(view, self._book, self.tree, self.payload, self.params, self._now.wall_ms)
+        if judgement.block is not None:
+            self._want_block(judgement.block)
+        for number, kind in judgement.certificates:
+            self._want_certificate(number, kind, view.leader)
+        if judgement.wait_ms:
+            self.timing.wake_in(self._now, judgement.wait_ms)
+        return judgement.verdict
 
     def _propose(self) -> None:
         view = self._book.at(self.view)

@@ -1,4 +1,4 @@
-"""When a view is given up, when a leader may propose, when to say things again. All times are monotonic milliseconds."""
+"""When a view is given up, when a leader may propose, when to say things again; in monotonic milliseconds."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Timing:
         return NO_PROPOSAL if view.slot is Slot.EMPTY else NO_NOTARIZATION
 
     def too_soon(self, now: Now, parent: Lineage) -> bool:
-        """A leader waits for the interval after it first saw the parent, and while its header would be ahead of time."""
+        """A leader waits for the interval since it first saw the parent, and while its header would be ahead."""
         interval = self._params.min_block_interval_ms
         paced_ms = self._seen.get(parent.digest, now.mono_ms - interval) + interval
         ahead_ms = parent.time_ms + interval - now.wall_ms - self._params.drift_ms

@@ -1,4 +1,4 @@
-"""What this core lacks and whom it asks: one request at a time for each thing, each time to another peer, ever slower."""
+"""What is lacking and whom to ask: one request at a time for each thing, each time to another peer, ever slower."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from consensus.beacon import first_commitment
 from consensus.effects import ALL, Now, Output, PeerUp, Received, Tick
 from consensus.lineage import Lineage, genesis_lineage
 from consensus.messages import Proposal
-from consensus.ordering.core import Finalized, Ordering, PayloadChanged
+from consensus.ordering.core import Ordering
+from consensus.ordering.events import Finalized, PayloadChanged
 from consensus.ordering.payload import Draft, Taken, Verdict
 
 START_MS = 1_800_000_000_000
