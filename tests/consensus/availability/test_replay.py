@@ -192,6 +192,18 @@ def test_the_order_of_records_and_the_pieces_they_come_in_do_not_matter() -> Non
     assert all(one == seen[0] for one in seen)
 
 
+def test_no_sequence_is_used_again_even_if_the_batches_have_been_deleted() -> None:
+    world = World(4)
+    world.step(0, submit(1))
+    world.flush(0)
+    world.crash(0)
+    world.machines[0].disk = [record for record in world.machines[0].disk if isinstance(record, SequenceReserved)]
+    world.restart(0)
+    world.step(0, submit(2))
+    world.flush(0)
+    assert world.stored(0)[0].signed.batch.sequence > 0
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_bytes_fetched_for_a_certificate_are_no_vote_after_a_restart(kept: bool) -> None:
     world = World(4)

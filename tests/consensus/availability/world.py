@@ -229,6 +229,8 @@ class World:
 
     def order_from(self, leader: int) -> tuple[bytes, ...]:
         """A final block of what this leader would name; certificates travel beside it."""
+        # Its proposal leaves after all that it put out before is durable.
+        self.flush(leader)
         core = self.core(leader)
         named = tuple(ref.batch for ref in core.candidates(lambda digest: False, self.height + 1))
         for node in self.alive:
