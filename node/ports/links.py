@@ -141,6 +141,9 @@ class _Connection(asyncio.BufferedProtocol):
         self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(_WRITE_AHEAD_BYTES)
         self._received_at = self._loop.time()
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         try:
             self.link_key = link_key_of(transport.get_extra_info("ssl_object"))
             if self._dialled is not None:
@@ -360,7 +363,7 @@ class TlsLinks:
         for peer, address in list(self._peers.items()):
             if wanted.get(peer) != address:
                 self._leave(peer)
-        fresh = [peer for peer in wanted if peer not in self._peers]
+        fresh = [peer for peer in wanted if self._peers.get(peer) != wanted[peer]]
         self._peers = wanted
         self._by_link_key = {address.link_key: peer for peer, address in wanted.items()}
         self._identity = LinkIdentity(self._key, self._by_link_key)
@@ -383,7 +386,7 @@ class TlsLinks:
         shortest, longest = self.limits.penalty_s
         seconds = min(2 * self._penalties.get(peer, (0.0, shortest / 2))[1], longest)
         self._penalties[peer] = (asyncio.get_running_loop().time() + seconds, seconds)
-        _log.warning("peer %s punished for %.0f s: %s", peer[1:5].hex(), seconds, reason)
+        _log.warning("peer %s punished for %.1f s: %s", peer[1:5].hex(), seconds, reason)
         for channel in Channel:
             lane = self._lanes.get((peer, channel))
             if lane is not None and lane.connection is not None:
@@ -445,8 +448,13 @@ class TlsLinks:
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            _log.error("%s ended by a defect", task.get_name(), exc_info=failure)
 
     def _leave(self, peer: Peer) -> None:
         for channel in Channel:
@@ -495,7 +503,7 @@ class TlsLinks:
         connection = _Connection(self, lane)
         try:
             async with asyncio.timeout(2 * self.limits.handshake_s):
-                transport, _ = await loop.create_connection(
+                await loop.create_connection(
                     lambda: connection,
                     address.host,
                     address.port,
@@ -503,7 +511,6 @@ class TlsLinks:
                     server_hostname="",
                     ssl_handshake_timeout=self.limits.handshake_s,
                 )
-                _tune(transport.get_extra_info("socket"))
                 await connection.ready
             # Shielded, for a cancelled future would pass for an ended connection.
             await asyncio.shield(connection.closed)
@@ -538,7 +545,6 @@ class TlsLinks:
         loop = asyncio.get_running_loop()
         connection = _Connection(self, None)
         try:
-            _tune(sock)
             async with asyncio.timeout(2 * self.limits.handshake_s):
                 await loop.connect_accepted_socket(
                     lambda: connection,
@@ -555,11 +561,6 @@ class TlsLinks:
             connection.drop("closing")
             sock.close()
             raise
-
-
-def _tune(sock: socket.socket) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def parse_address(address: str) -> tuple[str, int]:
