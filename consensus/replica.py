@@ -140,6 +140,7 @@ class Replica:
         schedule: dict[int, NextSet],
         *,
         nonce: bytes,
+        previous: ValidatorSet | None = None,
     ) -> None:
         self.chain_id = chain_id
         self.params = params
@@ -147,7 +148,7 @@ class Replica:
         self.schedule = schedule
         self.validators = validators
         self.me = validators.index_of(key.public)
-        self.availability = Availability(chain_id, validators, self.me, key, params)
+        self.availability = Availability(chain_id, validators, self.me, key, params, previous)
         self.attestation = Attestation(chain_id, validators, self.me, key if self.me is not None else None)
         self.proposals = Proposals(chain_id, params, self.availability, self.attestation, schedule)
         self.ordering = self._ordering(root, None)

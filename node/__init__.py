@@ -1,6 +1,6 @@
-"""The process: everything of a validator that touches the world.
+"""The process: one validator, from its keys on disk to its answers on the wire.
 
-What enters: configuration, keys, frames of peers, requests of clients. What leaves: frames, files, answers,
-numbers. The world itself is reached only through `node.ports`; all other modules import asyncio and nothing
-else impure, so that the tests run this whole room on virtual time.
+What enters: frames of peers, requests of clients, what the disk holds from before. What leaves: frames, answers,
+and rows and files that are durable before anything that depends on them is said. The cores of `consensus` decide
+and the machine of `fl` executes; this room runs them behind five ports and adds nothing to what they promise.
 """

@@ -13,18 +13,18 @@ from chain.genesis import Params
 from consensus.effects import Alarm
 from fl.aggregation import Aggregation, AggregationOutcome, AggregationRules, Update
 from fl.execution import AggregationTask
-from fl.records import Entry, JobRules, JobStatus, Phase
-from fl.rounds import SubmitUpdate
+from fl.kernels import FUSED
+from fl.records import Job, JobRules, JobStatus, Phase, Round
+from fl.rounds import SubmitUpdate, aggregation_task, entries_of, open_aggregations
 from fl.rules import grid_of
-from fl.state import entry_key, job_of, open_jobs, round_of, rules_of
+from fl.state import MAX_VALUE_BYTES, job_of, round_of, rules_of
 from fl.transactions import read_body, read_transaction
 from node.batchlog import BatchLog
 from node.blobs import Blobs
 from node.ports import Offload
 from node.store import Store
 
-FUSED_UPDATES = 8
-ENTRY_LIMIT_BYTES = 1024
+JOB_PREFIX = b"job/"
 
 
 class Aggregator:
@@ -50,6 +50,7 @@ class Aggregator:
         self._computed = computed
         self._alarm = alarm
         self._queue: deque[AggregationTask] = deque()
+        self._lacking: deque[tuple[bytes, int, bytes]] = deque()
         self._changed = asyncio.Event()
 
     def submit(self, task: AggregationTask) -> None:
@@ -61,64 +62,87 @@ class Aggregator:
         return len(self._queue)
 
     def resume(self) -> None:
-        """Rounds that were being aggregated when the node went down."""
-        for entry in open_jobs(self._store.state).jobs:
-            job = job_of(self._store.state, entry.job)
-            current = round_of(self._store.state, entry.job, job.round) if job is not None and job.round else None
-            if current is None or current.phase != Phase.AGGREGATING:
-                continue
-            self.submit(
-                AggregationTask(
-                    job=entry.job,
-                    round=current.number,
-                    log_root=current.updates.root(),
-                    size=current.updates.size,
-                    kernel_version=current.kernel_version,
-                    base_model=current.base,
-                    deadline_ms=current.aggregation_deadline_ms,
-                )
-            )
+        """Rounds that were being aggregated when the node went down, and models that it had not yet written."""
+        state = self._store.state
+        self._lacking = deque(
+            (key[len(JOB_PREFIX) :], job.model_round, job.model)
+            for key, row in self._store.state_rows(JOB_PREFIX)
+            if not self._blobs.has((job := decode(Job, row, MAX_VALUE_BYTES)).model)
+        )
+        for task in open_aggregations(state):
+            self.submit(task)
 
     async def run(self) -> None:
         while True:
+            while self._lacking:
+                await self._model(*self._lacking.popleft())
             while self._queue:
-                await self._aggregate(self._queue.popleft())
+                task = self._queue.popleft()
+                outcome = await self._compute(task)
+                if outcome is not None:
+                    self._say(task, outcome)
             self._changed.clear()
             await self._changed.wait()
 
-    async def _aggregate(self, task: AggregationTask) -> None:
+    async def _model(self, job: bytes, number: int, cid: bytes) -> bytes | None:
+        """The blob of a model, computed again from recorded updates if it is not here: back to a model that is."""
+        lacking: list[Round] = []
+        while (blob := self._blobs.get(cid)) is None:
+            made = self._made_by(job, number, cid)
+            if made is None:
+                return None
+            lacking.append(made)
+            cid, number = made.base, made.number - 1
+        for made in reversed(lacking):
+            outcome = await self._summed(aggregation_task(job, made), blob)
+            blob = outcome.model
+        return blob
+
+    def _made_by(self, job: bytes, number: int, cid: bytes) -> Round | None:
+        """The newest round up to `number` that ended with this model."""
+        while number > 0:
+            found = round_of(self._store.state, job, number)
+            if found is not None and found.phase == Phase.CLOSED and found.model == cid:
+                return found
+            number -= 1
+        return None
+
+    async def _compute(self, task: AggregationTask) -> AggregationOutcome | None:
+        base = await self._model(task.job, task.round - 1, task.base_model)
+        # Without its base a round cannot be computed; it closes by the result of the others.
+        return None if base is None else await self._summed(task, base)
+
+    async def _summed(self, task: AggregationTask, base: bytes) -> AggregationOutcome:
         rules = rules_of(self._store.state, task.job)
-        base = self._blobs.get(task.base_model)
-        if rules is None or base is None:
-            # Without the base there is nothing to add to; the round closes by the others' result.
-            return
+        assert rules is not None, "a job's rules are written with it"
         outcome = await self._offload.run(self._sum, task, rules, base)
         await self._blobs.put(outcome.record_cid, outcome.record)
         if outcome.ok:
             await self._blobs.put(outcome.model_cid, outcome.model)
-        result = Result(
-            job=task.job,
-            round=task.round,
-            log_root=task.log_root,
-            kernel_version=task.kernel_version,
-            ok=outcome.ok,
-            code=outcome.code,
-            model=outcome.model_cid,
-            optimizer=b"",
-            record=outcome.record_cid,
-        )
-        self._say(result)
+        return outcome
 
-    def _say(self, result: Result) -> None:
-        job = job_of(self._store.state, result.job)
-        current = round_of(self._store.state, result.job, result.round)
+    def _say(self, task: AggregationTask, outcome: AggregationOutcome) -> None:
+        job = job_of(self._store.state, task.job)
+        current = round_of(self._store.state, task.job, task.round)
         if job is None or current is None:
             return
         if current.phase == Phase.AGGREGATING and job.status == JobStatus.RUNNING:
-            self._computed(result)
-        elif current.phase == Phase.CLOSED and current.model != result.model:
+            self._computed(
+                Result(
+                    job=task.job,
+                    round=task.round,
+                    log_root=task.log_root,
+                    kernel_version=task.kernel_version,
+                    ok=outcome.ok,
+                    code=outcome.code,
+                    model=outcome.model_cid,
+                    optimizer=b"",
+                    record=outcome.record_cid,
+                )
+            )
+        elif current.phase == Phase.CLOSED and current.model != outcome.model_cid:
             sentence = (
-                f"round {result.round} of job {result.job.hex()} closed with another model than this node computes: "
+                f"round {task.round} of job {task.job.hex()} closed with another model than this node computes: "
                 "its arithmetic, its disk or its software is broken"
             )
             self._alarm(Alarm("RESULT_DIVERGED", sentence))
@@ -128,10 +152,7 @@ class Aggregator:
         sums = Aggregation(AggregationRules(task.job, task.round, rules.schema, rules.encoding, grid))
         opened: tuple[bytes, SignedBatch] | None = None
         fused: list[Update] = []
-        for position in range(task.size):
-            data = self._store.beside(entry_key(task.job, task.round, position))
-            assert data is not None, "the entries of a frozen round were written with it"
-            entry = decode(Entry, data, ENTRY_LIMIT_BYTES)
+        for position, entry in enumerate(entries_of(self._store.beside, task.job, task.round, task.size)):
             if opened is None or opened[0] != entry.batch:
                 signed = self._batches.read(entry.batch)
                 assert signed is not None, "an executed batch is in the log"
@@ -139,7 +160,7 @@ class Aggregator:
             _, body = read_body(read_transaction(opened[1].batch.transactions[entry.index], self._params))
             assert isinstance(body, SubmitUpdate), "the log of a round names updates"
             fused.append(Update(position, entry.member, entry.weight, body.payload))
-            if len(fused) == FUSED_UPDATES:
+            if len(fused) == FUSED:
                 sums.add(*fused)
                 fused = []
         if fused:

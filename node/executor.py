@@ -54,7 +54,8 @@ class Executor:
         done: Callable[[ChainExecuted, BlockOutcome], Awaitable[None]],
         aggregate: Callable[[AggregationTask], None],
     ) -> None:
-        self._genesis = genesis
+        self._chain_id = genesis.chain_id
+        self._params = genesis.params
         self._store = store
         self._batches = batches
         self._blobs = blobs
@@ -125,11 +126,11 @@ class Executor:
         return tuple(bodies)
 
     def _input(self, final: FinalBlock, bodies: tuple[tuple[bytes, tuple[bytes, ...]], ...]) -> BlockInput:
-        header, lineage, params = final.block.header, final.lineage, self._genesis.params
+        header, lineage, params = final.block.header, final.lineage, self._params
         loads = unexecuted_loads(lineage, header.executed_height) - bool(bodies)
         first = int.from_bytes(final.validators.digest()[:8], "big")
         return BlockInput(
-            chain_id=self._genesis.chain_id,
+            chain_id=self._chain_id,
             params=params,
             height=header.height,
             digest=lineage.digest,

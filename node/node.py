@@ -139,6 +139,7 @@ class Node:
         replica: Replica,
     ) -> None:
         self.genesis = genesis
+        self.chain_id = genesis.chain_id
         self.key = key
         self.ports = ports
         self.limits = limits
@@ -197,7 +198,16 @@ class Node:
         schedule = {
             number: NextSet(change.due_height, sets[number + 1]) for number, change in enumerate(genesis.set_changes)
         }
-        replica = Replica(chain_id, params, key, sets[root.epoch], root, schedule, nonce=ports.clock.entropy(32))
+        replica = Replica(
+            chain_id,
+            params,
+            key,
+            sets[root.epoch],
+            root,
+            schedule,
+            nonce=ports.clock.entropy(32),
+            previous=sets.get(root.epoch - 1),
+        )
         node = cls(genesis, key, ports, limits or Limits(), addresses or {}, journal, batches, store, blobs, replica)
         node.executor = Executor(
             genesis,
@@ -478,7 +488,7 @@ class Node:
     def _judge(self, signed: SignedBatch) -> avail.Verdict:
         for data in signed.batch.transactions:
             try:
-                check_transaction(data, self.genesis.chain_id, self.genesis.params, self.admission.rules_of)
+                check_transaction(data, self.chain_id, self.genesis.params, self.admission.rules_of)
             except PendingJob:
                 return avail.Verdict.PENDING
             except Refused:

@@ -71,18 +71,22 @@ class Host:
     started: Callable[[Node], None] = lambda node: None
 
     async def live(self, genesis: Genesis, rejoin: bool = False) -> None:
+        self.node = None
+
         async def main(ports: Ports) -> None:
+            node: Node | None = None
             try:
                 if not self.initialised or rejoin:
                     await initialise(ports, rejoin=rejoin)
                     self.initialised = True
-                self.node = await Node.open(genesis, self.key, ports, limits=LIMITS)
-                self.started(self.node)
-                await self.node.run()
+                self.node = node = await Node.open(genesis, self.key, ports, limits=LIMITS)
+                self.started(node)
+                await node.run()
             except NodeFailure as failure:
                 self.failures.append(failure)
             finally:
-                self.node = None
+                if self.node is node:
+                    self.node = None
 
         task = self.machine.run(main)
         task.add_done_callback(_note)

@@ -348,7 +348,7 @@ class SimulatedLinks:
 
     def __init__(self, network: Network, endpoint: Endpoint) -> None:
         self._network = network
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self.peers: dict[Peer, PeerAddress] = {}
         self.open = False
         self.powered = True
@@ -357,19 +357,19 @@ class SimulatedLinks:
     async def start(self, peers: Mapping[Peer, PeerAddress]) -> None:
         self._check()
         self.open = True
-        self.peers = {peer: address for peer, address in peers.items() if peer != self._endpoint.key}
-        self._network.attach(self._endpoint, self)
+        self.peers = {peer: address for peer, address in peers.items() if peer != self.endpoint.key}
+        self._network.attach(self.endpoint, self)
 
     async def update(self, peers: Mapping[Peer, PeerAddress]) -> None:
         self._check()
-        self.peers = {peer: address for peer, address in peers.items() if peer != self._endpoint.key}
-        self._network.reconsider(self._endpoint)
+        self.peers = {peer: address for peer, address in peers.items() if peer != self.endpoint.key}
+        self._network.reconsider(self.endpoint)
 
     def send(self, peer: Peer, channel: Channel, frame: bytes) -> bool:
         self._check()
         if len(frame) > FRAME_LIMIT[channel]:
             raise ValueError(f"a frame of {len(frame)} bytes is over the limit of its channel")
-        return self._network.send(self._endpoint, peer, channel, frame)
+        return self._network.send(self.endpoint, peer, channel, frame)
 
     async def receive(self) -> LinkEvent:
         self._check()
@@ -377,18 +377,18 @@ class SimulatedLinks:
 
     def punish(self, peer: Peer, reason: str) -> None:
         self._check()
-        self._network.punish(self._endpoint, peer, reason)
+        self._network.punish(self.endpoint, peer, reason)
 
     async def close(self) -> None:
         self._check()
         self.open = False
-        if self._endpoint.links is self:
-            self._network.reconsider(self._endpoint)
+        if self.endpoint.links is self:
+            self._network.reconsider(self.endpoint)
 
     def cut_power(self) -> None:
         self.powered = self.open = False
-        if self._endpoint.links is self:
-            self._network.detach(self._endpoint)
+        if self.endpoint.links is self:
+            self._network.detach(self.endpoint)
 
     def _check(self) -> None:
         if not self.powered:

@@ -421,7 +421,7 @@ class SimulatedClock:
 
     def now(self) -> Now:
         # The loop's time is a float: a timer for millisecond m must not find itself in m - 1.
-        passed_ms = int(self._loop.time() * 1000 + 1e-4)
+        passed_ms = int(self._loop.time() * 1000 + 1e-3)
         return Now(self._mono_start_ms + passed_ms, EPOCH_MS + passed_ms + self._machine.traits.skew_ms)
 
     def entropy(self, size: int) -> bytes:

@@ -1,0 +1,39 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SEEDS ?= 2000
+FIRST_SEED ?= 1
+JOBS ?= 2
+
+.PHONY: demo test lint campaign nightly bench clean
+
+$(STAMP): pyproject.toml requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(STAMP)  ## four validators, eight trainers, ten rounds, one crash
+	$(BIN)/quorate demo
+
+test: $(STAMP)  ## the whole suite; long campaigns are in `nightly`
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not nightly"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+campaign: $(STAMP)  ## make campaign SEEDS=2000 FIRST_SEED=1
+	$(BIN)/python -m tests.simulation.campaign --seeds $(SEEDS) --first-seed $(FIRST_SEED) --jobs $(JOBS)
+
+nightly: $(STAMP)  ## everything that takes longer than a reader's patience
+	$(BIN)/python -m pytest -m nightly
+	$(MAKE) campaign
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.small_updates
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
