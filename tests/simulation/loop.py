@@ -70,7 +70,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(selector)
         selector.loop = self
         self._now = START_SECONDS
-        # Above the rounding of a float that counts the seconds of some years: a timer due at `_now` must be seen as due.
+        # Above the rounding of a float that counts the seconds of years: a timer due at `_now` must be seen as due.
         self._clock_resolution = 1e-7
         self._steps_left = steps
         self._steps_here = 0
