@@ -508,7 +508,7 @@ class Node:
         while True:
             await asyncio.sleep(self.limits.sync_every_ms / 1000)
             height = self.executor.executed.lineage.height
-            self.store.sync()
+            await self.ports.offload.run(self.store.sync)
             self.disk_full = self.ports.disk.free_bytes() < self.limits.disk_reserve_bytes
             await self._prune(height - self.limits.journal_keep_blocks)
 
