@@ -41,6 +41,7 @@ class Aggregator:
         *,
         computed: Callable[[Result], None],
         alarm: Callable[[Alarm], None],
+        check_kernels: Callable[[], None] | None = None,
     ) -> None:
         self._params = params
         self._store = store
@@ -49,6 +50,9 @@ class Aggregator:
         self._offload = offload
         self._computed = computed
         self._alarm = alarm
+        self._check_kernels = check_kernels
+        self.trouble = ""
+        """Why this node signs no results, if it does not."""
         self._queue: deque[AggregationTask] = deque()
         self._lacking: deque[tuple[bytes, int, bytes]] = deque()
         self._changed = asyncio.Event()
@@ -72,7 +76,23 @@ class Aggregator:
         for task in open_aggregations(state):
             self.submit(task)
 
+    async def _checked(self) -> None:
+        """Before the first result is signed, this machine must show that it computes as all others do. Ordering and
+        execution do not wait for it, and go on without results if it fails."""
+        if self._check_kernels is None:
+            return
+        try:
+            await self._offload.run(self._check_kernels)
+        except Exception as error:
+            self.trouble = str(error) or type(error).__name__
+            log.critical("this node signs no results", extra={"code": "KERNELS_DIFFER", "reason": self.trouble})
+            while True:
+                self._queue.clear()
+                self._changed.clear()
+                await self._changed.wait()
+
     async def run(self) -> None:
+        await self._checked()
         while True:
             while self._lacking:
                 await self._model(*self._lacking.popleft())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from chain.batch import SignedBatch
@@ -182,12 +182,14 @@ class Node:
         *,
         limits: Limits | None = None,
         addresses: Mapping[Peer, tuple[str, int]] | None = None,
+        check_kernels: Callable[[], None] | None = None,
     ) -> Node:
         """Take up what the disk holds. Raises a PortError whose sentence says what is wrong with it."""
         ports.disk.lock(LOCK)
         chain_id, params = genesis.chain_id, genesis.params
-        journal = await SegmentedLog.open(ports.disk, JOURNAL)
+        # The rows name their format and their chain, so they come first: opening a log may change it.
         store = Store(ports.kv, chain_id)
+        journal = await SegmentedLog.open(ports.disk, JOURNAL)
         batches = BatchLog(await SegmentedLog.open(ports.disk, BATCHES), store)
         blobs = Blobs(ports.disk)
         sets = validator_sets(genesis)
@@ -228,6 +230,7 @@ class Node:
             ports.offload,
             computed=lambda result: node.feed(RoundComputed(result)),
             alarm=node._alarm,
+            check_kernels=check_kernels,
         )
         node._replay()
         return node
