@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 
@@ -23,6 +24,8 @@ from node.batchlog import BatchLog
 from node.blobs import Blobs
 from node.ports import Offload
 from node.store import Store
+
+log = logging.getLogger("quorate.aggregator")
 
 JOB_PREFIX = b"job/"
 
