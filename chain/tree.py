@@ -103,9 +103,12 @@ class StateTree:
         self.height = height
         self._history = history
         self._undo: deque[_Undo] = deque()
-        self._buckets = _filled(rows)
+        filled = _filled(rows)
+        self._buckets = [b""] * BUCKETS
+        for bucket, pairs in filled.items():
+            self._buckets[bucket] = pairs
         # The root is node 1, the children of node i are 2i and 2i+1, bucket b is node BUCKETS + b.
-        self._nodes = _nodes_over(self._buckets)
+        self._nodes = _nodes_over(filled)
 
     @property
     def root(self) -> bytes:
@@ -188,13 +191,14 @@ class StateTree:
         return current(key), StateProof(pairs, tuple(siblings))
 
 
-def _filled(rows: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
-    buckets = [b""] * BUCKETS
+def _filled(rows: Iterable[tuple[bytes, bytes]]) -> dict[int, bytes]:
+    """The buckets that hold something."""
+    buckets: dict[int, bytes] = {}
     for key, value in rows:
         key_hash = sha256(_KEY_PREFIX + key).digest()
         bucket = key_hash[0] << 8 | key_hash[1]
-        buckets[bucket] += key_hash + sha256(_VALUE_PREFIX + value).digest()
-    for bucket, pairs in enumerate(buckets):
+        buckets[bucket] = buckets.get(bucket, b"") + key_hash + sha256(_VALUE_PREFIX + value).digest()
+    for bucket, pairs in buckets.items():
         if len(pairs) > PAIR_BYTES:
             each = [pairs[at : at + PAIR_BYTES] for at in range(0, len(pairs), PAIR_BYTES)]
             each.sort()
@@ -202,11 +206,29 @@ def _filled(rows: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
     return buckets
 
 
-def _nodes_over(buckets: list[bytes]) -> list[bytes]:
-    empty = _bucket_hash(b"")
-    nodes = [b""] * BUCKETS + [_bucket_hash(pairs) if pairs else empty for pairs in buckets]
-    for index in range(BUCKETS - 1, 0, -1):
-        nodes[index] = sha256(_NODE_PREFIX + nodes[2 * index] + nodes[2 * index + 1]).digest()
+def _empty_nodes() -> list[bytes]:
+    levels = [_bucket_hash(b"")]
+    for _ in range(DEPTH):
+        levels.append(sha256(_NODE_PREFIX + levels[-1] + levels[-1]).digest())
+    nodes = [b""]
+    for depth, node in enumerate(reversed(levels)):
+        nodes += [node] * 2**depth
+    return nodes
+
+
+_EMPTY_NODES = _empty_nodes()
+
+
+def _nodes_over(buckets: Mapping[int, bytes]) -> list[bytes]:
+    nodes = _EMPTY_NODES[:]
+    dirty = set()
+    for bucket, pairs in buckets.items():
+        nodes[BUCKETS + bucket] = _bucket_hash(pairs)
+        dirty.add((BUCKETS + bucket) >> 1)
+    for _ in range(DEPTH):
+        for index in dirty:
+            nodes[index] = sha256(_NODE_PREFIX + nodes[2 * index] + nodes[2 * index + 1]).digest()
+        dirty = {index >> 1 for index in dirty}
     return nodes
 
 
