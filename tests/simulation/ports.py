@@ -502,12 +502,3 @@ class Machine:
         if self.on_crash is not None:
             loop.call_soon(self.on_crash)
         return True
-
-    async def shut_down(self, ports: Ports) -> None:
-        """An orderly end: the page cache survives it. Syncs and calls under way must have ended."""
-        await ports.links.close()
-        ports.disk.close()
-        ports.kv.close()
-        power, self._power, self._links = self._power, None, None
-        assert power is not None
-        power.on = False
