@@ -134,6 +134,7 @@ class Attestation:
             case Received(peer, Certificate() as certificate):
                 self._certificate(now, out, peer, certificate)
             case PeerUp(peer):
+                out.send += [Send(peer, self.newest[0])] if self.newest is not None else []
                 self._repeat(out, peer)
             case Tick():
                 if self._unheard() and now.mono_ms >= self._said_ms + RESEND_MS:

@@ -34,6 +34,10 @@ class CatchUp:
         """The highest final height that any peer has claimed."""
         return max((peer.final_height for peer in self._peers.values()), default=0)
 
+    def claims(self) -> list[int]:
+        """Final heights as the peers last gave them, the highest first; any one of them may be a lie."""
+        return sorted((peer.final_height for peer in self._peers.values()), reverse=True)
+
     def heard(self, key: bytes, status: Status) -> None:
         known = self._peers.setdefault(key, _Peer(0, 0))
         known.epoch, known.final_height = status.epoch, status.final_height
@@ -57,9 +61,7 @@ class CatchUp:
         ahead = [
             (peer.failures, -peer.final_height, key)
             for key, peer in self._peers.items()
-            if peer.final_height > height + NEAR
-            or (peer.epoch > epoch and peer.final_height > height)
-            or (peer.epoch > epoch and peer.final_height == height)
+            if peer.final_height > height + NEAR or (peer.epoch > epoch and peer.final_height > height)
         ]
         if not ahead:
             return None

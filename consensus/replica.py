@@ -314,7 +314,15 @@ class Replica:
             self._say(to, send.message)
         self._out.acks += out.acks
         self._deliver(out.acks)
-        self._events.extend(out.events)
+        for event in out.events:
+            match event:
+                # Indices are of this epoch, which an event before this one may be about to end.
+                case avail.ServeBatch(peer, digest):
+                    self._events.append(ServeBatch(self.validators.members[peer].consensus_key, digest))
+                case Misbehaviour(peer, reason):
+                    self._events.append(Blame(self.validators.members[peer].consensus_key, reason))
+                case _:
+                    self._events.append(event)
 
     def _deliver(self, acks: Iterable[object]) -> None:
         """What became final is known to the fellow cores at once; the node hears of it once it is durable."""
@@ -339,10 +347,6 @@ class Replica:
                     self._avail(event)
                 case avail.Referable():
                     changed = True
-                case avail.ServeBatch(peer, digest):
-                    self._out.events.append(ServeBatch(self.validators.members[peer].consensus_key, digest))
-                case Misbehaviour(peer, reason):
-                    self._out.events.append(Blame(self.validators.members[peer].consensus_key, reason))
                 case ResultCertified(certificate, subject):
                     self.proposals.offer(Item(ItemKind.RESULT, encode(subject)), encode(certificate))
                     changed = True

@@ -142,6 +142,8 @@ class Ordering:
             if self.over:
                 break
         self._replaying = False
+        if not self.over:
+            self._settle()
         self._enter(self.view)
         self.timing.restarted(self.view)
         return Output(acks=self._out.acks, events=self._out.events)
@@ -380,7 +382,8 @@ class Ordering:
             return
         missing = self.tree.first_missing(self._book.final_digest)
         if missing is not None:
-            self._want_block(missing)
+            if not self._replaying:
+                self._want_block(missing)
             return
         if self.tree.lineage(self._book.final_digest) is None:
             sentence = "a finalization stands on a block that does not descend from the last final one"
