@@ -35,6 +35,7 @@ from consensus.messages import (
     BatchOffer,
     BatchPull,
     BlockAnswer,
+    Channel,
     FetchBlock,
     FetchCertificate,
     FetchRange,
@@ -62,7 +63,10 @@ class PeerMessage:
 
 @dataclass(frozen=True, slots=True)
 class PeerLinked:
+    """The connection to a peer for one channel stands, or stands again: what was sent there before may be lost."""
+
     peer: bytes
+    channel: Channel
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,13 +215,8 @@ class Replica:
         match event:
             case PeerMessage(peer, message):
                 self._message(peer, message)
-            case PeerLinked(peer):
-                index = self.validators.index_of(peer)
-                if index is not None:
-                    self._order(PeerUp(index))
-                    self._avail(PeerUp(index))
-                    self._attest(PeerUp(index))
-                self._say(peer, self._status())
+            case PeerLinked(peer, channel):
+                self._linked(peer, channel)
             case ChainExecuted():
                 self._executed(event)
             case ItemOffered(item, witness):
@@ -249,6 +248,18 @@ class Replica:
 
     def _say(self, to: bytes | None, message: object) -> None:
         self._out.send.append(Outbound(to, message))
+
+    def _linked(self, peer: bytes, channel: Channel) -> None:
+        index = self.validators.index_of(peer)
+        if channel is Channel.CONSENSUS:
+            self._say(peer, self._status())
+        if index is None:
+            return
+        if channel is Channel.DATA:
+            self._avail(PeerUp(index))
+        else:
+            self._order(PeerUp(index))
+            self._attest(PeerUp(index))
 
     # Routing
 

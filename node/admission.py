@@ -19,8 +19,9 @@ from consensus.availability import Submit
 from fl.accounts import free_account
 from fl.check import Checked, check_transaction
 from fl.errors import PendingJob, Refused
-from fl.records import JobRules, Receipt
-from fl.state import State, rules_of
+from fl.records import JobRules, Receipt, Registrars
+from fl.state import REGISTRARS, State, member_key, read_record, rules_of
+from node.buckets import Rate, TokenBuckets
 from node.ports import Clock, Offload
 from node.store import Store
 
@@ -41,6 +42,7 @@ class Status(StrEnum):
     PROVEN = "proven"
     """Executed, under an execution certificate."""
     EXPIRED = "expired"
+    """It left no receipt and will leave none: its time was over, or its nonce was used by another."""
     UNKNOWN = "unknown"
 
 
@@ -62,19 +64,32 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """To one submitted transaction: its id and standing, or why it was refused."""
+    """To one submitted transaction: its id and standing, or why it was refused. Not taken although nothing is
+    wrong with it, its standing is `unknown`; `wait_s` is when its sender's account may send again."""
 
     id: bytes | None
     standing: Standing | None
     refused: Refused | None
+    wait_s: float = 0.0
 
 
 class Busy(Exception):
-    """The pool has no room; come again in a moment."""
+    """Nothing is taken at this time; come again after a while."""
 
-    def __init__(self, retry_after_s: int = 1) -> None:
-        super().__init__("the node's pool of transactions is full")
+    code = "BUSY"
+
+    def __init__(self, sentence: str = "The node's pool of transactions is full.", retry_after_s: int = 1) -> None:
+        super().__init__(sentence)
         self.retry_after_s = retry_after_s
+
+
+class NoSpace(Busy):
+    """The disk is filled up to its mark: the node signs nothing that it would have to keep."""
+
+    code = "DISK_FULL"
+
+    def __init__(self) -> None:
+        super().__init__("The node's disk is full up to the reserve; use another node.", 30)
 
 
 class Admission:
@@ -89,6 +104,9 @@ class Admission:
         submit: Callable[[Submit], None],
         room: Callable[[], int],
         certified_height: Callable[[], int],
+        disk_full: Callable[[], bool],
+        account_rate: Rate,
+        stranger_rate: Rate,
     ) -> None:
         self._chain_id = chain_id
         self._params = params
@@ -98,8 +116,13 @@ class Admission:
         self._submit = submit
         self._room = room
         self._certified_height = certified_height
+        self._disk_full = disk_full
+        self._members = TokenBuckets(account_rate)
+        self._strangers = TokenBuckets(stranger_rate, 1)
         self._standing: OrderedDict[bytes, Status] = OrderedDict()
         self._in_batch: dict[bytes, tuple[bytes, ...]] = {}
+        self._in_block: dict[int, list[bytes]] = {}
+        """Final and not yet executed, by height."""
         self._waiting: dict[bytes, list[asyncio.Future[None]]] = {}
         self._rules: OrderedDict[bytes, JobRules] = OrderedDict()
         self.refused: dict[str, int] = {}
@@ -144,28 +167,59 @@ class Admission:
 
     async def submit(self, transactions: Sequence[bytes]) -> list[Answer]:
         """Check and take each; those that are known already are answered as they stand. Raises Busy."""
-        if self.draining or self._room() < sum(map(len, transactions)):
-            raise Busy()
+        self._check_room(sum(map(len, transactions)))
         verdicts: list[Checked | Refused] = []
         for start in range(0, len(transactions), CHECKED_TOGETHER):
             part = transactions[start : start + CHECKED_TOGETHER]
             verdicts += await self._offload.run(self._check_all, part)
         fresh = []
+        held_back: dict[bytes, float] = {}
         for data, verdict in zip(transactions, verdicts, strict=True):
             if isinstance(verdict, Refused):
-                self.refused[verdict.code] = self.refused.get(verdict.code, 0) + 1
+                self._count(verdict.code)
             elif self.standing(verdict.id).status in (Status.UNKNOWN, Status.EXPIRED):
+                wait_s = self._hold_back(verdict.tx.sender)
+                if wait_s:
+                    held_back[verdict.id] = wait_s
+                    self._count("RATE_LIMITED")
+                    continue
                 self._note(verdict.id, Status.ACCEPTED)
                 fresh.append((verdict.id, data, verdict.tx.valid_until_ms))
         if fresh:
             self._submit(Submit(tuple(fresh)))
         return [
-            Answer(None, None, verdict) if isinstance(verdict, Refused) else self._answer(verdict.id)
+            Answer(None, None, verdict)
+            if isinstance(verdict, Refused)
+            else Answer(verdict.id, self.standing(verdict.id), None, held_back.get(verdict.id, 0.0))
             for verdict in verdicts
         ]
 
-    def _answer(self, identity: bytes) -> Answer:
-        return Answer(identity, self.standing(identity), None)
+    def _check_room(self, size_bytes: int) -> None:
+        try:
+            if self.draining:
+                raise Busy("The node is being stopped and takes no more transactions; use another one.", 30)
+            if self._disk_full():
+                raise NoSpace
+            if self._room() < size_bytes:
+                raise Busy
+        except Busy as busy:
+            self._count(busy.code)
+            raise
+
+    def _hold_back(self, sender: bytes) -> float:
+        """Seconds until this account may have another transaction taken. Asked once the signature is known to
+        be good: nobody uses up what is another's."""
+        now_s = self._clock.now().mono_ms / 1000
+        if self._store.state(member_key(sender)) is not None or self._is_registrar(sender):
+            return self._members.take(sender, 1, now_s)
+        return self._strangers.take(b"", 1, now_s)
+
+    def _is_registrar(self, sender: bytes) -> bool:
+        registrars = read_record(self._store.state, Registrars, REGISTRARS)
+        return registrars is not None and sender in registrars.accounts
+
+    def _count(self, code: str) -> None:
+        self.refused[code] = self.refused.get(code, 0) + 1
 
     async def wait(self, identity: bytes, wanted: Status, timeout_s: float) -> Standing:
         """Where the transaction is once it has come as far as `wanted`, or when the time is over."""
@@ -222,20 +276,32 @@ class Admission:
             if self._standing.get(identity) in (None, Status.ACCEPTED):
                 self._note(identity, Status.AVAILABLE)
 
-    def final(self, batches: tuple[bytes, ...]) -> None:
-        for batch in batches:
-            for identity in self._in_batch.pop(batch, ()):
-                if self._standing.get(identity) is Status.AVAILABLE:
-                    self._note(identity, Status.FINAL)
+    def final(self, height: int, batches: tuple[bytes, ...]) -> None:
+        mine = [identity for batch in batches for identity in self._in_batch.pop(batch, ())]
+        for identity in mine:
+            if self._standing.get(identity) is Status.AVAILABLE:
+                self._note(identity, Status.FINAL)
+        if mine:
+            self._in_block[height] = mine
 
-    def executed(self, ids: Sequence[bytes]) -> None:
+    def executed(self, height: int, ids: Sequence[bytes]) -> None:
         for identity in ids:
             self._standing.pop(identity, None)
             self._wake(identity)
+        for identity in self._in_block.pop(height, ()):
+            if self._standing.get(identity) is Status.FINAL:
+                self._note(identity, Status.EXPIRED)
 
     def certified(self) -> None:
         """A new execution certificate: whoever waits for a proof looks again."""
         for identity in list(self._waiting):
+            self._wake(identity)
+
+    def not_taken(self, ids: Sequence[bytes]) -> None:
+        """The pool was full after all."""
+        for identity in ids:
+            self._count(Busy.code)
+            self._standing.pop(identity, None)
             self._wake(identity)
 
     def expired(self, ids: Sequence[bytes]) -> None:

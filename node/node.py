@@ -49,8 +49,10 @@ from node.admission import Admission
 from node.aggregator import Aggregator
 from node.batchlog import BatchLog
 from node.blobs import Blobs
+from node.buckets import Rate
 from node.executor import Executor, FinalBlock
-from node.ports import DiskFailure, Frame, Peer, PeerAddress, Ports, Up
+from node.observer import Observer
+from node.ports import Channel, DiskFailure, Down, Frame, Peer, PeerAddress, Ports, Up
 from node.records import journal_entry, read_journal_entry
 from node.segments import SegmentedLog
 from node.store import Store
@@ -79,6 +81,10 @@ class Limits:
     disk_reserve_bytes: int = 256 * 1024 * 1024
     journal_keep_blocks: int = 100_000
     sync_every_ms: int = 1_000
+    account_rate: Rate = Rate(500, 1_000)
+    """Of transactions taken for one member."""
+    stranger_rate: Rate = Rate(100, 200)
+    """Of transactions taken for all senders together who are not members."""
 
 
 def validator_sets(genesis: Genesis) -> dict[int, ValidatorSet]:
@@ -151,6 +157,8 @@ class Node:
         self.replica = replica
         self.progress = Progress()
         self.disk_full = False
+        self.observers: list[Observer] = []
+        self.linked: set[tuple[Peer, Channel]] = set()
         self._addresses = addresses
         self._inbox: deque[object] = deque()
         self._stepping = False
@@ -170,7 +178,10 @@ class Node:
             ports.clock,
             submit=self.feed,
             room=replica.availability.room,
-            certified_height=replica.attestation.certified_height,
+            certified_height=lambda: self.replica.attestation.certified_height(),
+            disk_full=lambda: self.disk_full,
+            account_rate=limits.account_rate,
+            stranger_rate=limits.stranger_rate,
         )
 
     @classmethod
@@ -264,17 +275,19 @@ class Node:
                 ("execute", self.executor.run()),
                 ("aggregate", self.aggregator.run()),
                 ("sync", self._sync()),
-                ("over", self._wait_over()),
             )
         ]
+        for task in work:
+            task.add_done_callback(lambda _: self._over.set())
         try:
             await self.ports.links.start(self._peers())
             executed = self.executor.executed
             self.feed(self._chain_executed(executed.lineage.height, executed.lineage.digest, executed.state_root))
             self.aggregator.resume()
-            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await self._over.wait()
+            for task in work:
+                if task.done():
+                    task.result()
         except DiskFailure as failure:
             raise NodeFailure(failure.code, str(failure)) from failure
         finally:
@@ -298,9 +311,6 @@ class Node:
         while self.admission.unsettled and loop.time() < ends:
             await self.progress.wait(min(1.0, ends - loop.time()))
         return not self.admission.unsettled
-
-    async def _wait_over(self) -> None:
-        await self._over.wait()
 
     # Stepping
 
@@ -384,7 +394,9 @@ class Node:
                     finalization = certificate if lineage.height == newest else None
                     validators = self.sets[block.header.epoch]
                     self.executor.submit(FinalBlock(block, lineage, finalization, self.journal.last, validators))
-                    self.admission.final(block.body.batches)
+                    self.admission.final(lineage.height, block.body.batches)
+                    for observer in self.observers:
+                        observer.final(block, lineage)
                 self.progress.moved()
             case avail.Acknowledged(ids, batch):
                 self.admission.available(ids, batch)
@@ -421,7 +433,9 @@ class Node:
                 log.info("result certified", extra={"job": subject.job.hex(), "round": subject.round})
             case Convicted(first):
                 log.error("a validator equivocated", extra={"signer": first.signer, "epoch": first.epoch})
-            case avail.PoolFull(ids) | avail.TransactionsExpired(ids):
+            case avail.PoolFull(ids):
+                self.admission.not_taken(ids)
+            case avail.TransactionsExpired(ids):
                 self.admission.expired(ids)
 
     def _alarm(self, alarm: Alarm) -> None:
@@ -472,8 +486,11 @@ class Node:
                         self.ports.links.punish(peer, f"undecodable message: {error}")
                         continue
                     self.feed(PeerMessage(peer, message))
-                case Up(peer):
-                    self.feed(PeerLinked(peer))
+                case Up(peer, channel):
+                    self.linked.add((peer, channel))
+                    self.feed(PeerLinked(peer, channel))
+                case Down(peer, channel):
+                    self.linked.discard((peer, channel))
 
     async def _check(self) -> None:
         """The application's verdict on offered batches, one at a time, off the loop."""
@@ -499,7 +516,10 @@ class Node:
         return avail.Verdict.OK
 
     async def _executed(self, executed: ChainExecuted, outcome: BlockOutcome) -> None:
-        self.admission.executed([decode(Receipt, data, RECEIPT_LIMIT_BYTES).tx_id for data in outcome.receipts])
+        ids = [decode(Receipt, data, RECEIPT_LIMIT_BYTES).tx_id for data in outcome.receipts]
+        self.admission.executed(executed.height, ids)
+        for observer in self.observers:
+            observer.executed(executed.height)
         self.feed(executed)
         self.progress.moved()
 

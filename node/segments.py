@@ -164,6 +164,8 @@ class SegmentedLog:
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._failure: DiskFailure | None = None
+        self.on_sync: Callable[[float], None] = lambda seconds: None
+        """Told how long each sync took."""
 
     @classmethod
     async def create(
@@ -333,12 +335,15 @@ class SegmentedLog:
     async def _sync(self) -> None:
         """The one writer: whoever asks while a sync is under way waits for the next, together with all
         others."""
+        loop = asyncio.get_running_loop()
         try:
             while self._waiters:
                 target, names = self._last, self._unsynced
                 self._unsynced = {}
+                began = loop.time()
                 for name in names:
                     await self._disk.sync(name)
+                self.on_sync(loop.time() - began)
                 self._synced = max(self._synced, target)
                 for number, waiter in self._waiters:
                     if number <= target and not waiter.done():

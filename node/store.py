@@ -82,9 +82,10 @@ class Store:
     def state(self, key: bytes) -> bytes | None:
         return self._kv.get(state_row(key))
 
-    def state_rows(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        start = state_row(prefix)
-        for key, value in self._kv.iterate(start, _after(start)):
+    def state_rows(self, prefix: bytes = b"", start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Rows whose keys begin with the prefix, by key, those before `start` left out."""
+        first = state_row(prefix)
+        for key, value in self._kv.iterate(max(first, state_row(start)), _after(first)):
             yield key[2:], value
 
     def executed(self) -> ExecutedTo | None:
@@ -101,6 +102,8 @@ class Store:
         rows = {_at(b"b/", height): encode(block), b"h/" + identity: height.to_bytes(8, "big")}
         if finalization is not None:
             rows[_at(b"f/", height)] = encode(finalization)
+        if block.header.next_set:
+            rows[_at(b"z/", block.header.epoch)] = height.to_bytes(8, "big")
         return rows
 
     def block(self, height: int) -> Block | None:
@@ -114,6 +117,17 @@ class Store:
     def finalization(self, height: int) -> Certificate | None:
         data = self._kv.get(_at(b"f/", height))
         return None if data is None else decode(Certificate, data, RECORD_LIMIT_BYTES)
+
+    def next_finalization(self, height: int) -> tuple[int, Certificate] | None:
+        """Of the lowest block at or above `height` that has one of its own: it makes those below final too."""
+        for key, data in self._kv.iterate(_at(b"f/", height), _after(b"f/")):
+            return int.from_bytes(key[2:], "big"), decode(Certificate, data, RECORD_LIMIT_BYTES)
+        return None
+
+    def last_height_of(self, epoch: int) -> int | None:
+        """The height of the block that ended the epoch, once it has ended."""
+        data = self._kv.get(_at(b"z/", epoch))
+        return None if data is None else int.from_bytes(data, "big")
 
     def height_of(self, identity: bytes) -> int | None:
         data = self._kv.get(b"h/" + identity)

@@ -28,7 +28,8 @@ class Timing:
         self._f = f
         self.is_pending = False
         self.next_ms: int | None = None
-        self.reasons: Counter[str] = Counter()
+        self.given_up: Counter[tuple[str, int]] = Counter()
+        """Views nullified here, by reason and leader."""
         self._pending_since = 0
         self._entered_ms = 0
         self._number = 1
@@ -42,6 +43,13 @@ class Timing:
         self._tip_seen_ms = 0
         self._seen: dict[bytes, int] = {}
         self._wakes: list[int] = []
+
+    @property
+    def reasons(self) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for (reason, _), count in self.given_up.items():
+            counts[reason] += count
+        return counts
 
     # What happened
 
@@ -73,7 +81,7 @@ class Timing:
 
     def nullified(self, now: Now, reason: str) -> None:
         self._nullified_ms = now.mono_ms
-        self.reasons[reason] += 1
+        self.given_up[reason, self._leader] += 1
 
     def pend(self, now: Now, pending: bool, due_in: int | None, tip: bytes) -> None:
         if tip != self._tip:
