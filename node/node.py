@@ -64,6 +64,8 @@ BATCHES = "batches"
 LOCK = "node.lock"
 RANGE_BYTES = 900 * 1024
 RECEIPT_LIMIT_BYTES = 4096
+ACCOUNT_RATE = Rate(500, 1_000)
+STRANGER_RATE = Rate(100, 200)
 
 
 class NodeFailure(Exception):
@@ -81,9 +83,9 @@ class Limits:
     disk_reserve_bytes: int = 256 * 1024 * 1024
     journal_keep_blocks: int = 100_000
     sync_every_ms: int = 1_000
-    account_rate: Rate = Rate(500, 1_000)
+    account_rate: Rate = ACCOUNT_RATE
     """Of transactions taken for one member."""
-    stranger_rate: Rate = Rate(100, 200)
+    stranger_rate: Rate = STRANGER_RATE
     """Of transactions taken for all senders together who are not members."""
 
 
@@ -178,7 +180,7 @@ class Node:
             ports.clock,
             submit=self.feed,
             room=replica.availability.room,
-            certified_height=lambda: self.replica.attestation.certified_height(),
+            certified_height=replica.attestation.certified_height,
             disk_full=lambda: self.disk_full,
             account_rate=limits.account_rate,
             stranger_rate=limits.stranger_rate,
