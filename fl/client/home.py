@@ -1,0 +1,214 @@
+"""What a client keeps on disk for one account on one chain, so that a crash costs nothing and proofs outlive nodes.
+
+    outbox/<nonce>.tx       signed transactions whose fate is not yet proven: sent again, byte for byte, after a restart
+    receipts/<tx id>.bin    the proof of what became of each: an encoded chain.light.ReceiptBundle
+    journal.jsonl           one line an event: signed, acknowledged, proven, given_up
+    genesis.bin, checkpoint.bin, head
+
+A file in the outbox is made by linking it under its nonce, which fails if the nonce is taken: so several processes of
+one account share the nonces without a lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from chain.codec import CodecError, decode, encode
+from chain.genesis import MAX_GENESIS_BYTES, Genesis
+from chain.light import Checkpoint, ReceiptBundle
+from chain.transaction import MAX_TRANSACTION_BYTES, Transaction, tx_id
+from fl.client.errors import BadFile
+from fl.records import Receipt
+
+T = TypeVar("T")
+
+_MAX_RECORD_BYTES = 4 * 1024 * 1024
+_NAMED_BYTES = 8
+"""Of the chain id and of the account id, in the directory's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A signed transaction whose fate is not yet proven."""
+
+    tx: Transaction
+    id: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredReceipt:
+    receipt: Receipt
+    bundle: ReceiptBundle
+    path: Path
+
+
+def default_root() -> Path:
+    """QUORATE_HOME, or ~/.quorate."""
+    named = os.environ.get("QUORATE_HOME")
+    return Path(named) if named else Path.home() / ".quorate"
+
+
+class Home:
+    def __init__(self, root: Path, chain_id: bytes, account: bytes | None) -> None:
+        self.chain_directory = root / chain_id[:_NAMED_BYTES].hex()
+        who = account[:_NAMED_BYTES].hex() if account is not None else "reader"
+        self.directory = self.chain_directory / who
+        self._outbox = self.directory / "outbox"
+        self._receipts = self.directory / "receipts"
+        try:
+            for each in (self._outbox, self._receipts):
+                each.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadFile(
+                "UNWRITABLE",
+                f"{self.directory} cannot be made: {error.strerror}.",
+                "Name another directory by `home` or QUORATE_HOME.",
+            ) from error
+
+    # The outbox
+
+    def keep(self, pending: Pending) -> bool:
+        """Durable when it returns True; False when the nonce is taken."""
+        path = self._outbox_path(pending.tx.nonce)
+        temporary = self._write_beside(path, pending.data, durable=True)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        _sync_directory(self._outbox)
+        return True
+
+    def drop(self, pending: Pending) -> None:
+        path = self._outbox_path(pending.tx.nonce)
+        # Another process may have taken the nonce for a transaction of its own since.
+        if _read(path) == pending.data:
+            path.unlink(missing_ok=True)
+
+    def pending(self) -> Iterator[Pending]:
+        """By rising nonce."""
+        for path in sorted(self._outbox.glob("*.tx")):
+            data = _read(path)
+            if data is None:
+                continue
+            try:
+                tx = decode(Transaction, data, MAX_TRANSACTION_BYTES)
+            except CodecError as error:
+                raise BadFile("BAD_OUTBOX", f"{path} is damaged: {error}.", "Delete it and submit again.") from None
+            yield Pending(tx, tx_id(tx), data)
+
+    def nonces_in_flight(self) -> set[int]:
+        return {int(path.stem) for path in self._outbox.glob("*.tx")}
+
+    def _outbox_path(self, nonce: int) -> Path:
+        return self._outbox / f"{nonce:020}.tx"
+
+    # Receipts
+
+    def receipt_path(self, identity: bytes) -> Path:
+        return self._receipts / f"{identity.hex()}.bin"
+
+    def keep_receipt(self, receipt: Receipt, bundle: ReceiptBundle) -> StoredReceipt:
+        path = self.receipt_path(receipt.tx_id)
+        os.replace(self._write_beside(path, encode(bundle), durable=True), path)
+        _sync_directory(self._receipts)
+        return StoredReceipt(receipt, bundle, path)
+
+    def receipts(self) -> Iterator[StoredReceipt]:
+        for path in sorted(self._receipts.glob("*.bin")):
+            yield read_receipt(path)
+
+    # The journal
+
+    def note(self, event: str, pending: Pending, **more: str | int) -> None:
+        line = {
+            "time_ms": time.time_ns() // 1_000_000,
+            "event": event,
+            "tx": pending.id.hex(),
+            "nonce": pending.tx.nonce,
+            "kind": pending.tx.kind,
+            **more,
+        }
+        with open(self.directory / "journal.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    # What was proven before
+
+    def genesis(self) -> Genesis | None:
+        return self._decoded(Genesis, self.chain_directory / "genesis.bin", MAX_GENESIS_BYTES)
+
+    def keep_genesis(self, genesis: Genesis) -> None:
+        self._replace(self.chain_directory / "genesis.bin", encode(genesis))
+
+    def checkpoint(self) -> Checkpoint | None:
+        return self._decoded(Checkpoint, self.directory / "checkpoint.bin", _MAX_RECORD_BYTES)
+
+    def keep_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self._replace(self.directory / "checkpoint.bin", encode(checkpoint))
+
+    def head(self) -> int:
+        data = _read(self.directory / "head")
+        try:
+            return int(data) if data is not None else 0
+        except ValueError:
+            return 0
+
+    def keep_head(self, height: int) -> None:
+        self._replace(self.directory / "head", b"%d\n" % height)
+
+    def _decoded(self, cls: type[T], path: Path, limit: int) -> T | None:
+        data = _read(path)
+        try:
+            return None if data is None else decode(cls, data, limit)
+        except CodecError:
+            # Only a copy of what the network proves: it is fetched again.
+            return None
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        os.replace(self._write_beside(path, data, durable=False), path)
+
+    @staticmethod
+    def _write_beside(path: Path, data: bytes, *, durable: bool) -> Path:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        with open(temporary, "xb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        return temporary
+
+
+def read_receipt(path: Path) -> StoredReceipt:
+    """A receipt as it was kept; `Network.verify_receipt` checks its proof again."""
+    data = _read(path)
+    if data is None:
+        raise BadFile("UNREADABLE", f"There is no {path}.", "Check the path.")
+    try:
+        bundle = decode(ReceiptBundle, data, _MAX_RECORD_BYTES)
+        return StoredReceipt(decode(Receipt, bundle.receipt, len(bundle.receipt)), bundle, path)
+    except CodecError as error:
+        raise BadFile("BAD_RECEIPT", f"{path} is damaged: {error}.", "Ask a node for it again.") from None
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,327 @@
+"""A job as a trainer has it: its rounds come as tasks, each with a verified model, until the job is over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chain.cid import LEAF_BYTES, cid_text, raw_cid
+from fl.client.errors import BadInput, RefusedByChain, Unreachable, Unverified
+from fl.client.home import Pending
+from fl.client.jobdraft import Arrays, ConfigValue, config_value
+from fl.client.receipt import Receipt
+from fl.client.wakeup import Wakeup
+from fl.errors import Refused
+from fl.jobs import JoinJob, LeaveJob, StopJob
+from fl.records import (
+    METRIC_MARKS,
+    METRIC_MINUS_INFINITY,
+    METRIC_NAN,
+    METRIC_PLUS_INFINITY,
+    Job,
+    JobRules,
+    JobStatus,
+    Joined,
+    Phase,
+    Round,
+)
+from fl.rounds import SubmitUpdate
+from fl.rules import config_at, rules_hash, zero_model
+from fl.state import job_key, joined_key, round_key
+from fl.tensors.encodings import encode_update
+from fl.tensors.layout import AVERAGED
+from fl.tensors.model import parse_model
+from fl.transactions import read_body
+
+if TYPE_CHECKING:
+    from fl.client.network import AsyncNetwork
+
+log = logging.getLogger("quorate.client")
+
+_MOVED_ON = frozenset({"LATE", "DUPLICATE"})
+"""Refusals of an update that end a round for the trainer and nothing else."""
+_OVER = (JobStatus.FINISHED, JobStatus.STOPPED)
+_MICRO = 1_000_000
+_LOOK_AGAIN_S = 2.0
+"""Events only make the loop faster; this is how often it looks when none comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a job is, for one member of it."""
+
+    job: Job
+    round: Round | None
+    joined: Joined | None
+
+
+class AsyncTask:
+    """A round to answer. `model` maps tensor names to arrays of your own; change them as you like."""
+
+    def __init__(self, job: AsyncJob, round: Round, base: dict[str, NDArray[Any]]) -> None:
+        self._job = job
+        self._round = round
+        self._base = base
+        self.receipt: Receipt | None = None
+        self.round = round.number
+        self.model: dict[str, NDArray[Any]] = {name: array.copy() for name, array in base.items()}
+        self.config: dict[str, ConfigValue] = {
+            name: config_value(entry) for name, entry in config_at(job.rules, round.number).items()
+        }
+
+    @property
+    def model_cid(self) -> str:
+        return cid_text(self._round.base)
+
+    async def submit(
+        self,
+        *,
+        weights: Arrays | None = None,
+        delta: Arrays | None = None,
+        examples: int,
+        metrics: Mapping[str, float] | None = None,
+    ) -> Receipt:
+        """Submit the trained `weights`, or their difference to the model as `delta`; returns the proven receipt.
+
+        The receipt's status is "ok", or LATE when the round closed meanwhile, or DUPLICATE when this account has
+        answered it already. Every other refusal raises RefusedByChain."""
+        if (weights is None) == (delta is None):
+            raise BadInput("ONE_OF_TWO", "Give exactly one of `weights` and `delta`.", "See help(task.submit).")
+        change = delta if delta is not None else self._difference(weights or {})
+        body = self._job.update(self._round, change, examples, metrics or {})
+        self.receipt = await self._job.network.send(body, allow=_MOVED_ON)
+        return self.receipt
+
+    def _difference(self, weights: Arrays) -> dict[str, NDArray[Any]]:
+        unknown = weights.keys() - self._base.keys()
+        if unknown:
+            raise BadInput("UNKNOWN_TENSOR", f"The model has no tensor {', '.join(sorted(unknown))}.", "Check names.")
+        change = {}
+        for name in self._job.averaged:
+            if name not in weights:
+                raise BadInput("MISSING_TENSOR", f"The tensor {name!r} is missing.", "Give every averaged tensor.")
+            trained, base = np.asarray(weights[name]), self._base[name]
+            if trained.shape != base.shape:
+                raise BadInput(
+                    "WRONG_SHAPE", f"The tensor {name!r} has the shape {trained.shape}, not {base.shape}.", "Check it."
+                )
+            # In float64 the difference of two float32 is exact.
+            change[name] = trained.astype(np.float64) - base.astype(np.float64)
+        return change
+
+
+class AsyncJob:
+    """Made by `AsyncNetwork.job`. `rules` are proven, and never change."""
+
+    def __init__(self, network: AsyncNetwork, identity: bytes, rules: JobRules) -> None:
+        self.network = network
+        self.rules = rules
+        self._id = identity
+
+    @property
+    def id(self) -> str:
+        return self._id.hex()
+
+    @property
+    def name(self) -> str:
+        return self.rules.name
+
+    @property
+    def rules_hash(self) -> str:
+        """What a member accepts by joining."""
+        return rules_hash(self.rules).hex()
+
+    @property
+    def averaged(self) -> list[str]:
+        return [each.name for each in self.rules.schema.tensors if each.role == AVERAGED]
+
+    # Reading
+
+    async def status(self) -> Job:
+        """The job's proven record."""
+        found = await self.network.record(Job, job_key(self._id))
+        if found is None:
+            raise RefusedByChain.of("UNKNOWN_JOB")
+        return found
+
+    async def round(self, number: int) -> Round | None:
+        """A round's proven record, None before it opens."""
+        return await self.network.record(Round, round_key(self._id, number))
+
+    async def joined(self, account: str | None = None) -> Joined | None:
+        who = bytes.fromhex(account) if account is not None else self.network.sender.account
+        return await self.network.record(Joined, joined_key(self._id, who))
+
+    async def model_bytes(self, round: int | None = None) -> tuple[str, bytes]:
+        """CID and verified safetensors file of the newest model, or of the one that a round made (0: the initial)."""
+        return await self._blob(await self._model_cid(round))
+
+    async def model(self, round: int | None = None) -> dict[str, NDArray[Any]]:
+        """The newest model, or the one that a round made, as arrays."""
+        _, blob = await self.model_bytes(round)
+        return {name: array.copy() for name, array in self._parsed(blob).items()}
+
+    async def _model_cid(self, round: int | None) -> bytes:
+        if round is None:
+            return (await self.status()).model
+        if round == 0:
+            return self.rules.initial
+        found = await self.round(round)
+        if found is None or found.phase != Phase.CLOSED:
+            raise BadInput("NO_MODEL", f"Round {round} of {self.name} has made no model.", "Name a closed round.")
+        return found.model
+
+    async def _blob(self, cid: bytes) -> tuple[str, bytes]:
+        if cid == self.rules.initial and raw_cid(zero := zero_model(self.rules.schema)) == cid:
+            return cid_text(cid), zero
+        return cid_text(cid), await self.network.reader.blob(cid, LEAF_BYTES)
+
+    def _parsed(self, blob: bytes) -> dict[str, NDArray[Any]]:
+        try:
+            return parse_model(self.rules.schema, blob)
+        except Refused as refused:
+            raise Unverified("BAD_MODEL", f"The certified model is no model of this job: {refused}.") from None
+
+    # Membership
+
+    async def join(self, accept: str | None = None) -> Receipt | None:
+        """Join under the job's rules; None if that has been done. With `accept`, the hash of the rules that were
+        agreed on, joining is refused under any others."""
+        if accept is not None and accept.lower() != self.rules_hash:
+            raise RefusedByChain.of("WRONG_RULES", f"The rules of {self.name} hash to {self.rules_hash}.")
+        if await self.joined() is not None:
+            return None
+        receipt = await self.network.send(JoinJob(self._id, bytes.fromhex(self.rules_hash)), allow=("ALREADY_JOINED",))
+        return receipt if receipt.accepted else None
+
+    async def leave(self) -> Receipt:
+        return await self.network.send(LeaveJob(self._id))
+
+    async def stop(self) -> Receipt:
+        """End the job for everyone; its creator and registrars may."""
+        return await self.network.send(StopJob(self._id))
+
+    # Training
+
+    async def tasks(self) -> AsyncIterator[AsyncTask]:
+        """Each round that this account may still answer, until the job is over.
+
+        Updates that an earlier run left in flight are sent again first, byte for byte. A round that was answered is
+        skipped, so the loop can be started anew at any time. Nodes that do not answer are waited for."""
+        wakeup = Wakeup(self.network.nodes, self.id)
+        offered = 0
+        try:
+            while True:
+                try:
+                    await self._resume()
+                    seen = wakeup.seen()
+                    standing = await self.standing()
+                    task = await self._task(standing, offered)
+                except Unreachable as error:
+                    log.warning("%s: waiting for the network: %s", self.name, error)
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+                    continue
+                if standing.job.status in _OVER:
+                    return
+                if task is None:
+                    await wakeup.wait(seen, _LOOK_AGAIN_S)
+                    continue
+                offered = task.round
+                yield task
+        finally:
+            await wakeup.close()
+
+    async def standing(self) -> Standing:
+        """Job, open round and own membership. Each is proven, and no older than the ones before."""
+        job = await self.status()
+        if job.round == 0:
+            return Standing(job, None, await self.joined())
+        current, joined = await asyncio.gather(self.round(job.round), self.joined())
+        return Standing(job, current, joined)
+
+    async def _task(self, standing: Standing, offered: int) -> AsyncTask | None:
+        joined, current = standing.joined, standing.round
+        if standing.job.status in _OVER:
+            return None
+        if joined is None:
+            raise RefusedByChain.of("NOT_JOINED", f"This account is not in the job {self.name}.")
+        if current is None or current.phase != Phase.COLLECTING or current.number <= offered:
+            return None
+        if joined.from_round > current.number or joined.answered >= current.number:
+            return None
+        _, blob = await self._blob(current.base)
+        return AsyncTask(self, current, self._parsed(blob))
+
+    async def _resume(self) -> None:
+        mine = [each for each in self.network.pending() if self._is_mine(each)]
+        await asyncio.gather(*(self.network.sender.resume_one(each) for each in mine))
+
+    def _is_mine(self, pending: Pending) -> bool:
+        if pending.tx.sender != self.network.sender.account:
+            return False
+        _, body = read_body(pending.tx)
+        return isinstance(body, SubmitUpdate) and body.job == self._id
+
+    # Updates
+
+    def update(self, round: Round, delta: Arrays, examples: int, metrics: Mapping[str, float]) -> SubmitUpdate:
+        """The body that answers this round with this change of the averaged tensors."""
+        rules = self.rules
+        try:
+            payload = encode_update(
+                rules.schema, rules.encoding, rules.range_bits, self.id, round.number, self.network.account, delta
+            )
+        except Refused as refused:
+            raise RefusedByChain.of(refused.code, refused.sentence) from None
+        except ValueError as error:
+            raise BadInput("BAD_UPDATE", f"The update cannot be encoded: {error}.", "Check names and shapes.") from None
+        return SubmitUpdate(
+            job=self._id,
+            round=round.number,
+            base=round.base,
+            examples=_examples(examples),
+            metrics=metric_values(rules.metrics, metrics),
+            cid=raw_cid(payload),
+            payload=payload,
+        )
+
+
+def _examples(examples: int) -> int:
+    if isinstance(examples, bool) or int(examples) != examples:
+        raise BadInput("BAD_EXAMPLES", f"{examples!r} is no number of examples.", "Give an integer.")
+    return int(examples)
+
+
+def metric_values(names: Sequence[str], given: Mapping[str, float]) -> tuple[int, ...]:
+    """In millionths and in the job's order; what is not a number has its mark."""
+    if given.keys() != set(names):
+        raise BadInput(
+            "BAD_METRICS",
+            f"The job names the metrics {', '.join(names) or 'none'}; given were {', '.join(given) or 'none'}.",
+            "Give exactly the metrics that the job names.",
+        )
+    return tuple(_micro(float(given[name])) for name in names)
+
+
+def _micro(value: float) -> int:
+    if math.isnan(value):
+        return METRIC_NAN
+    if math.isinf(value):
+        return METRIC_PLUS_INFINITY if value > 0 else METRIC_MINUS_INFINITY
+    scaled = round(value * _MICRO)
+    limit = METRIC_PLUS_INFINITY - 1
+    return max(min(scaled, limit), METRIC_MINUS_INFINITY + 1)
+
+
+def metric_value(micro: int) -> float:
+    """A round's mean as a number again."""
+    if micro in METRIC_MARKS:
+        return math.nan if micro == METRIC_NAN else math.copysign(math.inf, micro)
+    return micro / _MICRO

@@ -1,0 +1,226 @@
+"""A network as a client has it: verified reads, and transactions of one account. The async face."""
+
+from __future__ import annotations
+
+import os
+import string
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from chain.codec import encode
+from chain.genesis import Genesis
+from chain.keys import SigningKey
+from chain.light import Checkpoint
+from chain.transaction import account_id
+from fl.client.errors import BadFile, BadInput, RefusedByChain, Unverified
+from fl.client.home import Home, Pending, default_root, read_receipt
+from fl.client.job import AsyncJob
+from fl.client.jobdraft import Arrays, draft_job
+from fl.client.keyfile import load_key
+from fl.client.networkfile import NetworkFile, read_network
+from fl.client.nodes import Nodes, Untrue
+from fl.client.reader import Proven, Reader
+from fl.client.receipt import Receipt
+from fl.client.sender import VALID_FOR_MS, Sender
+from fl.execution import OK
+from fl.records import JobRules, Member, Named
+from fl.state import job_name_key, member_key, rules_key
+
+T = TypeVar("T")
+
+PATIENCE_S = 30.0
+
+
+class AsyncNetwork:
+    """Made by `connect_async`; an async context manager."""
+
+    def __init__(self, file: NetworkFile, nodes: Nodes, reader: Reader, home: Home) -> None:
+        self._nodes = nodes
+        self._home = home
+        self._sender: Sender | None = None
+        self._rules: dict[bytes, JobRules] = {}
+        self.file = file
+        self.reader = reader
+        self.genesis: Genesis
+
+    async def __aenter__(self) -> AsyncNetwork:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        self._home.keep_head(self.reader.head)
+        await self._nodes.close()
+
+    # Who and where
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    @property
+    def chain_id(self) -> str:
+        return self.file.checkpoint.chain_id.hex()
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The newest validator set that the network file leads to."""
+        return self.reader.checkpoint
+
+    @property
+    def home(self) -> Path:
+        """Where receipts and whatever is in flight are kept."""
+        return self._home.directory
+
+    @property
+    def nodes(self) -> Nodes:
+        return self._nodes
+
+    @property
+    def account(self) -> str:
+        return self.sender.account.hex()
+
+    @property
+    def sender(self) -> Sender:
+        if self._sender is None:
+            raise BadInput("NO_KEY", "This needs an account.", "Connect with a key: connect(file, key=…).")
+        return self._sender
+
+    # Reading
+
+    async def head(self) -> int:
+        """The newest height that f + 1 nodes prove."""
+        return await self.reader.compare_heads()
+
+    async def state(self, key: bytes) -> Proven:
+        """A row of the state, proven."""
+        return await self.reader.state(key)
+
+    async def record(self, cls: type[T], key: bytes) -> T | None:
+        """A row of the state, proven and decoded."""
+        return await self.reader.record(cls, key)
+
+    async def member(self, account: str | None = None) -> Member | None:
+        return await self.record(Member, member_key(bytes.fromhex(account or self.account)))
+
+    async def job(self, name_or_id: str) -> AsyncJob:
+        """The newest job of this name, or the one with this id."""
+        return await self._job(await self._job_id(name_or_id))
+
+    async def _job(self, job: bytes) -> AsyncJob:
+        rules = self._rules.get(job) or await self.record(JobRules, rules_key(job))
+        if rules is None:
+            raise RefusedByChain.of("UNKNOWN_JOB", f"No job has the id {job.hex()}.")
+        self._rules[job] = rules
+        return AsyncJob(self, job, rules)
+
+    async def _job_id(self, name_or_id: str) -> bytes:
+        if len(name_or_id) == 64 and not set(name_or_id) - set(string.hexdigits):
+            return bytes.fromhex(name_or_id)
+        named = await self.record(Named, job_name_key(name_or_id))
+        if named is None:
+            raise RefusedByChain.of("UNKNOWN_JOB", f"No job is named {name_or_id!r} on {self.name}.")
+        return named.holder
+
+    # Writing
+
+    async def send(self, body: object, *, allow: Iterable[str] = (), valid_for_ms: int = VALID_FOR_MS) -> Receipt:
+        """Sign and send a transaction with this body, and wait until its fate is proven. Raises RefusedByChain
+        when that is a refusal whose code is not in `allow`."""
+        stored = await self.sender.send(body, valid_for_ms)
+        receipt = Receipt.of(stored)
+        if receipt.status != OK and receipt.status not in set(allow):
+            raise RefusedByChain.of(receipt.status)
+        return receipt
+
+    async def create_job(self, name: str, model: Arrays, **rules: Any) -> AsyncJob:
+        """Create a job that starts from this model; `fl.client.jobdraft.draft_job` lists the rules."""
+        draft = draft_job(name, model, **rules)
+        receipt = await self.send(draft)
+        return await self._job(bytes.fromhex(receipt.job))
+
+    def pending(self) -> list[Pending]:
+        """Transactions whose fate is not yet proven."""
+        return list(self._home.pending())
+
+    async def resume(self) -> list[Receipt]:
+        """Settle what an earlier run of this account left in flight."""
+        return [Receipt.of(each) for each in await self.sender.resume()]
+
+    # Receipts
+
+    def receipts(self) -> list[Receipt]:
+        return [Receipt.of(each) for each in self._home.receipts()]
+
+    def verify_receipt(self, path: str | os.PathLike[str]) -> Receipt:
+        """A receipt file, checked against the network file alone; raises Unverified."""
+        stored = read_receipt(Path(path))
+        try:
+            self.reader.check_receipt(stored.receipt.tx_id, stored.bundle)
+        except Untrue as error:
+            raise Unverified("NOT_PROVEN", f"{path} proves nothing: {error}", "Ask a node for it again.") from None
+        return Receipt.of(stored)
+
+
+async def connect_async(
+    network: str | os.PathLike[str],
+    key: str | os.PathLike[str] | SigningKey | None = None,
+    *,
+    passphrase: str | bytes | None = None,
+    account: str | None = None,
+    home: str | os.PathLike[str] | None = None,
+    patience_s: float = PATIENCE_S,
+) -> AsyncNetwork:
+    """Connect to the network of this file, in the name of this key.
+
+    `account` is needed once the key has been rotated: an account is named after its first key. `home` is where
+    receipts and transactions in flight are kept (default: QUORATE_HOME or ~/.quorate). `patience_s` is how long a
+    question is repeated while no node answers it.
+    """
+    file = read_network(Path(network))
+    signing = _signing_key(key, passphrase)
+    who = bytes.fromhex(account) if account is not None else account_id(signing.public) if signing else None
+    kept = Home(Path(home) if home is not None else default_root(), file.checkpoint.chain_id, who)
+    addresses = [(each.name, each.rpc) for each in file.validators.members if each.rpc]
+    if not addresses:
+        raise BadFile("NO_ADDRESSES", f"{network} names no node that answers clients.", "Ask for one that does.")
+    # Clients of one network spread over its nodes.
+    nodes = Nodes(addresses, int.from_bytes((who or os.urandom(4))[:4], "big"), patience_s)
+    reader = Reader(nodes, kept.checkpoint() or file.checkpoint, kept.head(), kept.keep_checkpoint)
+    connected = AsyncNetwork(file, nodes, reader, kept)
+    try:
+        connected.genesis = await _genesis(file, reader, kept)
+    except BaseException:
+        await nodes.close()
+        raise
+    if signing is not None and who is not None:
+        connected._sender = Sender(nodes, reader, kept, signing, who, connected.genesis.params, connected._rules.get)
+    return connected
+
+
+async def _genesis(file: NetworkFile, reader: Reader, home: Home) -> Genesis:
+    """Known by its hash, which is the chain's id."""
+    genesis = home.genesis()
+    if genesis is None or genesis.chain_id != file.checkpoint.chain_id:
+        genesis = await reader.genesis()
+        home.keep_genesis(genesis)
+    first = genesis.validator_set
+    if file.validators.epoch == first.epoch and encode(file.validators) != encode(first):
+        raise Unverified(
+            "WRONG_VALIDATORS",
+            "The network file lists other validators than the genesis of its own chain.",
+            "Ask a member for the file again, and do not use this one.",
+        )
+    return genesis
+
+
+def _signing_key(key: str | os.PathLike[str] | SigningKey | None, passphrase: str | bytes | None) -> SigningKey | None:
+    if key is None or isinstance(key, SigningKey):
+        return key
+    secret = passphrase.encode() if isinstance(passphrase, str) else passphrase
+    return load_key(Path(key), secret)

@@ -1,0 +1,228 @@
+"""Verified reads: a node hands over a value with its proof, and the proof leads back to the network file.
+
+A true but outdated answer would pass every proof, so each read has a floor: the newest state that f + 1 nodes had
+proven shortly before. One of those nodes is honest. A node below the floor is asked again or passed over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from chain.certificate import Certificate, Executed
+from chain.cid import CidError, cid_text, raw_cid
+from chain.codec import CodecError, decode
+from chain.genesis import MAX_GENESIS_BYTES, Genesis
+from chain.light import (
+    Checkpoint,
+    HandOver,
+    ReceiptBundle,
+    StateBundle,
+    Unproven,
+    follow,
+    verify_executed,
+    verify_receipt_bundle,
+    verify_state_bundle,
+)
+from fl.client.errors import Unverified
+from fl.client.nodes import Behind, Nodes, Reply, Request, Untrue, Unusable, from_base64
+from fl.records import Receipt
+from fl.state import MAX_VALUE_BYTES
+
+T = TypeVar("T")
+
+HEAD_MAX_AGE_S = 1.0
+"""Heads are compared again when the last comparison is older than this."""
+MAX_BUNDLE_BYTES = 4 * 1024 * 1024
+_MAX_RECEIPT_BYTES = 64 * 1024
+_ROOTS_KEPT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A key's value (None: it has none) in the state at a height."""
+
+    value: bytes | None
+    height: int
+
+
+class Reader:
+    """`floor` is a height that was proven in an earlier life; `moved` hears of every newer checkpoint."""
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        checkpoint: Checkpoint,
+        floor: int = 0,
+        moved: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    ) -> None:
+        self._nodes = nodes
+        self._moved = moved
+        self.checkpoint = checkpoint
+        self.head = floor
+        self._compared_at = float("-inf")
+        self._roots: OrderedDict[int, Executed] = OrderedDict()
+
+    # Heads
+
+    async def compare_heads(self) -> int:
+        """The newest height that f + 1 nodes prove; every later read is of that state or a newer one."""
+        started = time.monotonic()
+        wanted = self.checkpoint.validators.f + 1
+        heads = await self._nodes.ask_several(Request("GET", "/v1/checkpoint"), self._read_head, wanted)
+        self._compared_at = started
+        return max(heads)
+
+    async def _floor(self) -> int:
+        if time.monotonic() - self._compared_at > HEAD_MAX_AGE_S:
+            await self.compare_heads()
+        return self.head
+
+    def _read_head(self, reply: Reply) -> int:
+        if reply.status != 200:
+            raise Behind(reply.problem())
+        fields = reply.fields()
+        certificate = _decoded(Certificate, from_base64(fields.get("certificate")))
+        hand_overs = fields.get("handovers", [])
+        if not isinstance(hand_overs, list):
+            raise Unusable("hand-overs that are no list")
+        self._follow([_decoded(HandOver, from_base64(each)) for each in hand_overs], certificate.epoch)
+        if certificate.epoch < self.checkpoint.validators.epoch:
+            raise Behind(f"its head is of epoch {certificate.epoch}")
+        try:
+            executed = verify_executed(self.checkpoint, certificate)
+        except Unproven as error:
+            raise Untrue(str(error)) from None
+        self._accept(executed)
+        return executed.height
+
+    def _follow(self, hand_overs: list[HandOver], epoch: int) -> None:
+        reached = self.checkpoint.validators.epoch
+        ahead = [each for each in hand_overs if reached <= each.header.epoch < epoch]
+        if not ahead:
+            return
+        try:
+            self.checkpoint = follow(self.checkpoint, ahead)
+        except Unproven as error:
+            raise Untrue(str(error)) from None
+        self._moved(self.checkpoint)
+
+    def _accept(self, executed: Executed) -> None:
+        """What a quorum signed. Two different states of one height are beyond any network's fault."""
+        known = self._roots.setdefault(executed.height, executed)
+        if known != executed:
+            raise Unverified(
+                "FORK",
+                f"Two states of height {executed.height} are certified: more than a third of the validators lie.",
+                "Stop, keep this directory, and tell the members.",
+            )
+        while len(self._roots) > _ROOTS_KEPT:
+            self._roots.popitem(last=False)
+        self.head = max(self.head, executed.height)
+
+    # State
+
+    async def state(self, key: bytes) -> Proven:
+        floor = await self._floor()
+
+        def read(reply: Reply) -> Proven:
+            if reply.status in (404, 409):
+                raise Behind(reply.problem())
+            bundle = _decoded(StateBundle, from_base64(reply.fields().get("bundle")))
+            self._check_epoch(bundle.certificate)
+            try:
+                executed = verify_state_bundle(self.checkpoint, bundle)
+            except Unproven as error:
+                raise Untrue(str(error)) from None
+            if bundle.key != key:
+                raise Untrue("a proof of another key")
+            if executed.height < floor:
+                raise Behind(f"its state is of height {executed.height}, and {floor} is proven")
+            self._accept(executed)
+            return Proven(bundle.value, executed.height)
+
+        return await self._nodes.ask(Request("GET", f"/v1/state/{key.hex()}", limit_bytes=MAX_BUNDLE_BYTES), read)
+
+    async def record(self, cls: type[T], key: bytes) -> T | None:
+        proven = await self.state(key)
+        if proven.value is None:
+            return None
+        try:
+            return decode(cls, proven.value, MAX_VALUE_BYTES)
+        except CodecError as error:
+            raise Unverified(
+                "UNKNOWN_RECORD",
+                f"The chain holds a {cls.__name__} that this program cannot read ({error}).",
+                "Install a newer version of quorate.",
+            ) from None
+
+    def _check_epoch(self, certificate: Certificate) -> None:
+        if certificate.epoch > self.checkpoint.validators.epoch:
+            # The hand-overs that lead there come with the next comparison of heads.
+            self._compared_at = float("-inf")
+            raise Behind("its proof is of an epoch that is not yet known here")
+
+    # Receipts
+
+    async def receipt(self, tx_id: bytes) -> tuple[Receipt, ReceiptBundle] | None:
+        """The proven receipt; None while some node says that there is none yet."""
+
+        def read(reply: Reply) -> tuple[Receipt, ReceiptBundle] | None:
+            if reply.status in (404, 409):
+                return None
+            bundle = _decoded(ReceiptBundle, from_base64(reply.fields().get("bundle")))
+            self._check_epoch(bundle.state.certificate)
+            return self.check_receipt(tx_id, bundle), bundle
+
+        path = f"/v1/transactions/{tx_id.hex()}/receipt"
+        return await self._nodes.ask(Request("GET", path, limit_bytes=MAX_BUNDLE_BYTES), read)
+
+    def check_receipt(self, tx_id: bytes, bundle: ReceiptBundle) -> Receipt:
+        try:
+            executed = verify_receipt_bundle(self.checkpoint, bundle)
+        except Unproven as error:
+            raise Untrue(str(error)) from None
+        receipt = _decoded(Receipt, bundle.receipt)
+        if receipt.tx_id != tx_id:
+            raise Untrue("a receipt of another transaction")
+        self._accept(executed)
+        return receipt
+
+    # Blobs and the genesis, which name themselves
+
+    async def blob(self, cid: bytes, limit_bytes: int) -> bytes:
+        def read(reply: Reply) -> bytes:
+            if reply.status == 404:
+                raise Behind(reply.problem())
+            if reply.status != 200:
+                raise Unusable(reply.problem())
+            try:
+                matches = raw_cid(reply.body) == cid
+            except CidError as error:
+                raise Unusable(str(error)) from None
+            if not matches:
+                raise Untrue("bytes that do not hash to the CID")
+            return reply.body
+
+        return await self._nodes.ask(Request("GET", f"/v1/models/{cid_text(cid)}", limit_bytes=limit_bytes), read)
+
+    async def genesis(self) -> Genesis:
+        def read(reply: Reply) -> Genesis:
+            if reply.status != 200:
+                raise Unusable(reply.problem())
+            genesis = _decoded(Genesis, reply.body, MAX_GENESIS_BYTES)
+            if genesis.chain_id != self.checkpoint.chain_id:
+                raise Untrue(f"it is on another chain, {genesis.chain_id.hex()}")
+            return genesis
+
+        return await self._nodes.ask(Request("GET", "/v1/genesis", limit_bytes=MAX_GENESIS_BYTES), read)
+
+
+def _decoded(cls: type[T], data: bytes, limit: int = MAX_BUNDLE_BYTES) -> T:
+    try:
+        return decode(cls, data, limit)
+    except CodecError as error:
+        raise Unusable(f"no canonical {cls.__name__}: {error}") from None

@@ -1,0 +1,289 @@
+"""Transactions on their way: signed once, kept before they are sent, sent until their fate is proven.
+
+    sign ─ keep ─▶ send ─ acknowledged (available: it will be ordered) ─▶ wait ─ receipt with proof ─▶ keep, forget
+             ▲       └── no answer: the same bytes to the next node
+             └── its nonce went to another transaction: sign again under the next
+
+The same bytes may be sent to any number of nodes any number of times: they are executed once. A refusal counts when
+f + 1 nodes agree on it, one of which is honest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from chain.codec import encode, pack
+from chain.genesis import Params
+from chain.keys import SigningKey
+from chain.transaction import account_id, sign_transaction, tx_id
+from fl.accounts import new_account
+from fl.check import check_transaction
+from fl.client.errors import BadFile, RefusedByChain, TimedOut, Unreachable
+from fl.client.home import Home, Pending, StoredReceipt
+from fl.client.nodes import Behind, Node, Nodes, Reply, Request, Unusable
+from fl.client.reader import Reader
+from fl.errors import CODES, PendingJob, Refused
+from fl.records import Account, JobRules
+from fl.state import account_key
+from fl.transactions import KIND_OF_BODY
+
+log = logging.getLogger("quorate.client")
+
+VALID_FOR_MS = 3_600_000
+"""How long a transaction is good for, and so how long it is tried."""
+_PAUSE_S = 0.05
+_MAX_PAUSE_S = 0.5
+_SEND_AGAIN_S = 10.0
+"""An acknowledged transaction without a receipt is sent once more after this, to whichever node answers."""
+_OTHER_NODE_S = 2.0
+_NOT_YET = frozenset({"UNKNOWN_JOB", "NONCE_FAR"})
+"""Refusals of a node that lags, or of a moment: they may be over in the next."""
+_NOT_YET_S = 15.0
+
+RulesOf = Callable[[bytes], JobRules | None]
+
+
+class NonceTaken(Exception):
+    """Another transaction of the account was executed under this one's nonce: this one never will be."""
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Sender:
+    def __init__(
+        self,
+        nodes: Nodes,
+        reader: Reader,
+        home: Home,
+        key: SigningKey,
+        account: bytes,
+        params: Params,
+        rules_of: RulesOf,
+    ) -> None:
+        self._nodes = nodes
+        self._reader = reader
+        self._home = home
+        self._key = key
+        self._params = params
+        self._rules_of = rules_of
+        self.account = account
+        self._seen: Account | None = None
+        self._spent: set[int] = set()
+        self._signing = asyncio.Lock()
+
+    # Signing
+
+    async def send(self, body: object, valid_for_ms: int = VALID_FOR_MS) -> StoredReceipt:
+        """Sign, keep, send, and wait for the proven receipt, whatever it says. Raises RefusedByChain when the
+        transaction is refused before it is ordered."""
+        while True:
+            pending = await self._sign(body, valid_for_ms)
+            try:
+                return await self.settle(pending)
+            except NonceTaken:
+                self._seen = None
+
+    async def _sign(self, body: object, valid_for_ms: int) -> Pending:
+        valid_until_ms = now_ms() + min(valid_for_ms, self._params.max_validity_ms // 2)
+        kind, data = KIND_OF_BODY[type(body)], encode(body)
+        async with self._signing:
+            while True:
+                nonce = await self._free_nonce()
+                tx = sign_transaction(
+                    self._key, self._reader.checkpoint.chain_id, self.account, nonce, valid_until_ms, kind, data
+                )
+                pending = Pending(tx, tx_id(tx), encode(tx))
+                self._check_bytes(pending)
+                if await asyncio.to_thread(self._home.keep, pending):
+                    self._home.note("signed", pending)
+                    return pending
+
+    def _check_bytes(self, pending: Pending) -> None:
+        """What every node would refuse is not sent, and takes no nonce."""
+        try:
+            check_transaction(
+                pending.data, self._reader.checkpoint.chain_id, self._params, self._rules_of, verify_signature=False
+            )
+        except Refused as refused:
+            raise RefusedByChain.of(refused.code, refused.sentence) from None
+        except PendingJob:
+            raise RefusedByChain.of("UNKNOWN_JOB") from None
+
+    async def _free_nonce(self) -> int:
+        """The lowest that is neither executed nor in flight; waits while the account's window is full."""
+        pause = _PAUSE_S
+        while True:
+            if self._seen is None:
+                self._seen = await self._account()
+                self._spent.clear()
+            used = int.from_bytes(self._seen.used, "little")
+            taken = self._spent | self._home.nonces_in_flight()
+            for offset in range(self._params.nonce_window):
+                if not used >> offset & 1 and self._seen.floor + offset not in taken:
+                    return self._seen.floor + offset
+            self._seen = None
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _MAX_PAUSE_S)
+
+    async def _account(self) -> Account:
+        known = await self._reader.record(Account, account_key(self.account))
+        if known is None and account_id(self._key.public) == self.account:
+            known = new_account(self._key.public)
+        if known is None or known.key != self._key.public:
+            raise RefusedByChain.of("WRONG_KEY", "The key file is not the account's present key.")
+        return known
+
+    # Sending
+
+    async def resume(self) -> list[StoredReceipt]:
+        """Settle what an earlier life left in the outbox, all at once."""
+        settled = await asyncio.gather(*(self.resume_one(each) for each in self._home.pending()))
+        return [each for each in settled if each is not None]
+
+    async def resume_one(self, pending: Pending) -> StoredReceipt | None:
+        """None when the transaction can no longer be executed; it has left the outbox then."""
+        if pending.tx.chain != self._reader.checkpoint.chain_id or pending.tx.sender != self.account:
+            raise BadFile("BAD_OUTBOX", "The outbox holds a transaction of another account.", "Use another home.")
+        try:
+            return await self.settle(pending)
+        except (NonceTaken, RefusedByChain, TimedOut) as error:
+            log.warning("transaction %s, kept from an earlier run, is given up: %s", pending.id.hex()[:16], error)
+            return None
+
+    async def settle(self, pending: Pending) -> StoredReceipt:
+        """Send the bytes until their receipt is proven."""
+        acknowledged = False
+        while True:
+            await self._send_until_acknowledged(pending)
+            if not acknowledged:
+                acknowledged = True
+                self._home.note("acknowledged", pending)
+            stored = await self._wait_for_receipt(pending)
+            if stored is not None:
+                return stored
+
+    async def _wait_for_receipt(self, pending: Pending) -> StoredReceipt | None:
+        """None when it has been too long: whoever acknowledged the transaction may have lied."""
+        pause, ends = _PAUSE_S, time.monotonic() + _SEND_AGAIN_S
+        turns = time.monotonic() + _OTHER_NODE_S
+        while time.monotonic() < ends:
+            stored = await self._receipt(pending)
+            if stored is not None:
+                return stored
+            if time.monotonic() > turns:
+                # This node may have lost the others and still answer.
+                self._nodes.turn()
+                turns = time.monotonic() + _OTHER_NODE_S
+            await asyncio.sleep(pause)
+            pause = min(1.5 * pause, _MAX_PAUSE_S)
+        return None
+
+    async def _receipt(self, pending: Pending) -> StoredReceipt | None:
+        try:
+            found = await self._reader.receipt(pending.id)
+        except Unreachable as error:
+            log.warning("%s", error)
+            return None
+        if found is None:
+            return None
+        stored = await asyncio.to_thread(self._home.keep_receipt, *found)
+        self._home.note("proven", pending, status=stored.receipt.status, height=stored.receipt.height)
+        self._home.keep_head(self._reader.head)
+        self._spent.add(pending.tx.nonce)
+        self._home.drop(pending)
+        return stored
+
+    async def _send_until_acknowledged(self, pending: Pending) -> None:
+        began = time.monotonic()
+        while True:
+            refused = await self._send_once(pending)
+            if refused is None:
+                return
+            if refused.code == "NONCE_USED":
+                if await self._receipt_or_taken(pending):
+                    return
+            elif refused.code not in _NOT_YET or time.monotonic() - began > _NOT_YET_S:
+                self._give_up(pending, refused.code)
+                raise TimedOut("EXPIRED", refused.what, refused.todo) if refused.code == "EXPIRED" else refused
+            await asyncio.sleep(_MAX_PAUSE_S)
+
+    async def _receipt_or_taken(self, pending: Pending) -> bool:
+        """Whether the nonce was used by this very transaction; raises NonceTaken when it was not."""
+        if await self._reader.receipt(pending.id) is not None:
+            return True
+        await self._reader.compare_heads()
+        account = await self._account()
+        distance = pending.tx.nonce - account.floor
+        if distance >= 0 and not int.from_bytes(account.used, "little") >> distance & 1:
+            return False
+        # The account's state is newer than the first question, so this answer is about what used the nonce.
+        if await self._reader.receipt(pending.id) is not None:
+            return True
+        self._give_up(pending, "NONCE_USED")
+        raise NonceTaken
+
+    def _give_up(self, pending: Pending, code: str) -> None:
+        self._home.note("given_up", pending, code=code)
+        self._home.drop(pending)
+
+    async def _send_once(self, pending: Pending) -> RefusedByChain | None:
+        """None once a node has acknowledged it; else the refusal that f + 1 nodes agree on. Keeps asking while
+        nodes fail, until the transaction expires."""
+        request = Request("POST", "/v1/transactions", {"wait": "available"}, pack((pending.data,)))
+        needed = self._reader.checkpoint.validators.f + 1
+        pause = _PAUSE_S
+        while True:
+            refusals: dict[str, RefusedByChain] = {}
+            for node in self._nodes.in_order():
+                verdict = await self._send_to(node, request)
+                if verdict is _ACKNOWLEDGED:
+                    self._nodes.prefer(node)
+                    return None
+                if isinstance(verdict, RefusedByChain):
+                    refusals[node.name] = verdict
+                    if sum(each.code == verdict.code for each in refusals.values()) >= needed:
+                        return verdict
+            if now_ms() > pending.tx.valid_until_ms:
+                return RefusedByChain.of("EXPIRED")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 4 * _MAX_PAUSE_S)
+
+    async def _send_to(self, node: Node, request: Request) -> object:
+        try:
+            return await self._nodes.ask_one(node, request, _read_answer)
+        except (Unusable, Behind) as error:
+            log.info("node %s did not take the transaction: %s", node.name, error)
+            return None
+
+
+_ACKNOWLEDGED = object()
+_GOOD = frozenset({"available", "final", "executed", "proven"})
+
+
+def _read_answer(reply: Reply) -> object:
+    """_ACKNOWLEDGED, or the node's refusal."""
+    if 400 <= reply.status < 500:
+        return _refusal(reply.json())
+    if reply.status not in (200, 202):
+        raise Unusable(reply.problem())
+    answers = reply.json().get("answers")
+    if not isinstance(answers, list) or len(answers) != 1 or not isinstance(answers[0], dict):
+        raise Unusable("an answer that is not to one transaction")
+    if "code" in answers[0]:
+        return _refusal(answers[0])
+    if answers[0].get("status") not in _GOOD:
+        raise Behind(f"it has the transaction only as {answers[0].get('status')}")
+    return _ACKNOWLEDGED
+
+
+def _refusal(fields: dict[str, object]) -> RefusedByChain:
+    code = fields.get("code")
+    if not isinstance(code, str) or code not in CODES:
+        raise Unusable(f"a refusal without a known code: {code}")
+    detail = fields.get("detail")
+    return RefusedByChain.of(code, detail if isinstance(detail, str) else "")

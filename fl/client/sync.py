@@ -1,0 +1,275 @@
+"""The plain face: the same network, job and task for code that awaits nothing.
+
+Every call runs on one event loop in a thread of its own, so it works in a script, in a notebook and inside a running
+event loop alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+
+from chain.keys import SigningKey
+from chain.light import Checkpoint
+from fl.client.job import AsyncJob, AsyncTask
+from fl.client.jobdraft import Arrays, ConfigValue
+from fl.client.network import PATIENCE_S, AsyncNetwork, connect_async
+from fl.client.reader import Proven
+from fl.client.receipt import Receipt
+from fl.records import Job as JobRecord
+from fl.records import JobRules, Member, Round
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """An event loop in a daemon thread: a program that ends does not wait for it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="quorate", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            # The caller was interrupted: what it asked for is not wanted any more.
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        if self._loop.is_running():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+
+class Task:
+    """A round to answer. `model` maps tensor names to arrays of your own; change them as you like."""
+
+    def __init__(self, loop: LoopThread, task: AsyncTask) -> None:
+        self._loop = loop
+        self._task = task
+
+    @property
+    def round(self) -> int:
+        return self._task.round
+
+    @property
+    def model(self) -> dict[str, NDArray[Any]]:
+        """The round's model, verified."""
+        return self._task.model
+
+    @property
+    def model_cid(self) -> str:
+        return self._task.model_cid
+
+    @property
+    def config(self) -> dict[str, ConfigValue]:
+        """What the job's creator gives the clients in this round: learning rate, epochs, …"""
+        return self._task.config
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """Of this round's submission, once there is one."""
+        return self._task.receipt
+
+    def submit(
+        self,
+        *,
+        weights: Arrays | None = None,
+        delta: Arrays | None = None,
+        examples: int,
+        metrics: Mapping[str, float] | None = None,
+    ) -> Receipt:
+        """Submit the trained `weights`, or their difference to the model as `delta`; returns the proven receipt.
+
+        The receipt's status is "ok", or LATE when the round closed meanwhile, or DUPLICATE when this account has
+        answered it already. Every other refusal raises RefusedByChain."""
+        return self._loop.run(self._task.submit(weights=weights, delta=delta, examples=examples, metrics=metrics))
+
+
+class Job:
+    """Made by `Network.job`. `rules` are proven, and never change."""
+
+    def __init__(self, loop: LoopThread, job: AsyncJob) -> None:
+        self._loop = loop
+        self._job = job
+
+    @property
+    def id(self) -> str:
+        return self._job.id
+
+    @property
+    def name(self) -> str:
+        return self._job.name
+
+    @property
+    def rules(self) -> JobRules:
+        return self._job.rules
+
+    @property
+    def rules_hash(self) -> str:
+        """What a member accepts by joining."""
+        return self._job.rules_hash
+
+    def status(self) -> JobRecord:
+        """The job's proven record."""
+        return self._loop.run(self._job.status())
+
+    def round(self, number: int) -> Round | None:
+        """A round's proven record, None before it opens."""
+        return self._loop.run(self._job.round(number))
+
+    def model(self, round: int | None = None) -> dict[str, NDArray[Any]]:
+        """The newest model, or the one that a round made (0: the initial one), as arrays."""
+        return self._loop.run(self._job.model(round))
+
+    def model_bytes(self, round: int | None = None) -> tuple[str, bytes]:
+        """The same as a CID and a safetensors file."""
+        return self._loop.run(self._job.model_bytes(round))
+
+    def join(self, accept: str | None = None) -> Receipt | None:
+        """Join under the job's rules; None if that has been done. With `accept`, the hash of the rules that were
+        agreed on, joining is refused under any others."""
+        return self._loop.run(self._job.join(accept))
+
+    def leave(self) -> Receipt:
+        return self._loop.run(self._job.leave())
+
+    def stop(self) -> Receipt:
+        """End the job for everyone; its creator and registrars may."""
+        return self._loop.run(self._job.stop())
+
+    def tasks(self) -> Iterator[Task]:
+        """Each round that this account may still answer, until the job is over.
+
+        Updates that an earlier run left in flight are sent again first, byte for byte. A round that was answered is
+        skipped, so the loop can be started anew at any time. Nodes that do not answer are waited for."""
+        tasks = self._job.tasks()
+        try:
+            while (task := self._loop.run(_next(tasks))) is not None:
+                yield Task(self._loop, task)
+        finally:
+            self._loop.run(_end(tasks))
+
+
+async def _next(tasks: AsyncIterator[AsyncTask]) -> AsyncTask | None:
+    return await anext(tasks, None)
+
+
+async def _end(tasks: AsyncIterator[AsyncTask]) -> None:
+    close = getattr(tasks, "aclose", None)
+    if close is not None:
+        await close()
+
+
+class Network:
+    """Made by `connect`; a context manager. What it reads is proven from the network file on."""
+
+    def __init__(self, loop: LoopThread, network: AsyncNetwork) -> None:
+        self._loop = loop
+        self._network = network
+
+    def __enter__(self) -> Network:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._loop.run(self._network.close())
+        self._loop.close()
+
+    @property
+    def name(self) -> str:
+        return self._network.name
+
+    @property
+    def chain_id(self) -> str:
+        return self._network.chain_id
+
+    @property
+    def account(self) -> str:
+        return self._network.account
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The newest validator set that the network file leads to."""
+        return self._network.checkpoint
+
+    @property
+    def home(self) -> Path:
+        """Where receipts and whatever is in flight are kept."""
+        return self._network.home
+
+    def head(self) -> int:
+        """The newest height that f + 1 nodes prove."""
+        return self._loop.run(self._network.head())
+
+    def state(self, key: bytes) -> Proven:
+        """A row of the state, proven."""
+        return self._loop.run(self._network.state(key))
+
+    def member(self, account: str | None = None) -> Member | None:
+        """A member's proven record; without an account, one's own."""
+        return self._loop.run(self._network.member(account))
+
+    def job(self, name_or_id: str) -> Job:
+        """The newest job of this name, or the one with this id."""
+        return Job(self._loop, self._loop.run(self._network.job(name_or_id)))
+
+    def create_job(self, name: str, model: Arrays, **rules: Any) -> Job:
+        """Create a job that starts from this model; `fl.client.jobdraft.draft_job` lists the rules."""
+        return Job(self._loop, self._loop.run(self._network.create_job(name, model, **rules)))
+
+    def send(self, body: object) -> Receipt:
+        """Sign and send any transaction, and wait until its fate is proven."""
+        return self._loop.run(self._network.send(body))
+
+    def resume(self) -> list[Receipt]:
+        """Settle what an earlier run of this account left in flight."""
+        return self._loop.run(self._network.resume())
+
+    def receipts(self) -> list[Receipt]:
+        """All receipts that are kept on disk."""
+        return self._network.receipts()
+
+    def verify_receipt(self, path: str | os.PathLike[str]) -> Receipt:
+        """A receipt file, checked against the network file alone; raises Unverified."""
+        return self._network.verify_receipt(path)
+
+
+def connect(
+    network: str | os.PathLike[str],
+    key: str | os.PathLike[str] | SigningKey | None = None,
+    *,
+    passphrase: str | bytes | None = None,
+    account: str | None = None,
+    home: str | os.PathLike[str] | None = None,
+    patience_s: float = PATIENCE_S,
+) -> Network:
+    """Connect to the network of this file, in the name of this key; without a key, to read.
+
+    `account` is needed once the key has been rotated: an account is named after its first key. `home` is where
+    receipts and transactions in flight are kept (default: QUORATE_HOME or ~/.quorate). `patience_s` is how long a
+    question is repeated while no node answers it.
+    """
+    loop = LoopThread()
+    try:
+        opened = connect_async(network, key, passphrase=passphrase, account=account, home=home, patience_s=patience_s)
+        return Network(loop, loop.run(opened))
+    except BaseException:
+        loop.close()
+        raise

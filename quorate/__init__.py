@@ -1,0 +1,34 @@
+"""Train together without anyone in the middle: `import quorate` is the face of `fl.client`.
+
+Enters: a network file, a key file, your arrays. Leaves: models that are proven, receipts that prove your part in them.
+
+    job = quorate.connect("consortium.toml", key="alice.key").job("digits")
+    for task in job.tasks():
+        weights, examples, loss = train(task.model, my_data, **task.config)
+        task.submit(weights=weights, examples=examples, metrics={"loss": loss})
+"""
+
+from fl.client.errors import BadFile, BadInput, QuorateError, RefusedByChain, TimedOut, Unreachable, Unverified
+from fl.client.keyfile import load_key, new_key
+from fl.client.network import AsyncNetwork, connect_async
+from fl.client.receipt import Receipt
+from fl.client.sync import Job, Network, Task, connect
+
+__all__ = [
+    "AsyncNetwork",
+    "BadFile",
+    "BadInput",
+    "Job",
+    "Network",
+    "QuorateError",
+    "Receipt",
+    "RefusedByChain",
+    "Task",
+    "TimedOut",
+    "Unreachable",
+    "Unverified",
+    "connect",
+    "connect_async",
+    "load_key",
+    "new_key",
+]
