@@ -302,6 +302,11 @@ class Node:
         if self._failure is not None:
             raise self._failure
 
+    @property
+    def failure(self) -> NodeFailure | None:
+        """Why it stopped, once it had to."""
+        return self._failure
+
     def stop(self) -> None:
         self._over.set()
 
