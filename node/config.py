@@ -74,6 +74,8 @@ class LogSection:
 class LimitsSection:
     disk_reserve_bytes: int
     journal_keep_blocks: int
+    account_transactions_per_s: int
+    stranger_transactions_per_s: int
     threads: int
 
 
@@ -111,12 +113,17 @@ def _path(value: object, base: Path) -> Path:
     return (base / Path(_text(value, base)).expanduser()).absolute()
 
 
-def _host_port(value: object, base: Path) -> HostPort:
-    host, _, port = _text(value, base).rpartition(":")
+def host_port(text: str) -> HostPort:
+    """Raises ValueError."""
+    host, _, port = text.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
     if not bare or (":" in bare) != (host != bare) or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ValueError("it must be host:port, as in 127.0.0.1:7600 or [::1]:7600")
     return HostPort(bare, int(port))
+
+
+def _host_port(value: object, base: Path) -> HostPort:
+    return host_port(_text(value, base))
 
 
 def _addresses(value: object, base: Path) -> dict[str, HostPort]:
@@ -184,7 +191,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "cors": Setting("origins whose pages may read from this node; none unless named", _origins, ()),
         "requests_per_s": Setting("requests taken from one address", _number(1, 1_000_000), 500),
         "submitted_bytes_per_s": Setting(
-            "bytes of transactions taken from one address", _number(65_536, 2**40), 64 * _MIB
+            "bytes of transactions taken from one address", _number(65_536, 2**40), 16 * _MIB
         ),
     },
     "log": {
@@ -199,6 +206,10 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         ),
         "journal_keep_blocks": Setting(
             "blocks whose journal records are kept for evidence", _number(10_000, 2**60), 100_000
+        ),
+        "account_transactions_per_s": Setting("transactions taken for one member", _number(1, 1_000_000), 500),
+        "stranger_transactions_per_s": Setting(
+            "transactions taken for all senders together who are not members", _number(1, 1_000_000), 100
         ),
         "threads": Setting("for hashing, kernels and LevelDB", _number(1, 64), 2),
     },

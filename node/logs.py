@@ -18,6 +18,7 @@ from typing import TextIO
 
 QUEUED_LINES = 10_000
 LAST_LINES_S = 2.0
+"""How long the end waits for whoever reads the log."""
 
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every record has; all else was given as `extra`."""

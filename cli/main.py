@@ -1,0 +1,87 @@
+"""The command itself: which groups there are, and how every failure of theirs reaches the user."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+try:
+    import click
+except ImportError:
+    sys.exit("The command needs more than the SDK. Install it with: pip install 'quorate[node]'")
+
+from cli.output import Exit, Manner, failed
+from fl.client.errors import QuorateError
+
+GROUPS: dict[str, tuple[str, str]] = {
+    "keys": ("cli.keys", "A validator's keys, and the keys of accounts."),
+    "genesis": ("cli.genesis", "Build, verify and show the document that a chain starts from."),
+    "network": ("cli.network", "What clients need to know of a chain."),
+    "node": ("cli.node", "Run a validator and look after it."),
+    "evidence": ("cli.evidence", "Find validators that contradicted themselves."),
+    "localnet": ("cli.localnet", "A chain of several validators on this machine."),
+    "job": ("cli.job", "Create, list, show, watch and stop training jobs."),
+    "submit": ("cli.submit", "Submit an update that is in a file."),
+    "model": ("cli.model", "The models that rounds have made."),
+    "tx": ("cli.tx", "What became of a transaction."),
+    "demo": ("cli.demo", "Four validators and eight trainers learn to read digits."),
+    "completion": ("cli.completion", "Complete this command in your shell."),
+}
+
+
+class Lazy(click.Group):
+    """Imports a group when it is called, so that help and completion come at once."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(GROUPS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in GROUPS:
+            return None
+        command: click.Command = getattr(importlib.import_module(GROUPS[name][0]), name)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, meaning) for name, (_, meaning) in GROUPS.items()])
+
+
+def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"quorate {version('quorate')}")
+        context.exit()
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Say which this is."
+)
+def quorate() -> None:
+    """A permissioned chain on which a model update is a transaction."""
+
+
+def main() -> NoReturn:
+    manner = Manner()
+    try:
+        code = quorate.main(prog_name="quorate", standalone_mode=False, obj=manner)
+    except click.UsageError as error:
+        error.show()
+        code = Exit.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        code = Exit.INTERRUPTED
+    except QuorateError as error:
+        code = failed(error, manner)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; what is left in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = Exit.OK
+    sys.exit(int(code or 0))
+
+
+if __name__ == "__main__":
+    main()

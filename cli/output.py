@@ -1,0 +1,161 @@
+"""How commands answer: for eyes on a terminal, in plain lines into a pipe, in one JSON envelope if asked to."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from fl.client.errors import QuorateError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+SCHEMA_VERSION = 1
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Exit(IntEnum):
+    """Documented in docs/cli.md: a number never changes its meaning."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    REFUSED = 4
+    TIMEOUT = 5
+    UNVERIFIED = 6
+    INTERRUPTED = 130
+
+
+@dataclass(slots=True)
+class Manner:
+    """How this run of the command answers: the object of its root context."""
+
+    json: bool = False
+
+
+def _note(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    context.ensure_object(Manner).json |= wanted
+
+
+def reading(command: F) -> F:
+    """Marks a command that tells something: it takes `--json`."""
+    return click.option(
+        "--json",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_note,
+        help="Answer in one JSON envelope.",
+    )(command)
+
+
+def json_wanted() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and context.ensure_object(Manner).json
+
+
+def on_terminal() -> bool:
+    return sys.stdout.isatty() and not json_wanted()
+
+
+def console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def envelope(data: object, status: str = "ok") -> str:
+    return json.dumps({"schema_version": SCHEMA_VERSION, "status": status, "data": data}, ensure_ascii=False)
+
+
+def tell(data: object, show: Callable[[], None]) -> None:
+    """The one answer of a reading command: `data` as JSON if that was asked for, else what `show` prints."""
+    if json_wanted():
+        click.echo(envelope(data))
+    else:
+        show()
+
+
+def line(text: str = "") -> None:
+    """A line of the answer. Never in the way of JSON."""
+    if not json_wanted():
+        click.echo(text)
+
+
+def remark(text: str) -> None:
+    """Something beside the answer, kept out of pipes."""
+    click.echo(text, err=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    """On a terminal with borders; in a pipe one line a row, columns apart by tabs."""
+    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if not on_terminal():
+        click.echo("\t".join(columns))
+        for row in texts:
+            click.echo("\t".join(row))
+        return
+    console().print(rich_table(columns, texts, title))
+
+
+def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> RenderableType:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    for column in columns:
+        drawn.add_column(column, overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    return drawn
+
+
+def fields(values: Mapping[str, object]) -> None:
+    """Names and values, one a line."""
+    texts = {name: "" if value is None else str(value) for name, value in values.items()}
+    if not on_terminal():
+        for name, text in texts.items():
+            click.echo(f"{name}\t{text}")
+        return
+    width = max(map(len, texts), default=0)
+    for name, text in texts.items():
+        click.echo(f"{click.style(name.ljust(width), dim=True)}  {text}")
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[Callable[[str], None]]:
+    """Shows that something takes its time, and how far it is; in a pipe only what is new, on standard error."""
+    if sys.stderr.isatty():
+        with console(stderr=True).status(what) as status:
+            yield lambda text: status.update(f"{what}: {text}")
+        return
+    said = {""}
+
+    def say(text: str) -> None:
+        if text not in said and not json_wanted():
+            said.add(text)
+            remark(f"{what}: {text}")
+
+    yield say
+
+
+def failed(error: QuorateError, manner: Manner) -> int:
+    """What went wrong in one line, and in one more what to do about it."""
+    if manner.json:
+        data = {"code": error.code, "message": error.what, "advice": error.todo, "exit_code": error.exit_code}
+        click.echo(envelope(data, "error"))
+    else:
+        click.echo(click.style("Error: ", fg="red", bold=True) + error.what, err=True)
+        if error.todo:
+            click.echo(error.todo, err=True)
+    return error.exit_code
