@@ -171,7 +171,7 @@ class Executor:
         previous = {key: store.state(key) for key in outcome.writes}
         root = self.tree.apply(lineage.height, outcome.writes, previous)
         rows = store.block_rows(final.block, final.finalization, lineage.digest)
-        rows.update(store.marks(lineage.height, final.journal_number, self._batches.log.last))
+        rows.update(store.marks(lineage.height, final.journal_number, self._batches.log.synced))
         rows.update({state_row(key): value for key, value in outcome.writes.items() if value is not None})
         ids = [decode(Receipt, data, EVENT_LIMIT_BYTES).tx_id for data in outcome.receipts]
         rows.update(store.receipt_rows(before.receipts, outcome.receipts, ids))

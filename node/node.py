@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from chain.batch import SignedBatch
@@ -54,8 +55,8 @@ from node.executor import Executor, FinalBlock
 from node.observer import Observer
 from node.ports import Channel, DiskFailure, Down, Frame, Peer, PeerAddress, Ports, Up
 from node.records import journal_entry, read_journal_entry
-from node.segments import SegmentedLog
-from node.store import Store
+from node.segments import LogExists, SegmentedLog
+from node.store import Store, begin_journal
 
 log = logging.getLogger("quorate.node")
 
@@ -99,11 +100,13 @@ def validator_sets(genesis: Genesis) -> dict[int, ValidatorSet]:
 
 async def initialise(ports: Ports, *, rejoin: bool = False) -> None:
     """Create the logs of a new validator. Starting never does: a lost journal must not go unnoticed."""
+    with suppress(LogExists):
+        await SegmentedLog.create(ports.disk, BATCHES, ports.clock.entropy)
+    if rejoin:
+        begin_journal(ports.kv)
     journal = await SegmentedLog.create(ports.disk, JOURNAL, ports.clock.entropy)
     if rejoin:
         await journal.durable(journal.append(*journal_entry(SilentUntil(0, SILENT_FOR_EVER))))
-    if not ports.disk.list(f"{BATCHES}/"):
-        await SegmentedLog.create(ports.disk, BATCHES, ports.clock.entropy)
 
 
 class Progress:
@@ -204,6 +207,7 @@ class Node:
         store = Store(ports.kv, chain_id)
         journal = await SegmentedLog.open(ports.disk, JOURNAL)
         batches = BatchLog(await SegmentedLog.open(ports.disk, BATCHES), store)
+        store.check_logs(journal.last, batches.log.last)
         blobs = Blobs(ports.disk)
         sets = validator_sets(genesis)
         executed = await Executor.prepare(genesis, store, genesis_lineage(genesis, sets[0]), blobs)
@@ -400,7 +404,7 @@ class Node:
                 for block, lineage in blocks:
                     finalization = certificate if lineage.height == newest else None
                     validators = self.sets[block.header.epoch]
-                    self.executor.submit(FinalBlock(block, lineage, finalization, self.journal.last, validators))
+                    self.executor.submit(FinalBlock(block, lineage, finalization, self.journal.synced, validators))
                     self.admission.final(lineage.height, block.body.batches)
                     for observer in self.observers:
                         observer.final(block, lineage)

@@ -24,12 +24,19 @@ _CHAIN = b"m/chain"
 _EXECUTED = b"m/executed"
 _BATCHES = b"m/batches"
 _CERTIFICATE = b"m/certificate"
+_JOURNAL_FROM = b"m/journal_from"
 
 
 class WrongStore(PortError):
     """The data directory belongs to another chain or to a newer program."""
 
     code = "WRONG_STORE"
+
+
+class StateAhead(PortError):
+    """The logs hold less than the state was computed from, so votes of this validator may be missing too."""
+
+    code = "STATE_AHEAD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,14 @@ def _after(prefix: bytes) -> bytes:
 
 def state_row(key: bytes) -> bytes:
     return b"s/" + key
+
+
+def begin_journal(kv: Kv) -> None:
+    """Durably: what the rows say of the numbers in the journal was said of another journal."""
+    data = kv.get(_EXECUTED)
+    if data is not None:
+        height = decode(ExecutedTo, data, RECORD_LIMIT_BYTES).lineage.height
+        kv.write({_JOURNAL_FROM: height.to_bytes(8, "big")}, sync=True)
 
 
 class Store:
@@ -142,12 +157,30 @@ class Store:
         return None if data is None else decode(Certificate, data, RECORD_LIMIT_BYTES)
 
     def marks(self, height: int, journal: int, batches: int) -> dict[bytes, bytes]:
-        """How far the two logs were when this height became final: where a replay has to begin."""
+        """How far the two logs were durable when this height became final: where a replay has to begin."""
         return {_at(b"n/", height): journal.to_bytes(8, "big") + batches.to_bytes(8, "big")}
 
     def marks_at(self, height: int) -> tuple[int, int]:
         data = self._kv.get(_at(b"n/", height)) if height > 0 else None
-        return (1, 1) if data is None else (int.from_bytes(data[:8], "big"), int.from_bytes(data[8:], "big"))
+        if data is None:
+            return 0, 0
+        of_this_journal = height > int.from_bytes(self._kv.get(_JOURNAL_FROM) or b"", "big")
+        return int.from_bytes(data[:8], "big") if of_this_journal else 0, int.from_bytes(data[8:], "big")
+
+    def check_logs(self, journal: int, batches: int) -> None:
+        """Raises StateAhead if the logs end before what these rows were computed from."""
+        known = self.executed()
+        journal_mark, batches_mark = self.marks_at(known.lineage.height) if known is not None else (0, 0)
+        for log, last, needed in (
+            ("journal", journal, journal_mark),
+            ("batches", batches, max(batches_mark, self.batches_indexed())),
+        ):
+            if last < needed:
+                raise StateAhead(
+                    f"the log in {log}/ ends with record {last}, but the rows were computed from {needed} records of "
+                    "it: it is an older copy, or its end was removed. Restore the newest copy of the whole directory, "
+                    "or let the validator rejoin with an empty one"
+                )
 
     # Receipts, events and the rows beside the state
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from chain.certificate import Validator
@@ -14,6 +15,7 @@ from consensus.beacon import first_commitment
 from node.admission import Answer, Busy, Status
 from node.node import Limits, Node, NodeFailure, initialise
 from node.ports import Ports
+from node.segments import LogExists
 from tests.fl.builders import Actor, actor, signing_key, trainer_names
 from tests.simulation.loop import Crash, drawn_from
 from tests.simulation.network import Conditions, Network
@@ -76,8 +78,12 @@ class Host:
         async def main(ports: Ports) -> None:
             node: Node | None = None
             try:
-                if not self.initialised or rejoin:
-                    await initialise(ports, rejoin=rejoin)
+                if rejoin:
+                    await initialise(ports, rejoin=True)
+                elif not self.initialised:
+                    # What was cut short is tried again.
+                    with suppress(LogExists):
+                        await initialise(ports)
                     self.initialised = True
                 self.node = node = await Node.open(genesis, self.key, ports, limits=LIMITS)
                 self.started(node)
@@ -105,9 +111,7 @@ def _note(task: asyncio.Task[None]) -> None:
 
 
 class Cluster:
-    def __init__(
-        self, genesis: Genesis, seed: int, conditions: Conditions | None = None, extra: int = 0
-    ) -> None:
+    def __init__(self, genesis: Genesis, seed: int, conditions: Conditions | None = None, extra: int = 0) -> None:
         self.genesis = genesis
         self.seed = seed
         self.network = Network(seed, conditions or Conditions())
@@ -150,7 +154,9 @@ class Cluster:
         changes.setdefault("valid_until_ms", self.now_ms() + 3_600_000)
         return self.actor(name).sign(body, **changes)
 
-    async def submit(self, index: int, *transactions: bytes, wait: Status = Status.AVAILABLE, within: float = 10) -> list[Answer]:
+    async def submit(
+        self, index: int, *transactions: bytes, wait: Status = Status.AVAILABLE, within: float = 10
+    ) -> list[Answer]:
         """As a client does; what is acknowledged is remembered for the checkers."""
         node = self.node(index)
         try:
@@ -160,7 +166,8 @@ class Cluster:
                     standing = await node.admission.wait(answer.id, wait, within)
                     if standing.reached(Status.AVAILABLE) and standing.status is not Status.EXPIRED:
                         self.acknowledged[answer.id] = f"n{index}"
-        except Busy:
+        except (Busy, Crash):
+            # To a client a machine that lost its power is a connection that broke.
             return []
         return answers
 
