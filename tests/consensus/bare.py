@@ -108,7 +108,13 @@ class Bare:
     def build(self, index: int) -> Ordering:
         root = genesis_lineage(self.genesis, self.validators)
         return Ordering(
-            self.genesis.chain_id, self.validators, index, self.keys[index], self.genesis.params, root, self.payloads[index]
+            self.genesis.chain_id,
+            self.validators,
+            index,
+            self.keys[index],
+            self.genesis.params,
+            root,
+            self.payloads[index],
         )
 
     def now(self) -> Now:
