@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from chain.certificate import Validator
@@ -13,9 +12,9 @@ from chain.genesis import Genesis, GenesisMember, Params, SetChange
 from chain.keys import SigningKey
 from consensus.beacon import first_commitment
 from node.admission import Answer, Busy, Status
-from node.node import Limits, Node, NodeFailure, initialise
+from node.datadir import check_owner, create, owner_of
+from node.node import Limits, Node, NodeFailure
 from node.ports import Ports
-from node.segments import LogExists
 from tests.fl.builders import Actor, actor, signing_key, trainer_names
 from tests.simulation.loop import Crash, drawn_from
 from tests.simulation.network import Conditions, Network
@@ -68,7 +67,6 @@ class Host:
     machine: Machine
     key: SigningKey
     node: Node | None = None
-    initialised: bool = False
     failures: list[NodeFailure] = field(default_factory=list)
     started: Callable[[Node], None] = lambda node: None
 
@@ -78,13 +76,12 @@ class Host:
         async def main(ports: Ports) -> None:
             node: Node | None = None
             try:
-                if rejoin:
-                    await initialise(ports, rejoin=True)
-                elif not self.initialised:
-                    # What was cut short is tried again.
-                    with suppress(LogExists):
-                        await initialise(ports)
-                    self.initialised = True
+                owner = owner_of(ports.disk)
+                if rejoin or owner is None or not owner.complete:
+                    least = len(genesis.validators)
+                    await create(ports, genesis.chain_id, self.key.public, least, rejoin=rejoin)
+                    ports.disk.close()
+                check_owner(ports.disk, genesis.chain_id, self.key.public)
                 self.node = node = await Node.open(genesis, self.key, ports, limits=LIMITS)
                 self.started(node)
                 await node.run()
