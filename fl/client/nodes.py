@@ -145,6 +145,12 @@ class Nodes:
         turned = [*self._nodes[self._preferred :], *self._nodes[: self._preferred]]
         return sorted(turned, key=lambda node: node.cool_until if node.cool_until > now else 0.0)
 
+    def ready(self) -> list[Node]:
+        """Those that have not failed lately; all, when there are none of them."""
+        now = time.monotonic()
+        ordered = self.in_order()
+        return [node for node in ordered if node.cool_until <= now] or ordered
+
     def prefer(self, node: Node) -> None:
         self._preferred = self._nodes.index(node)
 
@@ -158,7 +164,7 @@ class Nodes:
         pause = _PAUSE_S
         while True:
             failures: dict[str, Exception] = {}
-            for node in self.in_order():
+            for node in self.ready():
                 try:
                     answer = await self.ask_one(node, request, read)
                 except (Unusable, Behind) as error:

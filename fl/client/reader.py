@@ -39,6 +39,7 @@ HEAD_MAX_AGE_S = 1.0
 MAX_BUNDLE_BYTES = 4 * 1024 * 1024
 _MAX_RECEIPT_BYTES = 64 * 1024
 _ROOTS_KEPT = 256
+_ANY_EPOCH = 2**64
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,10 @@ class Proven:
 
     value: bytes | None
     height: int
+
+
+class _NewEpoch(Exception):
+    """A proof is of an epoch that was not reached yet."""
 
 
 class Reader:
@@ -128,11 +133,11 @@ class Reader:
     async def state(self, key: bytes) -> Proven:
         floor = await self._floor()
 
-        def read(reply: Reply) -> Proven:
+        def read(reply: Reply, latest: int) -> Proven:
             if reply.status in (404, 409):
                 raise Behind(reply.problem())
             bundle = _decoded(StateBundle, from_base64(reply.fields().get("bundle")))
-            self._check_epoch(bundle.certificate)
+            self._check_epoch(bundle.certificate, latest)
             try:
                 executed = verify_state_bundle(self.checkpoint, bundle)
             except Unproven as error:
@@ -144,7 +149,7 @@ class Reader:
             self._accept(executed)
             return Proven(bundle.value, executed.height)
 
-        return await self._nodes.ask(Request("GET", f"/v1/state/{key.hex()}", limit_bytes=MAX_BUNDLE_BYTES), read)
+        return await self._ask(f"/v1/state/{key.hex()}", read)
 
     async def record(self, cls: type[T], key: bytes) -> T | None:
         proven = await self.state(key)
@@ -159,26 +164,35 @@ class Reader:
                 "Install a newer version of quorate.",
             ) from None
 
-    def _check_epoch(self, certificate: Certificate) -> None:
+    async def _ask(self, path: str, read: Callable[[Reply, int], T]) -> T:
+        """Ask for something proven, by a certificate of an epoch up to the one that `read` is given."""
+        request = Request("GET", path, limit_bytes=MAX_BUNDLE_BYTES)
+        try:
+            return await self._nodes.ask(request, lambda reply: read(reply, _ANY_EPOCH))
+        except _NewEpoch:
+            # The hand-overs that lead there come with the heads.
+            await self.compare_heads()
+        return await self._nodes.ask(request, lambda reply: read(reply, self.checkpoint.validators.epoch))
+
+    def _check_epoch(self, certificate: Certificate, latest: int) -> None:
+        if certificate.epoch > latest:
+            raise Behind("no hand-over leads to the epoch of its proof")
         if certificate.epoch > self.checkpoint.validators.epoch:
-            # The hand-overs that lead there come with the next comparison of heads.
-            self._compared_at = float("-inf")
-            raise Behind("its proof is of an epoch that is not yet known here")
+            raise _NewEpoch
 
     # Receipts
 
     async def receipt(self, tx_id: bytes) -> tuple[Receipt, ReceiptBundle] | None:
         """The proven receipt; None while some node says that there is none yet."""
 
-        def read(reply: Reply) -> tuple[Receipt, ReceiptBundle] | None:
+        def read(reply: Reply, latest: int) -> tuple[Receipt, ReceiptBundle] | None:
             if reply.status in (404, 409):
                 return None
             bundle = _decoded(ReceiptBundle, from_base64(reply.fields().get("bundle")))
-            self._check_epoch(bundle.state.certificate)
+            self._check_epoch(bundle.state.certificate, latest)
             return self.check_receipt(tx_id, bundle), bundle
 
-        path = f"/v1/transactions/{tx_id.hex()}/receipt"
-        return await self._nodes.ask(Request("GET", path, limit_bytes=MAX_BUNDLE_BYTES), read)
+        return await self._ask(f"/v1/transactions/{tx_id.hex()}/receipt", read)
 
     def check_receipt(self, tx_id: bytes, bundle: ReceiptBundle) -> Receipt:
         try:

@@ -192,7 +192,8 @@ class Sender:
         if found is None:
             return None
         stored = await asyncio.to_thread(self._home.keep_receipt, *found)
-        self._home.note("proven", pending, status=stored.receipt.status, height=stored.receipt.height)
+        entry = stored.receipt
+        self._home.note("proven", pending, status=entry.status, height=entry.height, round=entry.round)
         self._home.keep_head(self._reader.head)
         self._spent.add(pending.tx.nonce)
         self._home.drop(pending)
@@ -239,7 +240,7 @@ class Sender:
         pause = _PAUSE_S
         while True:
             refusals: dict[str, RefusedByChain] = {}
-            for node in self._nodes.in_order():
+            for node in self._nodes.ready():
                 verdict = await self._send_to(node, request)
                 if verdict is _ACKNOWLEDGED:
                     self._nodes.prefer(node)

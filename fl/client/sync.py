@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from chain.keys import SigningKey
 from chain.light import Checkpoint
+from fl.client.errors import BadInput
 from fl.client.job import AsyncJob, AsyncTask
 from fl.client.jobdraft import Arrays, ConfigValue
 from fl.client.network import PATIENCE_S, AsyncNetwork, connect_async
@@ -38,6 +39,9 @@ class LoopThread:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self.closed:
+            work.close()
+            raise BadInput("CLOSED", "The network was closed.", "Connect again.")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -46,11 +50,26 @@ class LoopThread:
             future.cancel()
             raise
 
+    @property
+    def closed(self) -> bool:
+        return self._loop.is_closed()
+
     def close(self) -> None:
-        if self._loop.is_running():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        if self.closed:
+            return
+        self.run(_cancel_others())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _cancel_others() -> None:
+    """Whatever an abandoned loop over tasks has left behind."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for each in others:
+        each.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 class Task:
@@ -160,7 +179,8 @@ class Job:
             while (task := self._loop.run(_next(tasks))) is not None:
                 yield Task(self._loop, task)
         finally:
-            self._loop.run(_end(tasks))
+            if not self._loop.closed:
+                self._loop.run(_end(tasks))
 
 
 async def _next(tasks: AsyncIterator[AsyncTask]) -> AsyncTask | None:
@@ -189,8 +209,9 @@ class Network:
         self.close()
 
     def close(self) -> None:
-        self._loop.run(self._network.close())
-        self._loop.close()
+        if not self._loop.closed:
+            self._loop.run(self._network.close())
+            self._loop.close()
 
     @property
     def name(self) -> str:

@@ -1,0 +1,92 @@
+"""A small classifier in plain numpy: what the demonstration trains. One hidden layer, softmax, SGD with momentum.
+
+Two runs from one seed give the same bytes on one machine, so a whole federated run can be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Model = dict[str, NDArray[Any]]
+"""hidden.weight, hidden.bias, output.weight, output.bias"""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Rows of features in [0, 1], and the class of each."""
+
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+def initial_model(features: int, hidden: int, classes: int, seed: int) -> Model:
+    source = np.random.default_rng(seed)
+    return {
+        "hidden.weight": source.normal(0, np.sqrt(2 / features), (features, hidden)).astype(np.float32),
+        "hidden.bias": np.zeros(hidden, np.float32),
+        "output.weight": source.normal(0, np.sqrt(1 / hidden), (hidden, classes)).astype(np.float32),
+        "output.bias": np.zeros(classes, np.float32),
+    }
+
+
+def train(
+    model: Mapping[str, NDArray[Any]],
+    data: Data,
+    seed: int | list[int],
+    *,
+    lr: float,
+    epochs: int,
+    batch: int,
+    momentum: float,
+) -> tuple[Model, float]:
+    """The trained model, and the mean loss over the last epoch."""
+    source = np.random.default_rng(seed)
+    weights = {name: array.astype(np.float64) for name, array in model.items()}
+    speed = {name: np.zeros_like(array) for name, array in weights.items()}
+    loss = 0.0
+    for _ in range(epochs):
+        order, loss = source.permutation(len(data)), 0.0
+        for start in range(0, len(data), batch):
+            rows = order[start : start + batch]
+            slope, part = _gradient(weights, data.x[rows], data.y[rows])
+            loss += part * len(rows) / len(data)
+            for name in weights:
+                speed[name] = momentum * speed[name] - lr * slope[name]
+                weights[name] += speed[name]
+    return weights, loss
+
+
+def accuracy(model: Mapping[str, NDArray[Any]], data: Data) -> float:
+    _, scores = _forward(model, data.x)
+    return float(np.mean(scores.argmax(axis=1) == data.y))
+
+
+def _forward(model: Mapping[str, NDArray[Any]], x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    hidden = np.maximum(x @ model["hidden.weight"] + model["hidden.bias"], 0)
+    return hidden, hidden @ model["output.weight"] + model["output.bias"]
+
+
+def _gradient(model: Mapping[str, NDArray[Any]], x: NDArray[Any], y: NDArray[Any]) -> tuple[Model, float]:
+    hidden, scores = _forward(model, x)
+    scores = scores - scores.max(axis=1, keepdims=True)
+    share = np.exp(scores)
+    share /= share.sum(axis=1, keepdims=True)
+    rows = np.arange(len(y))
+    loss = float(-np.log(np.maximum(share[rows, y], 1e-300)).mean())
+    share[rows, y] -= 1
+    share /= len(y)
+    back = (share @ model["output.weight"].T) * (hidden > 0)
+    return {
+        "hidden.weight": x.T @ back,
+        "hidden.bias": back.sum(axis=0),
+        "output.weight": hidden.T @ share,
+        "output.bias": share.sum(axis=0),
+    }, loss

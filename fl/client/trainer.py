@@ -1,0 +1,126 @@
+"""A trainer as a process: it joins a job, trains a small classifier on its own data each round, and submits.
+
+    python -m fl.client.trainer --network consortium.toml --key alice.key --job digits --data share.npz
+
+It waits for a job that does not exist yet, survives nodes that go away, and may itself be killed and started again at
+any time. The job's config gives `lr`, `epochs`, `batch` and `momentum`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from fl.client.digits import deal, load_digits, read
+from fl.client.errors import BadInput, QuorateError, RefusedByChain, Unreachable
+from fl.client.keyfile import read_private
+from fl.client.perceptron import Data, train
+from fl.client.sync import Job, Network, Task, connect
+
+LOSS = "loss"
+_LOOK_AGAIN_S = 0.5
+_NUMBERS = {"lr": 0.05, "momentum": 0.9}
+_COUNTS = {"epochs": 10, "batch": 16}
+"""What a job's config may set, and what holds if it does not."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = _parser().parse_args(arguments)
+    logging.basicConfig(level=given.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        data = _data(given.data, given.digits)
+        passphrase = read_private(given.passphrase_file).rstrip(b"\r\n") if given.passphrase_file else None
+        with _connected(given.network, given.key, passphrase, given.home, given.wait) as network:
+            job = _job(network, given.job, given.wait)
+            job.join(given.accept)
+            say(f"joined {job.name} as {network.account[:16]} with {len(data)} examples")
+            for task in job.tasks():
+                answer(task, data, [given.seed, task.round])
+        say("the job is over")
+    except QuorateError as error:
+        print(f"{error.code}: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def answer(task: Task, data: Data, seed: list[int]) -> None:
+    numbers = {name: float(task.config.get(name, usual)) for name, usual in _NUMBERS.items()}
+    counts = {name: int(task.config.get(name, usual)) for name, usual in _COUNTS.items()}
+    weights, loss = train(
+        task.model,
+        data,
+        seed,
+        lr=numbers["lr"],
+        momentum=numbers["momentum"],
+        epochs=counts["epochs"],
+        batch=counts["batch"],
+    )
+    receipt = task.submit(weights=weights, examples=len(data), metrics={LOSS: loss})
+    say(f"round {task.round}: loss {loss:.4f}, {receipt.status} at height {receipt.height}")
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _connected(network: Path, key: Path, passphrase: bytes | None, home: Path | None, wait_s: float) -> Network:
+    ends = time.monotonic() + wait_s
+    while True:
+        try:
+            return connect(network, key, passphrase=passphrase, home=home)
+        except Unreachable as error:
+            if time.monotonic() > ends:
+                raise
+            say(f"waiting for the network: {error.code}")
+
+
+def _job(network: Network, name: str, wait_s: float) -> Job:
+    ends = time.monotonic() + wait_s
+    said = False
+    while True:
+        try:
+            return network.job(name)
+        except RefusedByChain as error:
+            if error.code != "UNKNOWN_JOB" or time.monotonic() > ends:
+                raise
+        if not said:
+            say(f"waiting for the job {name}")
+            said = True
+        time.sleep(_LOOK_AGAIN_S)
+
+
+def _data(file: Path | None, share: str | None) -> Data:
+    if (file is None) == (share is None):
+        raise BadInput("ONE_OF_TWO", "Give exactly one of --data and --digits.", "See --help.")
+    if file is not None:
+        return read(file)
+    number, _, of = (share or "").partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of) <= 256):
+        raise BadInput("BAD_SHARE", f"'{share}' is no share.", "The third of eight is --digits 3/8.")
+    return deal(load_digits()[0], int(of))[int(number) - 1]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m fl.client.trainer", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--network", type=Path, required=True, help="the network file, consortium.toml")
+    parser.add_argument("--key", type=Path, required=True, help="the account's key file")
+    parser.add_argument("--passphrase-file", type=Path, help="holds the key's passphrase; without it, it has none")
+    parser.add_argument("--job", required=True, help="name or id")
+    parser.add_argument("--accept", help="hash of the rules that were agreed on; without it, the job's own")
+    parser.add_argument("--data", type=Path, help="an .npz file with x and y")
+    parser.add_argument("--digits", metavar="I/K", help="share I of K of scikit-learn's digits")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of examples")
+    parser.add_argument("--home", type=Path, help="for receipts and what is in flight; else QUORATE_HOME, ~/.quorate")
+    parser.add_argument("--wait", type=float, default=600.0, metavar="SECONDS", help="for the network and the job")
+    parser.add_argument("--log-level", default="warning", choices=("debug", "info", "warning", "error"))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
