@@ -49,6 +49,7 @@ _MOVED_ON = frozenset({"LATE", "DUPLICATE"})
 """Refusals of an update that end a round for the trainer and nothing else."""
 _OVER = (JobStatus.FINISHED, JobStatus.STOPPED)
 _MICRO = 1_000_000
+_SOON_S = 0.05
 _LOOK_AGAIN_S = 2.0
 """Events only make the loop faster; this is how often it looks when none comes."""
 
@@ -221,7 +222,7 @@ class AsyncJob:
             while True:
                 try:
                     await self._resume()
-                    seen = wakeup.seen()
+                    seen, height = wakeup.seen(), self.network.reader.head
                     standing = await self.standing()
                     task = await self._task(standing, offered)
                 except Unreachable as error:
@@ -231,7 +232,8 @@ class AsyncJob:
                 if standing.job.status in _OVER:
                     return
                 if task is None:
-                    await wakeup.wait(seen, _LOOK_AGAIN_S)
+                    about_to_be_proven = wakeup.rumoured_height() > height
+                    await wakeup.wait(seen, _SOON_S if about_to_be_proven else _LOOK_AGAIN_S)
                     continue
                 offered = task.round
                 yield task

@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from chain.certificate import Certificate, Executed
@@ -27,7 +28,7 @@ from chain.light import (
     verify_receipt_bundle,
     verify_state_bundle,
 )
-from fl.client.errors import Unverified
+from fl.client.errors import Unreachable, Unverified
 from fl.client.nodes import Behind, Nodes, Reply, Request, Untrue, Unusable, from_base64
 from fl.records import Receipt
 from fl.state import MAX_VALUE_BYTES
@@ -39,6 +40,7 @@ HEAD_MAX_AGE_S = 1.0
 MAX_BUNDLE_BYTES = 4 * 1024 * 1024
 _MAX_RECEIPT_BYTES = 64 * 1024
 _ROOTS_KEPT = 256
+_ANYWHERE_S = 2.0
 _ANY_EPOCH = 2**64
 
 
@@ -164,15 +166,15 @@ class Reader:
                 "Install a newer version of quorate.",
             ) from None
 
-    async def _ask(self, path: str, read: Callable[[Reply, int], T]) -> T:
+    async def _ask(self, path: str, read: Callable[[Reply, int], T], patience_s: float | None = None) -> T:
         """Ask for something proven, by a certificate of an epoch up to the one that `read` is given."""
         request = Request("GET", path, limit_bytes=MAX_BUNDLE_BYTES)
         try:
-            return await self._nodes.ask(request, lambda reply: read(reply, _ANY_EPOCH))
+            return await self._nodes.ask(request, lambda reply: read(reply, _ANY_EPOCH), patience_s)
         except _NewEpoch:
             # The hand-overs that lead there come with the heads.
             await self.compare_heads()
-        return await self._nodes.ask(request, lambda reply: read(reply, self.checkpoint.validators.epoch))
+        return await self._nodes.ask(request, lambda reply: read(reply, self.checkpoint.validators.epoch), patience_s)
 
     def _check_epoch(self, certificate: Certificate, latest: int) -> None:
         if certificate.epoch > latest:
@@ -183,16 +185,29 @@ class Reader:
     # Receipts
 
     async def receipt(self, tx_id: bytes) -> tuple[Receipt, ReceiptBundle] | None:
-        """The proven receipt; None while some node says that there is none yet."""
+        """The proven receipt; None as soon as a node says that there is none yet."""
+        return await self._ask(_receipt_path(tx_id), partial(self._read_receipt, tx_id))
 
-        def read(reply: Reply, latest: int) -> tuple[Receipt, ReceiptBundle] | None:
-            if reply.status in (404, 409):
-                return None
-            bundle = _decoded(ReceiptBundle, from_base64(reply.fields().get("bundle")))
-            self._check_epoch(bundle.state.certificate, latest)
-            return self.check_receipt(tx_id, bundle), bundle
+    async def receipt_anywhere(self, tx_id: bytes) -> tuple[Receipt, ReceiptBundle] | None:
+        """None only if no node has come up with one for a while."""
 
-        return await self._ask(f"/v1/transactions/{tx_id.hex()}/receipt", read)
+        def read(reply: Reply, latest: int) -> tuple[Receipt, ReceiptBundle]:
+            found = self._read_receipt(tx_id, reply, latest)
+            if found is None:
+                raise Behind("no receipt")
+            return found
+
+        try:
+            return await self._ask(_receipt_path(tx_id), read, _ANYWHERE_S)
+        except Unreachable:
+            return None
+
+    def _read_receipt(self, tx_id: bytes, reply: Reply, latest: int) -> tuple[Receipt, ReceiptBundle] | None:
+        if reply.status in (404, 409):
+            return None
+        bundle = _decoded(ReceiptBundle, from_base64(reply.fields().get("bundle")))
+        self._check_epoch(bundle.state.certificate, latest)
+        return self.check_receipt(tx_id, bundle), bundle
 
     def check_receipt(self, tx_id: bytes, bundle: ReceiptBundle) -> Receipt:
         try:
@@ -233,6 +248,10 @@ class Reader:
             return genesis
 
         return await self._nodes.ask(Request("GET", "/v1/genesis", limit_bytes=MAX_GENESIS_BYTES), read)
+
+
+def _receipt_path(tx_id: bytes) -> str:
+    return f"/v1/transactions/{tx_id.hex()}/receipt"
 
 
 def _decoded(cls: type[T], data: bytes, limit: int = MAX_BUNDLE_BYTES) -> T:

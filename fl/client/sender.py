@@ -223,7 +223,7 @@ class Sender:
         if distance >= 0 and not int.from_bytes(account.used, "little") >> distance & 1:
             return False
         # The account's state is newer than the first question, so this answer is about what used the nonce.
-        if await self._reader.receipt(pending.id) is not None:
+        if await self._reader.receipt_anywhere(pending.id) is not None:
             return True
         self._give_up(pending, "NONCE_USED")
         raise NonceTaken
