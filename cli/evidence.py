@@ -50,7 +50,8 @@ def scan_journals(directories: tuple[Path, ...], genesis_file: Path, fail_if_fou
     """Look for contradictory votes in the journals of stopped nodes.
 
     DIRECTORIES are data directories (or copies of them), each with its journal. The more nodes' journals there are, the
-    more comes to light: two votes that contradict each other may well lie in different ones. The files stay as they are.
+    more comes to light: two votes that contradict each other may well lie in different ones. The files stay as
+    they are.
     """
     with explained():
         genesis = read_genesis(genesis_file)

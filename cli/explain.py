@@ -14,7 +14,7 @@ from node.ports import PortError
 
 UNVERIFIED = frozenset(
     {"CORRUPT_LOG", "LOG_MISSING", "LOG_EXISTS", "WRONG_STORE", "WRONG_OWNER", "NOT_INITIALISED"}
-    | {"FORK", "KEY_IN_USE", "ROOT_DIVERGED", "RESULT_DIVERGED", "UNKNOWN_SET"}
+    | {"STATE_AHEAD", "FORK", "KEY_IN_USE", "ROOT_DIVERGED", "RESULT_DIVERGED", "UNKNOWN_SET"}
 )
 """Codes of what this machine holds or computes and must not be trusted: trying again does not help."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 try:
@@ -64,10 +65,10 @@ def quorate() -> None:
     """A permissioned chain on which a model update is a transaction."""
 
 
-def main() -> NoReturn:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     manner = Manner()
     try:
-        code = quorate.main(prog_name="quorate", standalone_mode=False, obj=manner)
+        code = quorate.main(arguments, prog_name="quorate", standalone_mode=False, obj=manner)
     except click.UsageError as error:
         error.show()
         code = Exit.USAGE
