@@ -450,7 +450,8 @@ class Ordering:
             self._update_pending()
             self._remind()
             self._ask()
-            self.timing.arm(self._now, self._book.at(self.view))
+            view = self._book.at(self.view)
+            self.timing.arm(self._now, view, self._may_nullify(view))
 
     def _update_pending(self) -> None:
         view = self._book.at(self.view)
@@ -572,9 +573,12 @@ class Ordering:
         elif (reason := self.timing.expired(self._now, view)) is not None:
             self._nullify(reason)
 
+    def _may_nullify(self, view: View) -> bool:
+        return self.me is not None and can_nullify(view, self.view, self.silent_until)
+
     def _nullify(self, reason: str) -> None:
         view = self._book.at(self.view)
-        if self.me is not None and can_nullify(view, self.view, self.silent_until):
+        if self._may_nullify(view):
             self.timing.nullified(self._now, reason)
             self._cast(view, VoteKind.NULLIFY, encode(Nullify(view.number)))
 

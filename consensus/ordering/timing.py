@@ -153,7 +153,7 @@ class Timing:
     def _standstill_ms(self) -> int:
         return max(self._final_ms, self._pending_since, self._said_ms) + STANDSTILL_MS
 
-    def arm(self, now: Now, view: View) -> None:
+    def arm(self, now: Now, view: View, may_give_up: bool) -> None:
         """Set the time of the next Tick; nothing else in this core wakes it."""
         if view.my_nullify is not None and self._nullified_ms is None:
             self._nullified_ms = now.mono_ms
@@ -162,6 +162,6 @@ class Timing:
             wakes.append(self._nullified_ms + RESEND_MS)
         if self.is_pending:
             wakes.append(self._standstill_ms())
-            if view.my_nullify is None:
+            if may_give_up:
                 wakes.append(self._gives_up_at(view))
         self.next_ms = min(wakes, default=None)
