@@ -55,6 +55,7 @@ def _at(prefix: bytes, number: int) -> bytes:
 
 def _after(prefix: bytes) -> bytes:
     """The first key beyond all that begin with the prefix."""
+    prefix = prefix.rstrip(b"\xff")
     return prefix[:-1] + bytes((prefix[-1] + 1,))
 
 

@@ -1,0 +1,400 @@
+"""What the answers about federated learning look like in JSON: state, members, jobs, rounds, events."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+from chain.cid import CID_BYTES
+from fl.records import (
+    METRIC_MARKS,
+    NEVER,
+    Account,
+    Entry,
+    Event,
+    Job,
+    JobRules,
+    JobStatus,
+    Joined,
+    Member,
+    Phase,
+    Round,
+)
+from node.rpc.schema import I64, U64, Base64, CidText, Hex, HexDigest, HexKey
+from node.rpc.views import cid_or_none, hex_or_none
+
+# State
+
+
+class StateView(TypedDict):
+    """`bundle` is the encoded chain.light.StateBundle that proves the value, or that there is none."""
+
+    height: U64
+    key: Hex
+    value: Base64 | None
+    bundle: Base64
+
+
+class AccountView(TypedDict):
+    """`next_nonce` is the lowest that no executed transaction has used; `used` are those above it that one has."""
+
+    id: HexDigest
+    exists: bool
+    key: HexKey | None
+    floor: U64
+    used: list[U64]
+    next_nonce: U64
+
+
+def account_view(identity: bytes, account: Account | None) -> AccountView:
+    floor = account.floor if account is not None else 0
+    bits = int.from_bytes(account.used, "little") if account is not None else 0
+    return AccountView(
+        id=identity.hex(),
+        exists=account is not None,
+        key=account.key.hex() if account is not None else None,
+        floor=floor,
+        used=[floor + place for place in range(bits.bit_length()) if bits >> place & 1],
+        next_nonce=floor,
+    )
+
+
+class MemberView(TypedDict):
+    account: HexDigest
+    name: str
+    roles: list[str]
+    revoked: bool
+    height: U64
+    registrar: bool
+
+
+def member_view(account: bytes, member: Member, registrar: bool) -> MemberView:
+    return MemberView(
+        account=account.hex(),
+        name=member.name,
+        roles=list(member.roles),
+        revoked=member.revoked,
+        height=member.height,
+        registrar=registrar,
+    )
+
+
+class MembersView(TypedDict):
+    members: list[MemberView]
+    next: HexDigest | None
+
+
+# Jobs
+
+JobStatusWord = Literal["waiting", "running", "paused", "finished", "stopped"]
+_JOB_STATUS: dict[int, JobStatusWord] = {
+    JobStatus.WAITING: "waiting",
+    JobStatus.RUNNING: "running",
+    JobStatus.PAUSED: "paused",
+    JobStatus.FINISHED: "finished",
+    JobStatus.STOPPED: "stopped",
+}
+
+
+class JobView(TypedDict):
+    """`round` is the newest one opened (0: none), `model` the newest model and `model_round` what made it."""
+
+    id: HexDigest
+    name: str
+    creator: HexDigest
+    created_height: U64
+    status: JobStatusWord
+    members: int
+    opens_ms: U64 | None
+    round: U64
+    completed: int
+    failed_in_a_row: int
+    model: CidText | Hex | None
+    model_round: U64
+    optimizer: CidText | Hex | None
+    parameters: U64
+    rules_hash: HexDigest
+
+
+def job_view(identity: bytes, job: Job) -> JobView:
+    return JobView(
+        id=identity.hex(),
+        name=job.name,
+        creator=job.creator.hex(),
+        created_height=job.created_height,
+        status=_JOB_STATUS[job.status],
+        members=job.members,
+        opens_ms=None if job.opens_ms == NEVER else job.opens_ms,
+        round=job.round,
+        completed=job.completed,
+        failed_in_a_row=job.failed_in_a_row,
+        model=cid_or_none(job.model),
+        model_round=job.model_round,
+        optimizer=cid_or_none(job.optimizer),
+        parameters=job.parameters,
+        rules_hash=job.rules_hash.hex(),
+    )
+
+
+class TensorView(TypedDict):
+    name: str
+    dtype: str
+    shape: list[int]
+    role: str
+
+
+class ConfigView(TypedDict):
+    name: str
+    from_round: U64
+    type: str
+    value: str
+
+
+class RulesView(TypedDict):
+    name: str
+    tensors: list[TensorView]
+    initial: CidText | Hex | None
+    mode: str
+    rule: str
+    encoding: str
+    range_bits: int
+    weights: str
+    cap: int
+    target: int
+    minimum: int
+    maximum: int
+    deadline_ms: U64
+    grace_ms: U64
+    rounds: int
+    max_failed: int
+    privacy: str
+    metrics: list[str]
+    config: list[ConfigView]
+    app: str
+    app_digest: Hex | None
+
+
+def rules_view(rules: JobRules) -> RulesView:
+    return RulesView(
+        name=rules.name,
+        tensors=[
+            TensorView(name=spec.name, dtype=spec.dtype, shape=list(spec.shape), role=spec.role)
+            for spec in rules.schema.tensors
+        ],
+        initial=cid_or_none(rules.initial),
+        mode=rules.mode,
+        rule=rules.rule,
+        encoding=rules.encoding,
+        range_bits=rules.range_bits,
+        weights=rules.weights,
+        cap=rules.cap,
+        target=rules.target,
+        minimum=rules.minimum,
+        maximum=rules.maximum,
+        deadline_ms=rules.deadline_ms,
+        grace_ms=rules.grace_ms,
+        rounds=rules.rounds,
+        max_failed=rules.max_failed,
+        privacy=rules.privacy,
+        metrics=list(rules.metrics),
+        config=[
+            ConfigView(name=entry.name, from_round=entry.from_round, type=entry.type, value=entry.value)
+            for entry in rules.config
+        ],
+        app=rules.app,
+        app_digest=hex_or_none(rules.app_digest),
+    )
+
+
+class JobWithRulesView(JobView):
+    """`rules_raw` is the encoded fl.records.JobRules, of which `rules_hash` is the hash."""
+
+    rules: RulesView
+    rules_raw: Base64
+
+
+class JobsView(TypedDict):
+    jobs: list[JobView]
+    next: HexDigest | None
+
+
+class JobMemberView(TypedDict):
+    """In the cohorts from `from_round` on; `answered` is the last round answered (0: none)."""
+
+    account: HexDigest
+    name: str | None
+    from_round: U64
+    answered: U64
+
+
+def job_member_view(account: bytes, name: str | None, joined: Joined) -> JobMemberView:
+    return JobMemberView(
+        account=account.hex(), name=name, from_round=joined.from_round, answered=joined.answered
+    )
+
+
+class JobMembersView(TypedDict):
+    members: list[JobMemberView]
+    next: HexDigest | None
+
+
+PhaseWord = Literal["collecting", "aggregating", "closed", "failed"]
+PHASES: dict[int, PhaseWord] = {
+    Phase.COLLECTING: "collecting",
+    Phase.AGGREGATING: "aggregating",
+    Phase.CLOSED: "closed",
+    Phase.FAILED: "failed",
+}
+
+
+class MetricView(TypedDict):
+    """`mean` is in millionths, weighted by examples; null where no update gave a number."""
+
+    name: str
+    mean: I64 | None
+
+
+class RoundView(TypedDict):
+    number: U64
+    phase: PhaseWord
+    opened_height: U64
+    opened_ms: U64
+    base: CidText | Hex | None
+    cohort: int
+    updates: U64
+    weight: U64
+    examples: U64
+    deadline_ms: U64
+    extended: bool
+    closing_height: U64 | None
+    frozen_height: U64 | None
+    aggregation_deadline_ms: U64 | None
+    log_root: HexDigest
+    kernel_version: int
+    ended_height: U64 | None
+    ended_ms: U64 | None
+    code: str | None
+    model: CidText | Hex | None
+    optimizer: CidText | Hex | None
+    record: CidText | Hex | None
+    metrics: list[MetricView]
+
+
+def round_view(current: Round, names: tuple[str, ...]) -> RoundView:
+    return RoundView(
+        number=current.number,
+        phase=PHASES[current.phase],
+        opened_height=current.opened_height,
+        opened_ms=current.opened_ms,
+        base=cid_or_none(current.base),
+        cohort=current.cohort,
+        updates=current.updates.size,
+        weight=current.weight,
+        examples=current.examples,
+        deadline_ms=current.deadline_ms,
+        extended=current.extended,
+        closing_height=current.closing_height or None,
+        frozen_height=current.frozen_height or None,
+        aggregation_deadline_ms=current.aggregation_deadline_ms or None,
+        log_root=current.updates.root().hex(),
+        kernel_version=current.kernel_version,
+        ended_height=current.ended_height or None,
+        ended_ms=current.ended_ms or None,
+        code=current.code or None,
+        model=cid_or_none(current.model),
+        optimizer=cid_or_none(current.optimizer),
+        record=cid_or_none(current.record),
+        metrics=[
+            MetricView(name=name, mean=None if mean in METRIC_MARKS else mean)
+            for name, mean in zip(names, current.means, strict=False)
+        ],
+    )
+
+
+class RoundsView(TypedDict):
+    rounds: list[RoundView]
+    next: U64 | None
+
+
+class UpdateView(TypedDict):
+    """An accepted update; its payload is in transaction `index` of `batch`."""
+
+    position: U64
+    tx_id: HexDigest
+    member: HexDigest
+    weight: U64
+    cid: CidText | Hex | None
+    batch: HexDigest
+    index: U64
+
+
+def update_view(position: int, entry: Entry) -> UpdateView:
+    return UpdateView(
+        position=position,
+        tx_id=entry.tx_id.hex(),
+        member=entry.member.hex(),
+        weight=entry.weight,
+        cid=cid_or_none(entry.cid),
+        batch=entry.batch.hex(),
+        index=entry.index,
+    )
+
+
+class UpdatesView(TypedDict):
+    updates: list[UpdateView]
+    next: U64 | None
+
+
+# Events
+
+
+class EventView(TypedDict):
+    """`subject` is what the kind is about: a transaction, an account or a digest in hex, or the text of a CID."""
+
+    type: Literal["event"]
+    index: U64
+    height: U64
+    time_ms: U64
+    kind: str
+    job: HexDigest | None
+    round: U64
+    subject: str | None
+    code: str | None
+    value: U64
+
+
+def event_view(index: int, event: Event) -> EventView:
+    subject = event.subject
+    return EventView(
+        type="event",
+        index=index,
+        height=event.height,
+        time_ms=event.time_ms,
+        kind=event.kind,
+        job=hex_or_none(event.job),
+        round=event.round,
+        subject=cid_or_none(subject) if len(subject) == CID_BYTES else hex_or_none(subject),
+        code=event.code or None,
+        value=event.value,
+    )
+
+
+class EventsView(TypedDict):
+    """`next` is where to go on; events that were filtered out are passed over, so a page may be short."""
+
+    events: list[EventView]
+    next: U64
+    head: U64
+
+
+class EventProofView(TypedDict):
+    """`bundle` is the encoded chain.light.ReceiptBundle over the log of events."""
+
+    event: EventView
+    bundle: Base64
+
+
+class HeadView(TypedDict):
+    type: Literal["head"]
+    final_height: U64
+    executed_height: U64
+    certified_height: U64

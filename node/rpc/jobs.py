@@ -1,0 +1,180 @@
+"""Jobs, their members, their rounds and the updates in them, by the newest executed state."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from chain.codec import decode, encode
+from fl.members import is_name
+from fl.records import Entry, Job, JobRules, Joined, Named, Round
+from fl.state import entry_key, job_key, job_name_key, job_of, joined_key, read_record, round_of, rules_of
+from node.rpc.api import Api
+from node.rpc.fl_views import (
+    JobMembersView,
+    JobsView,
+    JobWithRulesView,
+    RoundsView,
+    UpdatesView,
+    job_member_view,
+    job_view,
+    round_view,
+    rules_view,
+    update_view,
+)
+from node.rpc.problems import Problem
+from node.rpc.requests import (
+    LIMIT,
+    Param,
+    Request,
+    Response,
+    Unreadable,
+    digest_cursor,
+    digest_param,
+    json_response,
+    number_cursor,
+    number_param,
+)
+from node.rpc.state import member_of
+from node.rpc.views import in_base64
+
+T = TypeVar("T")
+
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def _read_job(text: str) -> str:
+    if not is_name(text):
+        raise Unreadable("must be a job's id in hex, or its name")
+    return text
+
+
+JOB = Param(
+    "job",
+    "path",
+    _read_job,
+    {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+    "The job's id in hex, or its name: then it is the newest job of that name.",
+)
+ROUND = number_param("round", "A round's number; the first is 1.")
+ACCOUNT = digest_param("account", "A member's account.")
+AFTER = digest_cursor()
+BELOW = number_cursor("`next` of the page before.")
+POSITION = number_cursor("`next` of the page before.")
+
+_JOBS = job_key(b"")
+
+
+def find_job(api: Api, text: str) -> tuple[bytes, Job]:
+    read = api.node.store.state
+    if _ID.fullmatch(text):
+        job = job_of(read, bytes.fromhex(text))
+        if job is not None:
+            return bytes.fromhex(text), job
+    named = read_record(read, Named, job_name_key(text))
+    job = job_of(read, named.holder) if named is not None else None
+    if named is None or job is None:
+        raise Problem.unknown("UNKNOWN_JOB", "No job has this id or name.")
+    return named.holder, job
+
+
+def _rules(api: Api, job: bytes) -> JobRules:
+    rules = rules_of(api.node.store.state, job)
+    assert rules is not None, "a job is created with its rules"
+    return rules
+
+
+def _round(api: Api, job: bytes, number: int) -> Round:
+    found = round_of(api.node.store.state, job, number)
+    if found is None:
+        raise Problem("UNKNOWN_ROUND")
+    return found
+
+
+def _page(
+    rows: Iterator[tuple[bytes, bytes]], prefix: bytes, limit: int, view: Callable[[bytes, bytes], T]
+) -> tuple[list[T], str | None]:
+    """So many rows made into views, and the key after the prefix at which the next page begins."""
+    views: list[T] = []
+    for key, data in rows:
+        identity = key[len(prefix) :]
+        if len(views) == limit:
+            return views, identity.hex()
+        views.append(view(identity, data))
+    return views, None
+
+
+async def jobs(api: Api, request: Request) -> Response:
+    rows = api.node.store.state_rows(_JOBS, job_key(request[AFTER] or b""))
+    views, following = _page(
+        rows, _JOBS, request[LIMIT], lambda identity, data: job_view(identity, decode(Job, data, len(data)))
+    )
+    return json_response(JobsView(jobs=views, next=following))
+
+
+async def job(api: Api, request: Request) -> Response:
+    identity, found = find_job(api, request[JOB])
+    rules = _rules(api, identity)
+    return json_response(
+        JobWithRulesView(
+            **job_view(identity, found), rules=rules_view(rules), rules_raw=in_base64(encode(rules))
+        )
+    )
+
+
+async def job_members(api: Api, request: Request) -> Response:
+    identity, _ = find_job(api, request[JOB])
+    prefix = joined_key(identity, b"")
+    rows = api.node.store.state_rows(prefix, joined_key(identity, request[AFTER] or b""))
+    views, following = _page(
+        rows,
+        prefix,
+        request[LIMIT],
+        lambda account, data: job_member_view(account, _name(api, account), decode(Joined, data, len(data))),
+    )
+    return json_response(JobMembersView(members=views, next=following))
+
+
+async def job_member(api: Api, request: Request) -> Response:
+    identity, _ = find_job(api, request[JOB])
+    account = request[ACCOUNT]
+    joined = read_record(api.node.store.state, Joined, joined_key(identity, account))
+    if joined is None:
+        raise Problem.unknown("NOT_JOINED", "This account has not joined the job.")
+    return json_response(job_member_view(account, _name(api, account), joined))
+
+
+def _name(api: Api, account: bytes) -> str | None:
+    member = member_of(api, account)
+    return member.name if member is not None else None
+
+
+async def rounds(api: Api, request: Request) -> Response:
+    """The newest first."""
+    identity, found = find_job(api, request[JOB])
+    names = _rules(api, identity).metrics
+    top = found.round if request[BELOW] is None else min(found.round, request[BELOW] or 0)
+    low = max(1, top - request[LIMIT] + 1)
+    views = [round_view(_round(api, identity, number), names) for number in range(top, low - 1, -1)]
+    return json_response(RoundsView(rounds=views, next=low - 1 if low > 1 else None))
+
+
+async def round_(api: Api, request: Request) -> Response:
+    identity, _ = find_job(api, request[JOB])
+    current = _round(api, identity, request[ROUND])
+    return json_response(round_view(current, _rules(api, identity).metrics))
+
+
+async def updates(api: Api, request: Request) -> Response:
+    """In the order in which they were accepted."""
+    identity, _ = find_job(api, request[JOB])
+    current = _round(api, identity, request[ROUND])
+    first = request[POSITION] or 0
+    stop = min(current.updates.size, first + request[LIMIT])
+    views = []
+    for position in range(first, stop):
+        data = api.node.store.beside(entry_key(identity, current.number, position))
+        assert data is not None, "entries are written with the round that counts them"
+        views.append(update_view(position, decode(Entry, data, len(data))))
+    return json_response(UpdatesView(updates=views, next=stop if stop < current.updates.size else None))
