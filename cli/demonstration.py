@@ -1,0 +1,440 @@
+"""The demonstration as a play: validators and trainers as processes, a crash in the middle, and what must hold.
+
+Nothing in here knows a result beforehand: every number comes from the chain with its proof, from the trainers'
+journals, or from a training run of the same model on all data in one place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chain.cid import cid_text, raw_cid
+from cli.localnets import LocalNetwork, Plan
+from fl.client.digits import CLASSES, FEATURES, SEED, deal, load_digits, save
+from fl.client.errors import BadInput, QuorateError, TimedOut
+from fl.client.job import metric_value
+from fl.client.perceptron import Data, accuracy, initial_model, train
+from fl.client.sync import Job, Network, connect
+from fl.client.trainer import LOSS
+from fl.records import JobStatus, Kind, Phase, Round
+from fl.rules import VISIBLE_TO_VALIDATORS
+
+JOB = "digits"
+HIDDEN = 64
+CONFIG: dict[str, float | int] = {"lr": 0.05, "epochs": 10, "batch": 16, "momentum": 0.9}
+
+LEAST_ACCURACY = 0.90
+MOST_BEHIND_CENTRAL = 0.02
+
+_MARK = "demo.json"
+_PAUSE_S = 0.1
+_CATCH_UP_S = 60.0
+_JOURNALS_LAG_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    directory: Path
+    rounds: int = 10
+    trainers: int = 8
+    validators: int = 4
+    timeout_s: float = 300.0
+
+    @property
+    def crash_in_round(self) -> int:
+        return max(1, self.rounds // 2)
+
+    @property
+    def back_after_round(self) -> int:
+        return min(self.crash_in_round + 2, self.rounds)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A round that is over. `finality_s` is the median time from signing an update to its proven receipt."""
+
+    round: int
+    closed: bool
+    accuracy: float
+    loss: float
+    updates: int
+    cohort: int
+    finality_s: float | None
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    holds: bool
+    what: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    rows: list[Row] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    accuracy: float = 0.0
+    central: float = 0.0
+    cid: str = ""
+    model_file: Path = Path()
+    chain_id: str = ""
+    seconds: float = 0.0
+
+    @property
+    def holds(self) -> bool:
+        return bool(self.checks) and all(each.holds for each in self.checks)
+
+    def check(self, holds: bool, what: str) -> None:
+        self.checks.append(Check(holds, what))
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Who is shown the rows so far, what is being done, and what has happened."""
+
+    rows: Callable[[list[Row]], None]
+    doing: Callable[[str], None]
+    happened: Callable[[str], None]
+
+
+class Trainers:
+    """The trainers' processes and what they wrote down."""
+
+    def __init__(self, script: Script, network: LocalNetwork, shares: list[Data]) -> None:
+        self._directory = script.directory / "trainers"
+        self._network = network
+        self._processes: list[subprocess.Popen[bytes]] = []
+        for index, share in enumerate(shares):
+            save(share, self._home(index) / "share.npz")
+
+    def _home(self, index: int) -> Path:
+        return self._directory / str(index)
+
+    def start(self) -> None:
+        house = str(Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join(filter(None, (house, os.environ.get("PYTHONPATH"))))
+        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        for index, name in enumerate(self._network.trainers):
+            home = self._home(index)
+            arguments = [sys.executable, "-m", "fl.client.trainer", "--network", str(self._network.network_file)]
+            arguments += ["--key", str(self._network.key_file(name)), "--job", JOB, "--seed", str(SEED + index)]
+            arguments += ["--data", str(home / "share.npz"), "--home", str(home)]
+            with open(home / "log.txt", "wb") as log:
+                self._processes.append(
+                    subprocess.Popen(
+                        arguments,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        # An interrupt on this terminal is for the demonstration, which ends its trainers itself.
+                        start_new_session=True,
+                        env={**os.environ, **one_thread, "PYTHONPATH": path},
+                    )
+                )
+
+    def check(self) -> None:
+        """Raises if one of them has ended as it should not."""
+        for index, process in enumerate(self._processes):
+            if process.poll() not in (None, 0):
+                log = self._home(index) / "log.txt"
+                lines = log.read_text(errors="replace").strip().splitlines()
+                last = lines[-1] if lines else "it said nothing"
+                raise QuorateError("TRAINER_ENDED", f"Trainer {index} ended: {last}", f"Look at {log}")
+
+    def wait(self, ends: float) -> None:
+        for process in self._processes:
+            try:
+                process.wait(max(0.0, ends - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                raise TimedOut("TRAINERS_GO_ON", "The job is over and a trainer is not.", "Look at its log.") from None
+        self.check()
+
+    def stop(self) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.terminate()
+        for process in self._processes:
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def journal(self) -> list[dict[str, Any]]:
+        lines: list[dict[str, Any]] = []
+        for path in self._directory.glob("*/*/*/journal.jsonl"):
+            # The last line may still be on its way.
+            whole = path.read_text().rpartition("\n")[0]
+            lines += [json.loads(line) for line in whole.splitlines()]
+        return lines
+
+    def finality(self) -> dict[int, list[float]]:
+        """By round, of each update: seconds from signing to a proven receipt."""
+        signed: dict[str, int] = {}
+        taken: dict[int, list[float]] = defaultdict(list)
+        for entry in sorted(self.journal(), key=lambda each: int(each["time_ms"])):
+            if entry["kind"] == Kind.SUBMIT_UPDATE and entry["event"] == "signed":
+                signed[entry["tx"]] = entry["time_ms"]
+            elif entry["event"] == "proven" and entry["tx"] in signed:
+                taken[entry["round"]].append((entry["time_ms"] - signed[entry["tx"]]) / 1000)
+        return taken
+
+    def transactions(self, event: str) -> set[str]:
+        return {entry["tx"] for entry in self.journal() if entry["event"] == event}
+
+    def receipts(self) -> dict[str, Path]:
+        return {path.stem: path for path in self._directory.glob("*/*/*/receipts/*.bin")}
+
+
+def clear(directory: Path) -> None:
+    """Make room for a run where an earlier one was; nothing else is ever removed."""
+    if not directory.exists():
+        return
+    if any(directory.iterdir()) and not (directory / _MARK).exists():
+        raise BadInput("NOT_EMPTY", f"{directory} holds something else.", "Name another with --directory.")
+    if (directory / "localnet.json").exists():
+        earlier = LocalNetwork.open(directory)
+        for name in earlier.members:
+            earlier.kill(name)
+    shutil.rmtree(directory)
+
+
+def perform(script: Script, audience: Audience) -> Outcome:
+    """Run it. What did not hold is in the outcome; what stopped it is raised. All processes end either way."""
+    began = time.monotonic()
+    outcome = Outcome()
+    clear(script.directory)
+    script.directory.mkdir(parents=True)
+    (script.directory / _MARK).write_text("{}\n")
+    audience.doing("Preparing keys, a genesis and the trainers' data")
+    training, held_out = load_digits()
+    shares = deal(training, script.trainers)
+    local = LocalNetwork.create(script.directory, Plan(script.validators, script.trainers, name="demo"))
+    trainers = Trainers(script, local, shares)
+    outcome.chain_id = local.chain_id
+    try:
+        for name in local.members:
+            local.start(name)
+        trainers.start()
+        local.wait_ready(local.members, 60.0, lambda text: audience.doing(f"Starting validators: {text}"))
+        key, home = local.key_file("creator"), script.directory / "creator"
+        with connect(local.network_file, key, home=home) as network:
+            _Play(script, audience, local, trainers, network, held_out, outcome, began + script.timeout_s).run()
+    finally:
+        trainers.stop()
+        audience.doing("Stopping")
+        local.stop(local.members)
+    audience.doing("Training the same model on all data in one place")
+    outcome.central = _central(script, training, held_out)
+    behind = outcome.central - outcome.accuracy
+    outcome.check(
+        outcome.accuracy >= LEAST_ACCURACY and behind <= MOST_BEHIND_CENTRAL,
+        f"accuracy {outcome.accuracy:.1%} on {len(held_out)} pictures that no trainer saw; the same model trained "
+        f"centrally: {outcome.central:.1%}",
+    )
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+def _central(script: Script, training: Data, held_out: Data) -> float:
+    weights, _ = train(
+        initial_model(FEATURES, HIDDEN, CLASSES, SEED),
+        training,
+        SEED,
+        lr=CONFIG["lr"],
+        momentum=CONFIG["momentum"],
+        epochs=int(CONFIG["epochs"]) * script.rounds,
+        batch=int(CONFIG["batch"]),
+    )
+    return accuracy(weights, held_out)
+
+
+class _Play:
+    def __init__(
+        self,
+        script: Script,
+        audience: Audience,
+        local: LocalNetwork,
+        trainers: Trainers,
+        network: Network,
+        held_out: Data,
+        outcome: Outcome,
+        ends: float,
+    ) -> None:
+        self._script = script
+        self._audience = audience
+        self._local = local
+        self._trainers = trainers
+        self._network = network
+        self._held_out = held_out
+        self._outcome = outcome
+        self._ends = ends
+        self._victim = list(local.members)[-1]
+        self._over: list[tuple[Round, float, float]] = []
+        self._crashed = self._back = 0
+
+    def run(self) -> None:
+        job = self._create()
+        self._train(job)
+        self._audience.doing("Waiting for the trainers")
+        self._trainers.wait(self._ends)
+        self._show()
+        self._check_rounds()
+        self._check_final_model(job)
+        self._check_recovery()
+        self._check_acknowledged()
+
+    def _create(self) -> Job:
+        script = self._script
+        self._audience.doing("Creating the job")
+        job = self._network.create_job(
+            JOB,
+            initial_model(FEATURES, HIDDEN, CLASSES, SEED),
+            rounds=script.rounds,
+            target=script.trainers,
+            minimum=(2 * script.trainers + 2) // 3,
+            deadline_s=60.0,
+            grace_s=20.0,
+            privacy=VISIBLE_TO_VALIDATORS,
+            metrics=[LOSS],
+            config=CONFIG,
+            app="fl.client.trainer",
+        )
+        self._audience.happened(
+            f"{len(self._local.members)} validators run; {script.trainers} trainers join the job {job.name}."
+        )
+        return job
+
+    def _train(self, job: Job) -> None:
+        while True:
+            self._trainers.check()
+            if time.monotonic() > self._ends:
+                raise TimedOut("TOO_SLOW", "The rounds are not over in time.", f"Look into {self._script.directory}")
+            status = job.status()
+            self._look(job, status.round)
+            self._show()
+            if status.status in (JobStatus.FINISHED, JobStatus.STOPPED, JobStatus.PAUSED):
+                return
+            self._audience.doing(f"Round {max(1, status.round)} of {self._script.rounds}")
+            time.sleep(_PAUSE_S)
+
+    def _look(self, job: Job, newest: int) -> None:
+        while len(self._over) < newest:
+            found = job.round(len(self._over) + 1)
+            if found is None or found.phase in (Phase.COLLECTING, Phase.AGGREGATING):
+                if found is not None and found.updates.size > 0:
+                    self._maybe_crash(found.number)
+                return
+            self._maybe_crash(found.number)
+            model = job.model(found.number) if found.phase == Phase.CLOSED else job.model()
+            self._over.append((found, accuracy(model, self._held_out), time.monotonic()))
+            self._maybe_return(found.number)
+
+    def _maybe_crash(self, round: int) -> None:
+        if self._crashed or round < self._script.crash_in_round:
+            return
+        self._local.kill(self._victim)
+        self._crashed = round
+        self._audience.happened(f"SIGKILL of {self._victim} in round {round}; the others go on.")
+
+    def _maybe_return(self, round: int) -> None:
+        if self._back or not self._crashed or round < self._script.back_after_round:
+            return
+        self._local.start(self._victim)
+        self._back = round
+        self._audience.happened(f"{self._victim} is started again after round {round}.")
+
+    def _show(self) -> None:
+        finality = self._trainers.finality()
+        rows: list[Row] = []
+        for found, measured, seen_at in self._over:
+            taken = finality.get(found.number, [])
+            if len(taken) < found.updates.size and time.monotonic() - seen_at < _JOURNALS_LAG_S:
+                break
+            rows.append(
+                Row(
+                    round=found.number,
+                    closed=found.phase == Phase.CLOSED,
+                    accuracy=measured,
+                    loss=metric_value(found.means[0]) if found.means else float("nan"),
+                    updates=found.updates.size,
+                    cohort=found.cohort,
+                    finality_s=statistics.median(taken) if taken else None,
+                    height=found.ended_height,
+                )
+            )
+        self._outcome.rows = rows
+        self._audience.rows(rows)
+
+    # What must hold
+
+    def _check_rounds(self) -> None:
+        closed = [found.number for found, _, _ in self._over if found.phase == Phase.CLOSED]
+        wanted = list(range(1, self._script.rounds + 1))
+        self._outcome.check(closed == wanted, f"{len(closed)} of {len(wanted)} rounds closed")
+
+    def _check_final_model(self, job: Job) -> None:
+        outcome = self._outcome
+        outcome.cid, blob = job.model_bytes()
+        outcome.accuracy = accuracy(job.model(), self._held_out)
+        outcome.model_file = self._script.directory / "model.safetensors"
+        outcome.model_file.write_bytes(blob)
+        named = cid_text(raw_cid(outcome.model_file.read_bytes())) == outcome.cid
+        outcome.check(named, "the final model's bytes hash to the CID that the validators certified")
+
+    def _check_recovery(self) -> None:
+        """The validator that was killed reaches the state root that the others have at the same height."""
+        if not self._crashed or not self._back:
+            self._outcome.check(False, f"{self._victim} was not killed and started again: the rounds were over before")
+            return
+        self._audience.doing(f"Waiting until {self._victim} has caught up")
+        least, ends = self._network.head(), time.monotonic() + _CATCH_UP_S
+        roots: dict[int, dict[str, str]] = defaultdict(dict)
+        others = [name for name in self._local.members if name != self._victim]
+        while time.monotonic() < ends:
+            for name in self._local.members:
+                status = self._local.status(name)
+                if status is not None:
+                    roots[status["executed_height"]][name] = status["state_root"]
+            for height, by_name in sorted(roots.items()):
+                shared = self._victim in by_name and any(name in by_name for name in others)
+                if len(set(by_name.values())) > 1:
+                    self._outcome.check(False, f"at height {height} the validators' state roots differ: {by_name}")
+                    return
+                if height >= least and shared:
+                    self._outcome.check(
+                        True,
+                        f"{self._victim}, killed in round {self._crashed}, started after round {self._back}, has the "
+                        f"others' state root at height {height}: {by_name[self._victim][:16]}",
+                    )
+                    return
+            time.sleep(_PAUSE_S)
+        self._outcome.check(False, f"{self._victim} did not catch up within {_CATCH_UP_S:g} s")
+
+    def _check_acknowledged(self) -> None:
+        """Each transaction that a trainer was told is available has been executed, with a proof of it on disk."""
+        acknowledged, receipts = self._trainers.transactions("acknowledged"), self._trainers.receipts()
+        lost = acknowledged - receipts.keys()
+        statuses = [self._network.verify_receipt(receipts[each]).status for each in acknowledged - lost]
+        refused = sorted(each for each in statuses if each != "ok")
+        updates = sum(found.updates.size for found, _, _ in self._over)
+        expected = self._script.trainers * (self._script.rounds + 1)
+        self._outcome.check(
+            not lost and not refused and len(acknowledged) > 0,
+            f"{len(acknowledged)} acknowledged transactions ({updates} updates), all executed, all proven again"
+            if not lost and not refused
+            else f"of {len(acknowledged)} acknowledged transactions {len(lost)} are lost, refused: {refused or 'none'}",
+        )
+        if len(acknowledged) != expected:
+            self._audience.happened(f"{expected} transactions were expected if every trainer answers every round.")
