@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -248,25 +249,41 @@ def drain(path: Path, timeout_s: float) -> None:
 @node.command()
 @config_option
 @click.option("--timeout", "timeout_s", default=60.0, show_default=True, help="Seconds to wait for its end.")
-def stop(path: Path, timeout_s: float) -> None:
-    """Stop the node in good order, and return once it is gone."""
-    socket = _configured(path).admin_socket
-    _demand(ask(Place(socket=socket), "POST", "/v1/admin/stop", {}))
-    ends = time.monotonic() + timeout_s
+@click.option("--now", is_flag=True, help="Do not wait for accepted transactions to become final.")
+def stop(path: Path, timeout_s: float, now: bool) -> None:
+    """Stop the node in good order, and return once it is gone.
+
+    It takes no more transactions and waits for those it accepted, at most as long as its configuration says.
+    """
+    config = _configured(path)
+    place, drain_s = Place(socket=config.admin_socket), config.node.drain_ms / 1000
+    from node.node import LOCK
+
     with waiting("Stopping"):
-        while _answers(socket):
+        if not now:
+            _demand(ask(place, "POST", "/v1/admin/drain", {"timeout_s": drain_s}, timeout_s=drain_s + 10))
+        _demand(ask(place, "POST", "/v1/admin/stop"))
+        ends = time.monotonic() + timeout_s
+        while _held(config.node.data_dir / LOCK):
             if time.monotonic() > ends:
                 raise TimedOut("NOT_STOPPED", f"The node still runs after {timeout_s:g} s.", "Look at its log.")
-            time.sleep(0.1)
+            time.sleep(0.05)
     line("stopped")
 
 
-def _answers(socket: Path) -> bool:
+def _held(path: Path) -> bool:
+    """Whether a process works in the data directory: it lets go of the lock as the last thing."""
     try:
-        ask(Place(socket=socket), "GET", "/v1/admin/status", timeout_s=2.0)
-    except QuorateError:
+        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
         return False
-    return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def _demand(reply: Reply) -> None:
