@@ -69,6 +69,11 @@ class Host:
     node: Node | None = None
     failures: list[NodeFailure] = field(default_factory=list)
     started: Callable[[Node], None] = lambda node: None
+    kind: type[Node] = Node
+    limits: Limits = LIMITS
+
+    def stopped(self, failure: NodeFailure) -> None:
+        self.failures.append(failure)
 
     async def live(self, genesis: Genesis, rejoin: bool = False) -> None:
         self.node = None
@@ -82,11 +87,11 @@ class Host:
                     await create(ports, genesis.chain_id, self.key.public, least, rejoin=rejoin)
                     ports.disk.close()
                 check_owner(ports.disk, genesis.chain_id, self.key.public)
-                self.node = node = await Node.open(genesis, self.key, ports, limits=LIMITS)
+                self.node = node = await self.kind.open(genesis, self.key, ports, limits=self.limits)
                 self.started(node)
                 await node.run()
             except NodeFailure as failure:
-                self.failures.append(failure)
+                self.stopped(failure)
             finally:
                 if self.node is node:
                     self.node = None
