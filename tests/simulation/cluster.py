@@ -97,19 +97,20 @@ class Host:
                     self.node = None
 
         task = self.machine.run(main)
-        task.add_done_callback(_note)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None and not isinstance(failure, Crash):
+            self.broke(failure)
+
+    def broke(self, failure: BaseException) -> None:
+        """The node ended in a way that it does not know of."""
+        asyncio.get_running_loop().call_exception_handler({"message": "a node died", "exception": failure})
 
     @property
     def up(self) -> bool:
         return self.machine.running and self.node is not None
-
-
-def _note(task: asyncio.Task[None]) -> None:
-    if task.cancelled():
-        return
-    failure = task.exception()
-    if failure is not None and not isinstance(failure, Crash):
-        asyncio.get_running_loop().call_exception_handler({"message": "a node died", "exception": failure})
 
 
 class Cluster:
