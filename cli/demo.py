@@ -40,6 +40,9 @@ def demo(directory: Path, rounds: int, trainers: int, timeout_s: float) -> None:
     they submit are updates of a small network. In the middle one validator is killed with SIGKILL, the training goes
     on, the validator is started again and catches up. The command succeeds only if all of that held, and the model is
     about as good as one that was trained on all data in one place.
+
+    Accuracy is measured on pictures that no trainer saw. Finality is the median time from signing an update to its
+    proven receipt.
     """
     script = Script(directory, rounds, trainers, timeout_s=timeout_s)
     with explained(), _stage(script) as audience:
@@ -71,13 +74,12 @@ def _stage(script: Script) -> Iterator[Audience]:
     from rich.spinner import Spinner
 
     rows: list[Row] = []
-    spinner = Spinner("dots", "")
-    screen = console()
+    below: list[RenderableType] = [spinner := Spinner("dots", "")]
 
     def drawn() -> RenderableType:
-        return Group(rich_table(COLUMNS, [_cells(row) for row in rows]), spinner)
+        return Group(rich_table(COLUMNS, [_cells(row) for row in rows]), *below)
 
-    with Live(console=screen, get_renderable=drawn, refresh_per_second=8, transient=False) as live:
+    with Live(console=console(), get_renderable=drawn, refresh_per_second=8) as live:
 
         def show(now: list[Row]) -> None:
             rows[:] = now
@@ -88,8 +90,10 @@ def _stage(script: Script) -> Iterator[Audience]:
         def happened(text: str) -> None:
             live.console.print(text)
 
-        yield Audience(show, doing, happened)
-        spinner.update(text="")
+        try:
+            yield Audience(show, doing, happened)
+        finally:
+            below.clear()
 
 
 def _plain_stage() -> Audience:

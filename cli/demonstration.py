@@ -401,40 +401,52 @@ class _Play:
         self._audience.doing(f"Waiting until {self._victim} has caught up")
         least, ends = self._network.head(), time.monotonic() + _CATCH_UP_S
         roots: dict[int, dict[str, str]] = defaultdict(dict)
-        others = [name for name in self._local.members if name != self._victim]
         while time.monotonic() < ends:
             for name in self._local.members:
                 status = self._local.status(name)
                 if status is not None:
                     roots[status["executed_height"]][name] = status["state_root"]
-            for height, by_name in sorted(roots.items()):
-                shared = self._victim in by_name and any(name in by_name for name in others)
-                if len(set(by_name.values())) > 1:
-                    self._outcome.check(False, f"at height {height} the validators' state roots differ: {by_name}")
-                    return
-                if height >= least and shared:
-                    self._outcome.check(
-                        True,
-                        f"{self._victim}, killed in round {self._crashed}, started after round {self._back}, has the "
-                        f"others' state root at height {height}: {by_name[self._victim][:16]}",
-                    )
-                    return
+            verdict = judge_roots(roots, self._victim, least)
+            if verdict is not None:
+                self._outcome.check(verdict.holds, f"{verdict.what} ({self._crash_and_return})")
+                return
             time.sleep(_PAUSE_S)
         self._outcome.check(False, f"{self._victim} did not catch up within {_CATCH_UP_S:g} s")
 
+    @property
+    def _crash_and_return(self) -> str:
+        return f"killed in round {self._crashed}, started after round {self._back}"
+
     def _check_acknowledged(self) -> None:
-        """Each transaction that a trainer was told is available has been executed, with a proof of it on disk."""
-        acknowledged, receipts = self._trainers.transactions("acknowledged"), self._trainers.receipts()
-        lost = acknowledged - receipts.keys()
-        statuses = [self._network.verify_receipt(receipts[each]).status for each in acknowledged - lost]
-        refused = sorted(each for each in statuses if each != "ok")
         updates = sum(found.updates.size for found, _, _ in self._over)
-        expected = self._script.trainers * (self._script.rounds + 1)
-        self._outcome.check(
-            not lost and not refused and len(acknowledged) > 0,
-            f"{len(acknowledged)} acknowledged transactions ({updates} updates), all executed, all proven again"
-            if not lost and not refused
-            else f"of {len(acknowledged)} acknowledged transactions {len(lost)} are lost, refused: {refused or 'none'}",
+        verdict = judge_acknowledged(
+            self._trainers.transactions("acknowledged"),
+            self._trainers.receipts(),
+            lambda path: self._network.verify_receipt(path).status,
         )
-        if len(acknowledged) != expected:
-            self._audience.happened(f"{expected} transactions were expected if every trainer answers every round.")
+        self._outcome.check(
+            verdict.holds, f"{verdict.what}; {updates} of them updates" if verdict.holds else verdict.what
+        )
+
+
+def judge_roots(roots: dict[int, dict[str, str]], victim: str, least: int) -> Check | None:
+    """Whether the validator that was killed has the others' state root, at a height from `least` on; None while no
+    height has been seen at both. `roots` are those seen, by height and validator."""
+    for height, by_name in sorted(roots.items()):
+        if len(set(by_name.values())) > 1:
+            return Check(False, f"at height {height} the validators' state roots differ: {by_name}")
+    for height, by_name in sorted(roots.items()):
+        if height >= least and victim in by_name and len(by_name) > 1:
+            return Check(True, f"{victim} has the others' state root at height {height}, {by_name[victim][:16]}")
+    return None
+
+
+def judge_acknowledged(acknowledged: set[str], receipts: dict[str, Path], status: Callable[[Path], str]) -> Check:
+    """Each transaction that a trainer was told is available must have been executed, with a proof on disk that
+    `status` verifies once more."""
+    lost = sorted(acknowledged - receipts.keys())
+    refused = {each: code for each in sorted(acknowledged - set(lost)) if (code := status(receipts[each])) != "ok"}
+    if lost or refused or not acknowledged:
+        what = f"of {len(acknowledged)} acknowledged transactions {len(lost)} are lost {lost}, refused are {refused}"
+        return Check(False, what)
+    return Check(True, f"{len(acknowledged)} acknowledged transactions are all executed, each proof verified again")

@@ -12,7 +12,7 @@ from fl.client.nodes import Nodes, Unusable
 
 log = logging.getLogger("quorate.client")
 
-_AGAIN_S = 2.0
+_AGAIN_S = 0.5
 _FRESH_S = 2.0
 """How long it is waited for the proof of a height that an event spoke of."""
 
