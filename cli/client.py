@@ -1,0 +1,161 @@
+"""What the commands of clients share: whom they ask, in whose name, and arrays in files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from functools import update_wrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cli.explain import explained
+from cli.http import Place, fetch
+from cli.output import F
+from fl.client.errors import BadFile, BadInput, QuorateError, Unreachable
+from fl.client.networkfile import NETWORK_FILE, read_network
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fl.client.network import AsyncNetwork
+
+T = TypeVar("T")
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Which network, and in whose name."""
+
+    network: Path
+    key: Path | None
+    passphrase: str | None
+    home: Path | None
+    patience_s: float
+
+    def run(self, work: Callable[[AsyncNetwork], Coroutine[Any, Any, T]]) -> T:
+        """Connected, with everything that it reads proven from the network file on."""
+        import asyncio
+
+        from fl.client.network import connect_async
+
+        secret = self._secret()
+
+        async def connected() -> T:
+            network = await connect_async(
+                self.network, self.key, passphrase=secret, home=self.home, patience_s=self.patience_s
+            )
+            async with network:
+                return await work(network)
+
+        return asyncio.run(connected())
+
+    def _secret(self) -> bytes | None:
+        if self.key is None or (self.passphrase is None and not _is_encrypted(self.key)):
+            return None
+        from node.keystore import read_passphrase
+
+        with explained():
+            return read_passphrase(self.passphrase or "prompt").secret
+
+    def ask(self, path: str) -> dict[str, Any]:
+        """From the first node that answers, unproven: for lists, and for what is on its way."""
+        failure: QuorateError | None = None
+        for member in read_network(self.network).validators.members:
+            if not member.rpc:
+                continue
+            try:
+                return fetch(Place(member.rpc), path, timeout_s=5.0)
+            except Unreachable as error:
+                failure = error
+        raise failure or BadFile("NO_ADDRESSES", f"{self.network} names no node that answers clients.", "Get another.")
+
+    def pages(self, path: str, name: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        page = self.ask(f"{path}?limit={PAGE}")
+        found += page[name]
+        while page.get("next") is not None:
+            page = self.ask(f"{path}?limit={PAGE}&cursor={page['next']}")
+            found += page[name]
+        return found
+
+
+def _is_encrypted(key: Path) -> bool:
+    try:
+        return bool(json.loads(key.read_bytes()).get("cipher") != "none")
+    except (OSError, ValueError, AttributeError):
+        # Loading it says what is wrong with it.
+        return False
+
+
+def client_options(command: F) -> F:
+    """Adds the options and hands the command a `Client` as its first argument."""
+
+    def called(
+        network: Path, key: Path | None, passphrase: str | None, home: Path | None, patience_s: float, **rest: Any
+    ) -> Any:
+        return command(Client(network, key, passphrase, home, patience_s), **rest)
+
+    options = (
+        click.option("--network", type=FILE, default=NETWORK_FILE, envvar="QUORATE_NETWORK", show_default=True),
+        click.option("--key", type=FILE, envvar="QUORATE_KEY", help="Key file of the account that acts."),
+        click.option(
+            "--passphrase", envvar="QUORATE_PASSPHRASE_FROM", help="Of the key: prompt, file:PATH or credential:NAME."
+        ),
+        click.option(
+            "--home",
+            type=click.Path(path_type=Path, file_okay=False),
+            envvar="QUORATE_HOME",
+            help="For receipts and what is in flight.  [default: ~/.quorate]",
+        ),
+        click.option("--patience", "patience_s", default=30.0, show_default=True, help="Seconds to keep asking."),
+    )
+    made: Any = update_wrapper(called, command)
+    for option in reversed(options):
+        made = option(made)
+    result: F = made
+    return result
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Of an .npz or a .safetensors file."""
+    import numpy as np
+
+    try:
+        if path.suffix == ".safetensors":
+            try:
+                from safetensors.numpy import load_file
+            except ImportError:
+                raise BadInput(
+                    "NO_SAFETENSORS", f"{path} needs the safetensors package.", "Install it, or give an .npz file."
+                ) from None
+            return dict(load_file(path))
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except QuorateError:
+        raise
+    except Exception as error:
+        # Each of the two libraries has errors of many kinds for a file that is none of its own.
+        raise BadFile(
+            "BAD_ARRAYS", f"{path} cannot be read: {error}.", "Give an .npz or a .safetensors file."
+        ) from error
+
+
+def write_arrays(path: Path, blob: bytes, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """As .npz if the name ends so; else the safetensors file itself, byte for byte as the chain names it."""
+    import numpy as np
+
+    try:
+        if path.suffix == ".npz":
+            plain: dict[str, Any] = dict(arrays)
+            with open(path, "wb") as file:
+                np.savez(file, **plain)
+        else:
+            path.write_bytes(blob)
+    except OSError as error:
+        raise BadFile("UNWRITABLE", f"{path} cannot be written: {error.strerror}.", "Name another file.") from error

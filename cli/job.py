@@ -1,0 +1,351 @@
+"""`quorate job`: what is trained, under which rules, and how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import tomllib
+from collections.abc import AsyncIterator, Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.client import FILE, Client, client_options, read_arrays
+from cli.founding import read_limited
+from cli.output import console, fields, json_wanted, line, on_terminal, reading, rich_table, table, tell, waiting
+from fl.client.errors import BadFile, BadInput, RefusedByChain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.live import Live
+
+    from fl.client.job import AsyncJob
+    from fl.client.network import AsyncNetwork
+    from fl.client.receipt import Receipt
+    from fl.records import Job, Round
+
+_LOOK_AGAIN_S = 1.0
+ROUND_COLUMNS = ("ROUND", "STATE", "UPDATES", "METRICS", "MODEL", "HEIGHT")
+
+
+@click.group()
+def job() -> None:
+    """Create, list, show, watch and stop training jobs.
+
+    What is shown of a job is proven from the network file on; only lists are taken from one node as it gives them.
+    """
+
+
+@job.command()
+@click.argument("file", type=FILE)
+@click.option("--if-missing", is_flag=True, help="Do nothing if there is a job of this name already.")
+@client_options
+@reading
+def create(client: Client, file: Path, if_missing: bool) -> None:
+    """Create the job that FILE describes.
+
+    \b
+    name = "digits"
+    model = "model.npz"                    # the initial model, beside this file
+    rounds = 10
+    target = 8                             # updates that end a round at once
+    minimum = 6                            # so many are enough at the deadline
+    deadline_s = 600
+    privacy = "visible-to-validators"
+    metrics = ["loss"]
+    [config]                               # for the trainers
+    lr = 0.05
+    """
+    name, model, rules = _described(file)
+
+    async def work(network: AsyncNetwork) -> AsyncJob:
+        if if_missing:
+            try:
+                return await network.job(name)
+            except RefusedByChain as error:
+                if error.code != "UNKNOWN_JOB":
+                    raise
+        return await network.create_job(name, model, **rules)
+
+    with waiting("Creating the job"):
+        made = client.run(work)
+    data = {"id": made.id, "name": made.name, "rules_hash": made.rules_hash}
+    tell(data, lambda: fields(data))
+
+
+def _described(file: Path) -> tuple[str, Any, dict[str, Any]]:
+    from fl.client.jobdraft import draft_job
+
+    try:
+        content = tomllib.loads(read_limited(file).decode())
+        name, model = str(content.pop("name")), file.parent / str(content.pop("model"))
+    except ValueError as error:
+        raise BadFile("BAD_JOB_FILE", f"{file} cannot be used: {error}.", "See quorate job create --help.") from None
+    except KeyError as error:
+        raise BadFile("BAD_JOB_FILE", f"{file} lacks {error}.", "See quorate job create --help.") from None
+    known = inspect.signature(draft_job).parameters
+    for key in content.keys() - known.keys():
+        raise BadFile("BAD_JOB_FILE", f"{file} sets '{key}', which no job has.", f"There are: {', '.join(known)}.")
+    lacking = [
+        key
+        for key, parameter in known.items()
+        if parameter.default is parameter.empty and key not in ("name", "model", *content)
+    ]
+    if lacking:
+        raise BadFile("BAD_JOB_FILE", f"{file} lacks {', '.join(lacking)}.", "See quorate job create --help.")
+    if "config" in content:
+        content["config"] = {key: _by_round(value) for key, value in content["config"].items()}
+    return name, read_arrays(model), content
+
+
+def _by_round(value: object) -> object:
+    """TOML has no numbers for keys."""
+    if not isinstance(value, dict):
+        return value
+    if not all(key.isdecimal() for key in value):
+        raise BadFile("BAD_JOB_FILE", "A config value by rounds names them by number.", 'As in lr = {"0" = 0.1}.')
+    return {int(key): each for key, each in value.items()}
+
+
+@job.command("list")
+@client_options
+@reading
+def list_jobs(client: Client) -> None:
+    """List the jobs, as one node tells them."""
+    jobs = client.pages("/v1/jobs", "jobs")
+    rows = [
+        (each["name"], each["status"], each["round"], each["members"], each["parameters"], each["id"]) for each in jobs
+    ]
+    tell(jobs, lambda: table(("NAME", "STATUS", "ROUND", "MEMBERS", "PARAMETERS", "ID"), rows))
+
+
+@job.command()
+@click.argument("name_or_id")
+@client_options
+@reading
+def show(client: Client, name_or_id: str) -> None:
+    """Show a job: its rules, proven, and how far it is."""
+
+    async def work(network: AsyncNetwork) -> tuple[AsyncJob, Job]:
+        found = await network.job(name_or_id)
+        return found, await found.status()
+
+    found, record = client.run(work)
+    data = {**_job_data(found, record), "rules": _rules_data(found)}
+
+    def draw() -> None:
+        fields(_job_data(found, record))
+        line()
+        fields({name: value for name, value in _rules_data(found).items() if name not in ("tensors", "config")})
+        line()
+        rules = found.rules
+        shapes = [(each.name, each.dtype, "×".join(map(str, each.shape)), each.role) for each in rules.schema.tensors]
+        table(("TENSOR", "DTYPE", "SHAPE", "ROLE"), shapes)
+        if rules.config:
+            rows = [(each.name, each.value, each.from_round) for each in rules.config]
+            table(("CONFIG", "VALUE", "FROM ROUND"), rows)
+
+    tell(data, draw)
+
+
+def _job_data(found: AsyncJob, record: Job) -> dict[str, object]:
+    from chain.cid import cid_text
+    from fl.records import JobStatus
+
+    return {
+        "id": found.id,
+        "name": found.name,
+        "status": JobStatus(record.status).name.lower(),
+        "round": record.round,
+        "completed": record.completed,
+        "members": record.members,
+        "model": cid_text(record.model),
+        "model_round": record.model_round,
+        "parameters": record.parameters,
+        "rules_hash": found.rules_hash,
+    }
+
+
+def _rules_data(found: AsyncJob) -> dict[str, object]:
+    rules = found.rules
+    plain = ("mode", "rule", "encoding", "weights", "cap", "target", "minimum", "maximum", "deadline_ms", "grace_ms")
+    return {
+        **{name: getattr(rules, name) for name in (*plain, "rounds", "max_failed", "privacy", "app")},
+        "metrics": list(rules.metrics),
+        "tensors": [
+            {"name": each.name, "dtype": each.dtype, "shape": list(each.shape), "role": each.role}
+            for each in rules.schema.tensors
+        ],
+        "config": [
+            {"name": each.name, "from_round": each.from_round, "type": each.type, "value": each.value}
+            for each in rules.config
+        ],
+    }
+
+
+@job.command()
+@click.argument("name_or_id")
+@client_options
+@reading
+def watch(client: Client, name_or_id: str) -> None:
+    """Follow a job, round by round, until it is over."""
+
+    async def work(network: AsyncNetwork) -> None:
+        found = await network.job(name_or_id)
+        with _shown(found) as draw:
+            async for rounds in _progress(found):
+                draw(rounds)
+
+    client.run(work)
+
+
+async def _progress(found: AsyncJob) -> AsyncIterator[list[Round]]:
+    """All rounds so far, each time something has changed; ends with the job."""
+    from fl.records import JobStatus, Phase
+
+    rounds: list[Round] = []
+    while True:
+        record = await found.status()
+        first = next((place for place, each in enumerate(rounds) if each.phase < Phase.CLOSED), len(rounds))
+        fresh = [await found.round(number) for number in range(first + 1, record.round + 1)]
+        seen = rounds[:first] + [each for each in fresh if each is not None]
+        if seen != rounds:
+            rounds = seen
+            yield rounds
+        if record.status in (JobStatus.FINISHED, JobStatus.STOPPED):
+            return
+        await asyncio.sleep(_LOOK_AGAIN_S)
+
+
+@contextmanager
+def _shown(found: AsyncJob) -> Iterator[Callable[[list[Round]], None]]:
+    from fl.records import Phase
+
+    if on_terminal():
+        from rich.live import Live
+
+        with Live(console=console(), auto_refresh=False) as live:
+            yield lambda rounds: _refresh(live, found, rounds)
+        return
+    told: set[int] = set()
+
+    def plainly(rounds: list[Round]) -> None:
+        for each in rounds:
+            if each.phase >= Phase.CLOSED and each.number not in told:
+                told.add(each.number)
+                _tell_round(found, each)
+
+    if not json_wanted():
+        line("\t".join(ROUND_COLUMNS))
+    yield plainly
+
+
+def _refresh(live: Live, found: AsyncJob, rounds: list[Round]) -> None:
+    live.update(rich_table(ROUND_COLUMNS, [round_row(found, each) for each in rounds[-30:]]), refresh=True)
+
+
+def _tell_round(found: AsyncJob, current: Round) -> None:
+    tell(round_data(found, current), lambda: click.echo("\t".join(round_row(found, current))))
+
+
+def round_data(found: AsyncJob, current: Round) -> dict[str, object]:
+    from chain.cid import cid_text
+    from fl.client.job import metric_value
+    from fl.records import Phase
+
+    over = current.phase >= Phase.CLOSED
+    return {
+        "round": current.number,
+        "state": Phase(current.phase).name.lower(),
+        "code": current.code,
+        "updates": current.updates.size,
+        "cohort": current.cohort,
+        "metrics": {
+            name: metric_value(mean) for name, mean in zip(found.rules.metrics, current.means, strict=False) if over
+        },
+        "model": cid_text(current.model) if current.model else None,
+        "height": current.ended_height if over else None,
+    }
+
+
+def round_row(found: AsyncJob, current: Round) -> list[str]:
+    data = round_data(found, current)
+    metrics = data["metrics"]
+    assert isinstance(metrics, dict)
+    return [
+        str(data["round"]),
+        f"{data['state']} {data['code']}".rstrip(),
+        f"{data['updates']} of {data['cohort']}",
+        " ".join(f"{name}={value:.4g}" for name, value in metrics.items()),
+        str(data["model"] or ""),
+        str(data["height"] or ""),
+    ]
+
+
+@job.command()
+@click.argument("name_or_id")
+@click.option("--accept", help="Hash of the rules that were agreed on; any others are refused.")
+@client_options
+@reading
+def join(client: Client, name_or_id: str, accept: str | None) -> None:
+    """Join a job under its rules."""
+
+    async def work(network: AsyncNetwork) -> Receipt | None:
+        return await (await network.job(name_or_id)).join(accept)
+
+    receipt = client.run(work)
+    data = {"joined": True, "receipt": None if receipt is None else receipt_data(receipt)}
+    tell(data, lambda: line("joined" if receipt is not None else "was joined already"))
+
+
+@job.command()
+@click.argument("name_or_id")
+@client_options
+@reading
+def leave(client: Client, name_or_id: str) -> None:
+    """Leave a job."""
+
+    async def work(network: AsyncNetwork) -> Receipt:
+        return await (await network.job(name_or_id)).leave()
+
+    tell_receipt(client.run(work))
+
+
+@job.command()
+@click.argument("name_or_id")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@client_options
+@reading
+def stop(client: Client, name_or_id: str, yes: bool) -> None:
+    """End a job for everyone. Its creator and registrars may."""
+    if not yes:
+        if not on_terminal():
+            raise BadInput("NOT_CONFIRMED", "Stopping a job cannot be undone.", "Say --yes if that is what you want.")
+        click.confirm(f"End the job {name_or_id} for everyone, for good?", abort=True)
+
+    async def work(network: AsyncNetwork) -> Receipt:
+        return await (await network.job(name_or_id)).stop()
+
+    tell_receipt(client.run(work))
+
+
+def receipt_data(receipt: Receipt) -> dict[str, object]:
+    return {
+        "tx": receipt.tx,
+        "status": receipt.status,
+        "height": receipt.height,
+        "job": receipt.job or None,
+        "round": receipt.round,
+        "position": receipt.position,
+        "weight": receipt.weight,
+        "nonce": receipt.nonce,
+        "proof": str(receipt.path),
+    }
+
+
+def tell_receipt(receipt: Receipt) -> None:
+    data = receipt_data(receipt)
+    tell(data, lambda: fields({name: value for name, value in data.items() if value is not None}))

@@ -1,0 +1,69 @@
+"""`quorate model`: the models that rounds have made, verified against their CIDs in the proven state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.client import FILE, Client, client_options, write_arrays
+from cli.job import ROUND_COLUMNS, round_data, round_row
+from cli.output import fields, reading, table, tell, waiting
+
+if TYPE_CHECKING:
+    from fl.client.job import AsyncJob
+    from fl.client.network import AsyncNetwork
+    from fl.records import Round
+
+
+@click.group()
+def model() -> None:
+    """The models that rounds have made."""
+
+
+@model.command()
+@click.argument("job")
+@click.option("--round", "number", type=int, help="The model that this round made (0: the initial); else the newest.")
+@click.option(
+    "-o", "--output", type=FILE, help="File to write: .safetensors, or .npz.  [default: JOB-ROUND.safetensors]"
+)
+@client_options
+@reading
+def get(client: Client, job: str, number: int | None, output: Path | None) -> None:
+    """Fetch a model. Its bytes are checked against the CID that a quorum of validators has signed."""
+
+    async def work(network: AsyncNetwork) -> tuple[str, int, str, bytes, Any]:
+        found = await network.job(job)
+        made_by = number if number is not None else (await found.status()).model_round
+        cid, blob = await found.model_bytes(made_by)
+        return found.name, made_by, cid, blob, await found.model(made_by)
+
+    with waiting("Fetching the model"):
+        name, made_by, cid, blob, arrays = client.run(work)
+    path = output or Path(f"{name}-{made_by}.safetensors")
+    write_arrays(path, blob, arrays)
+    data = {"job": name, "round": made_by, "cid": cid, "bytes": len(blob), "file": str(path)}
+    tell(data, lambda: fields(data))
+
+
+@model.command("list")
+@click.argument("job")
+@client_options
+@reading
+def list_models(client: Client, job: str) -> None:
+    """List the rounds of JOB that are over, with the model that each made."""
+
+    async def work(network: AsyncNetwork) -> tuple[AsyncJob, list[Round]]:
+        from fl.records import Phase
+
+        found = await network.job(job)
+        newest = (await found.status()).round
+        rounds = [await found.round(number) for number in range(1, newest + 1)]
+        return found, [each for each in rounds if each is not None and each.phase >= Phase.CLOSED]
+
+    found, rounds = client.run(work)
+    tell(
+        [round_data(found, each) for each in rounds],
+        lambda: table(ROUND_COLUMNS, [round_row(found, each) for each in rounds]),
+    )
