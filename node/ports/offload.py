@@ -38,5 +38,6 @@ class ThreadOffload:
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Drops what is queued; what is running ends by itself."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Drops what is queued and waits for what is running: it may use a port that is closed next, and LevelDB
+        does not survive that."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
