@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from chain.block import Block
 from chain.certificate import Certificate, ValidatorSet
@@ -27,6 +28,9 @@ BLOCKS_LOG = b"blocks"
 INLINE_TRANSACTIONS = 64
 """A block with more of them is executed off the loop."""
 EVENT_LIMIT_BYTES = 4096
+BLOCKS_AHEAD = 64
+BATCHES_AHEAD = 64
+"""So much is fetched before its turn comes."""
 
 _ROUND_OVER = frozenset({EventKind.ROUND_CLOSED, EventKind.ROUND_FAILED})
 
@@ -116,7 +120,7 @@ class Executor:
             lacking = tuple(digest for digest in digests if not self._batches.holds(digest))
             if not lacking:
                 break
-            self._missing(lacking)
+            self._missing(lacking + self._missing_later())
             await self._changed.wait()
         bodies = []
         for digest in digests:
@@ -124,6 +128,12 @@ class Executor:
             assert signed is not None, "its location is known"
             bodies.append((digest, signed.batch.transactions))
         return tuple(bodies)
+
+    def _missing_later(self) -> tuple[bytes, ...]:
+        """What the blocks behind the next one lack: fetched one block after the other, it would take a round trip or
+        more for each."""
+        later = (digest for final in islice(self._queue, 1, BLOCKS_AHEAD) for digest in final.block.body.batches)
+        return tuple(islice((digest for digest in later if not self._batches.holds(digest)), BATCHES_AHEAD))
 
     def _input(self, final: FinalBlock, bodies: tuple[tuple[bytes, tuple[bytes, ...]], ...]) -> BlockInput:
         header, lineage, params = final.block.header, final.lineage, self._params
