@@ -53,6 +53,8 @@ from consensus.proposals import NextSet, Proposals
 from consensus.rejoin import Rejoin, answer_query
 
 STATUS_EVERY_MS = 1_000
+OUTSIDER = -2
+"""In place of an index: the peer that is just speaking, which is not in the current set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ class Replica:
         self.ordering = self._ordering(root, None)
         self.catch_up = CatchUp()
         self._nonce = nonce
+        self._speaker = b""
         self.rejoin: Rejoin | None = None
         self.executed_height = root.height
         self._status_ms: int | None = None
@@ -263,6 +266,13 @@ class Replica:
 
     # Routing
 
+    def _key_of(self, number: int) -> bytes:
+        if number == OUTSIDER:
+            return self._speaker
+        if number < self.validators.n:
+            return self.validators.members[number].consensus_key
+        return self.availability.leavers[number - self.validators.n]
+
     def _message(self, peer: bytes, message: object) -> None:
         if isinstance(message, FetchRange):
             self._out.events.append(ServeRange(peer, message.first, min(message.last, message.first + 255)))
@@ -273,12 +283,16 @@ class Replica:
         if isinstance(message, ViewQuery):
             self._say(peer, answer_query(self.key, self.chain_id, self.ordering, message))
             return
+        self._speaker = peer
         index = self.validators.index_of(peer)
         if isinstance(message, Status):
             self.catch_up.heard(peer, message)
+        if isinstance(message, BatchAnswer) and peer in self.availability.leavers:
+            self._avail(Received(self.validators.n + self.availability.leavers.index(peer), message))
+            return
         if isinstance(message, RangeAnswer):
             # A peer outside the set may help too: what it says is certified or worthless.
-            self._order(Received(index if index is not None else 0, message))
+            self._order(Received(index if index is not None else OUTSIDER, message))
             self._drain()
             self.catch_up.answered(peer, self.ordering.tree.root.height)
             return
@@ -321,7 +335,7 @@ class Replica:
     def _take(self, out: Output) -> None:
         self._out.persist += out.persist
         for send in out.send:
-            to = None if send.to == ALL else self.validators.members[send.to].consensus_key
+            to = None if send.to == ALL else self._key_of(send.to)
             self._say(to, send.message)
         self._out.acks += out.acks
         self._deliver(out.acks)
@@ -329,9 +343,9 @@ class Replica:
             match event:
                 # Indices are of this epoch, which an event before this one may be about to end.
                 case avail.ServeBatch(peer, digest):
-                    self._events.append(ServeBatch(self.validators.members[peer].consensus_key, digest))
+                    self._events.append(ServeBatch(self._key_of(peer), digest))
                 case Misbehaviour(peer, reason):
-                    self._events.append(Blame(self.validators.members[peer].consensus_key, reason))
+                    self._events.append(Blame(self._key_of(peer), reason))
                 case _:
                     self._events.append(event)
 
@@ -422,11 +436,22 @@ class Replica:
             uncertified=self.availability.uncertified()[:256],
         )
 
+    def _neighbours(self) -> list[bytes]:
+        """Those of the next set follow the chain before they are in office; those of the last one may not yet know
+        that they are out of it."""
+        following = self.schedule.get(self.validators.epoch)
+        coming = [member.consensus_key for member in following.validators.members] if following is not None else []
+        keys = dict.fromkeys((*coming, *self.availability.leavers))
+        return [key for key in keys if key != self.key.public and self.validators.index_of(key) is None]
+
     def _periodic(self) -> None:
         now_ms = self._now.mono_ms
         if self._status_ms is None or now_ms >= self._status_ms:
             self._status_ms = now_ms + STATUS_EVERY_MS
-            self._say(None, self._status())
+            status = self._status()
+            self._say(None, status)
+            for key in self._neighbours():
+                self._say(key, status)
             if self.rejoin is not None:
                 self._say(None, ViewQuery(self.rejoin.nonce))
         request = self.catch_up.next_request(now_ms, self.validators.epoch, self.ordering.tree.root.height)

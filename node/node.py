@@ -165,6 +165,8 @@ class Node:
         self.observers: list[Observer] = []
         self.linked: set[tuple[Peer, Channel]] = set()
         self._addresses = addresses
+        self._met: dict[Peer, PeerAddress] | None = None
+        """Whom the links reach; None before they are opened."""
         self._inbox: deque[object] = deque()
         self._stepping = False
         self._line: deque[tuple[int, int, list[Outbound], list[object]]] = deque()
@@ -286,7 +288,8 @@ class Node:
         for task in work:
             task.add_done_callback(lambda _: self._over.set())
         try:
-            await self.ports.links.start(self._peers())
+            self._met = self._peers()
+            await self.ports.links.start(self._met)
             executed = self.executor.executed
             self.feed(self._chain_executed(executed.lineage.height, executed.lineage.digest, executed.state_root))
             self.aggregator.resume()
@@ -435,7 +438,7 @@ class Node:
                 self._alarm(event)
             case EpochBegun(validators):
                 log.info("epoch begun", extra={"epoch": validators.epoch})
-                asyncio.get_running_loop().create_task(self.ports.links.update(self._peers()))
+                asyncio.get_running_loop().create_task(self._meet())
             case StateCertified(certificate):
                 self.store.keep_certificate(certificate)
                 self.admission.certified()
@@ -474,16 +477,24 @@ class Node:
             self.ports.links.send(peer, channel_of(answer), to_frame(answer))
 
     def _peers(self) -> dict[Peer, PeerAddress]:
-        """The validators of this epoch and of the next, so that links stand before they are needed."""
+        """The validators of this epoch; of the next, so that links stand before they are needed; and of the last, while
+        batches that only they may hold can still be ordered."""
         peers: dict[Peer, PeerAddress] = {}
-        epoch = self.replica.validators.epoch
-        for validators in (self.sets.get(epoch + 1), self.sets[epoch]):
+        epoch, root = self.replica.validators.epoch, self.replica.ordering.tree.root
+        last = epoch - 1 if root.height <= root.epoch_height + self.genesis.params.horizon else epoch
+        for validators in (self.sets.get(last), self.sets.get(epoch + 1), self.sets[epoch]):
             for member in validators.members if validators is not None else ():
                 if member.consensus_key != self.key.public:
                     host, _, port = member.address.rpartition(":")
                     known = self._addresses.get(member.consensus_key, (host.strip("[]"), int(port)))
                     peers[member.consensus_key] = PeerAddress(member.link_key, *known)
         return peers
+
+    async def _meet(self) -> None:
+        peers = self._peers()
+        if self._met is not None and peers != self._met:
+            self._met = peers
+            await self.ports.links.update(peers)
 
     # The tasks
 
@@ -544,6 +555,7 @@ class Node:
             height = self.executor.executed.lineage.height
             await self.ports.offload.run(self.store.sync)
             self.disk_full = self.ports.disk.free_bytes() < self.limits.disk_reserve_bytes
+            await self._meet()
             await self._prune(height - self.limits.journal_keep_blocks)
 
     async def _prune(self, height: int) -> None:

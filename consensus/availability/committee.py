@@ -19,7 +19,11 @@ from chain.keys import SigningKey, verify
 
 
 class Committee:
-    """Peers are indices into the current set; what outlives an epoch is known by its consensus key."""
+    """Peers are indices into the current set; what outlives an epoch is known by its consensus key.
+
+    Those who left with the last epoch still serve what they signed for, so as sources of bytes they are numbered on
+    from the current set's indices.
+    """
 
     def __init__(
         self,
@@ -35,6 +39,7 @@ class Committee:
         self.me = me
         self.key = key
         self._index = _index(validators)
+        self.leavers = self._left()
 
     def turn(self, validators: ValidatorSet, me: int | None, key: SigningKey) -> None:
         self.previous = self.current
@@ -42,6 +47,11 @@ class Committee:
         self.me = me
         self.key = key
         self._index = _index(validators)
+        self.leavers = self._left()
+
+    def _left(self) -> tuple[bytes, ...]:
+        keys = [member.consensus_key for member in self.previous.members] if self.previous is not None else []
+        return tuple(key for key in keys if key not in self._index and key != self.key.public)
 
     @property
     def _known(self) -> list[ValidatorSet]:
@@ -57,6 +67,16 @@ class Committee:
     @property
     def peers(self) -> tuple[int, ...]:
         return tuple(index for index in range(self.current.n) if index != self.me)
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """All who may have bytes, the current peers first."""
+        return (*self.peers, *range(self.current.n, self.current.n + len(self.leavers)))
+
+    def source_with(self, key: bytes) -> int | None:
+        if key in self.leavers:
+            return self.current.n + self.leavers.index(key)
+        return self.peer_with(key)
 
     def key_at(self, epoch: int, index: int) -> bytes | None:
         validators = self.of(epoch)
@@ -98,9 +118,9 @@ class Committee:
         return sign_vote(self.key, self.chain_id, VoteKind.AVAILABLE, epoch, subject, signer)
 
     def signers(self, certificate: Certificate) -> tuple[int, ...]:
-        """Its signers that can be reached, which are those still in the current set."""
+        """Its signers as sources."""
         keys = (self.key_at(certificate.epoch, signer) for signer in signers_of(certificate))
-        found = (self.peer_with(key) for key in keys if key is not None)
+        found = (self.source_with(key) for key in keys if key is not None)
         return tuple(peer for peer in found if peer is not None)
 
 

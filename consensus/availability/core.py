@@ -123,7 +123,12 @@ class Availability:
     # Messages
 
     def _received(self, peer: int, message: object, now: Now, out: Output) -> None:
-        if not 0 <= peer < self._desk.committee.current.n or peer == self._desk.committee.me:
+        committee = self._desk.committee
+        if isinstance(message, BatchAnswer):
+            if peer in committee.sources:
+                self._answered(peer, message.signed, now, out)
+            return
+        if not 0 <= peer < committee.current.n or peer == committee.me:
             return
         match message:
             case Vote(kind=VoteKind.AVAILABLE):
@@ -134,8 +139,6 @@ class Availability:
                 self._voting.offered(peer, reference(signed), signed, now, out)
             case BatchPull(batch):
                 self._pulled(peer, batch, now, out)
-            case BatchAnswer(signed):
-                self._answered(peer, signed, now, out)
             case Status():
                 self._certifying.listed(peer, message, now, out)
             case _:
@@ -200,7 +203,7 @@ class Availability:
                 desk.store(offer.signed, digest, False, out)
             want = desk.pulls.get(digest)
             if want is not None:
-                desk.pulls.want(digest, Why.NEEDED, desk.committee.peers, now.mono_ms)
+                desk.pulls.want(digest, Why.NEEDED, desk.committee.sources, now.mono_ms)
         self._voting.review(now, out)
 
     def _need(self, digests: tuple[bytes, ...], now: Now, out: Output) -> None:
@@ -217,7 +220,7 @@ class Availability:
                 signers: tuple[int, ...] = ()
                 if lot is not None and lot.certificate is not None:
                     signers = desk.committee.signers(lot.certificate)
-                others = tuple(peer for peer in desk.committee.peers if peer not in signers)
+                others = tuple(peer for peer in desk.committee.sources if peer not in signers)
                 desk.pulls.want(digest, Why.NEEDED, signers + others, now.mono_ms)
 
     def _new_epoch(self, validators: ValidatorSet, me: int | None, key: SigningKey, now: Now, out: Output) -> None:
@@ -231,7 +234,7 @@ class Availability:
         for offer in list(desk.offers):
             if offer.reference.epoch not in known:
                 desk.offers.release(offer.digest)
-        desk.pulls.turn(desk.committee.peers, now.mono_ms)
+        desk.pulls.turn(desk.committee.sources, now.mono_ms)
         self._served.clear()
         self._certifying.turn(now)
         later, self._later = self._later, []
@@ -304,6 +307,12 @@ class Availability:
             desk.pulls.want(ref.batch, Why.CERTIFIED, sources, now.mono_ms + SWEEP_MS)
 
     # What ordering and the node ask
+
+    @property
+    def leavers(self) -> tuple[bytes, ...]:
+        """Consensus keys of those numbered on from the current set: they were in the last one and may be asked for
+        bytes."""
+        return self._desk.committee.leavers
 
     def room(self) -> int:
         """Bytes of transactions that the pool still takes."""

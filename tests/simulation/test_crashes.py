@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 
 import pytest
 
@@ -20,59 +19,11 @@ from node.segments import CorruptLog, LogMissing
 from tests.simulation.claims import Promises, assert_alive, level, membership
 from tests.simulation.cluster import LIMITS, Cluster, Host, genesis_of
 from tests.simulation.jobs import Training
-from tests.simulation.loop import Crash, drawn_from, simulate
+from tests.simulation.loop import Crash, simulate
+from tests.simulation.outages import Plan, Ran, crash_by
 
-RESTART_SECONDS = 0.3
 STRIDE = 9
 """Of the operations that the short form tries: a divisor of none of the node's own rhythms."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Machine `machine` crashes at its operation `first`, and then so many operations after each restart."""
-
-    machine: int = 0
-    first: int = 0
-    then: tuple[int, ...] = ()
-    survival: int = 0
-
-
-@dataclass
-class Ran:
-    operations: int = 0
-    crashes: int = 0
-    opened: int = 0
-    """Operations from the first restart until the node was open again."""
-
-
-def crash_by(plan: Plan, cluster: Cluster, ran: Ran) -> None:
-    host = cluster.hosts[plan.machine]
-    machine = host.machine
-    due = [plan.first, *plan.then] if plan.first else []
-    base = 0
-    restarts: list[asyncio.Future[None]] = []
-
-    def on_operation(number: int, kind: str) -> None:
-        if due and number - base >= due[0]:
-            due.pop(0)
-            machine.chance = drawn_from(plan.survival, "survival", number)
-            ran.crashes += 1
-            raise Crash
-
-    def on_crash() -> None:
-        asyncio.get_running_loop().call_later(RESTART_SECONDS, restart)
-
-    def restart() -> None:
-        nonlocal base
-        base = machine.operations
-        restarts.append(asyncio.ensure_future(host.live(cluster.genesis)))
-
-    def started(_: object) -> None:
-        ran.opened = ran.opened or (machine.operations - base if base else 0)
-
-    machine.on_operation = on_operation
-    machine.on_crash = on_crash
-    host.started = started
 
 
 def run(plan: Plan, seed: int = 5) -> Ran:

@@ -21,9 +21,11 @@ from chain.light import (
 )
 from fl.state import VALIDATORS
 from node.node import Node
-from tests.simulation.claims import Promises, assert_alive, level, membership
+from node.ports import Channel, Peer
+from tests.simulation.claims import Promises, assert_alive, assert_one_history, level, membership
 from tests.simulation.cluster import Cluster, genesis_of, validator
 from tests.simulation.loop import simulate
+from tests.simulation.outages import Plan, Ran, crash_by
 
 DUE = 12
 
@@ -121,10 +123,12 @@ def play(
         assert await cluster.until(lambda: in_office(cluster, office, epochs), within=60), state(cluster)
         await asyncio.sleep(1)
         load.stop()
+        nodes = [cluster.node(index) for index in office]
+        assert await cluster.until(lambda: promises.kept(nodes), within=30), state(cluster)
         for host in cluster.hosts:
             if host.index not in office:
                 host.machine.kill()
-        assert await cluster.until(lambda: promises.kept() and level(cluster), within=30), state(cluster)
+        assert await cluster.until(lambda: level(cluster), within=30), state(cluster)
         await assert_alive(cluster, number=0)
         for index in office:
             assert_light_client_follows(cluster, cluster.node(index), epochs)
@@ -165,3 +169,121 @@ def test_an_organisation_changes_its_keys() -> None:
 
 def test_two_hand_overs_in_a_row() -> None:
     play((SetChange(DUE, members(0, 1, 2, 4)), SetChange(DUE + 1, members(1, 2, 4, 5))), extra=2)
+
+
+def test_every_validator_is_replaced_at_once() -> None:
+    play((SetChange(DUE, members(4, 5, 6, 7)),), extra=4)
+
+
+def test_a_joiner_follows_the_chain_before_its_epoch_begins() -> None:
+    async def main() -> None:
+        cluster = Cluster(genesis_of(4, set_changes=(SetChange(10_000, members(0, 1, 2, 4)),)), seed=4, extra=1)
+        await cluster.start()
+        load = Load(cluster)
+        joiner = cluster.node(4)
+        for _ in range(2):
+            await asyncio.sleep(2)
+            behind = max(cluster.heights()) - joiner.executor.executed.lineage.height
+            # It learns of blocks from what others say of themselves each second, and asks for them.
+            assert behind <= 2_000 // cluster.genesis.params.min_block_interval_ms
+        load.stop()
+        assert_one_history(cluster)
+
+    simulate(main)
+
+
+def test_those_who_left_serve_what_they_signed_for() -> None:
+    """No bytes reach those who stay or join until the others have left the set: then only leavers have them."""
+    leaving = (1, 2, 3)
+
+    async def script(cluster: Cluster) -> None:
+        starved = {host.key.public for host in cluster.hosts if host.index not in leaving}
+
+        def starve(peer: Peer, channel: Channel, frame: bytes) -> Iterable[tuple[Peer, Channel, bytes]]:
+            return () if channel is Channel.DATA and peer in starved else ((peer, channel, frame),)
+
+        for index in leaving:
+            cluster.network.wrap(f"n{index}", starve)
+        assert await cluster.until(lambda: in_office(cluster, leaving, 1), within=30), state(cluster)
+        assert cluster.node(0).executor.executed.lineage.height < DUE
+        for index in leaving:
+            cluster.network.wrap(f"n{index}", None)
+
+    play((SetChange(DUE, members(0, 4, 5, 6)),), script, extra=3)
+
+
+def away(cluster: Cluster, absent: int, goes: int, epochs: int) -> Coroutine[None, None, None]:
+    """One machine is off from a height below the first change until the last set has been in office for seconds."""
+
+    async def script() -> None:
+        host = cluster.hosts[absent]
+        assert await cluster.until(lambda: max(cluster.heights()) >= goes, within=30)
+        host.machine.crash()
+        others = [other.index for other in cluster.hosts if other is not host and other.index != 0]
+        assert await cluster.until(lambda: in_office(cluster, others, epochs), within=60), state(cluster)
+        await asyncio.sleep(2)
+        await host.live(cluster.genesis)
+
+    return script()
+
+
+def test_a_node_that_was_away_catches_up_across_a_hand_over() -> None:
+    play((SetChange(DUE, members(0, 1, 2, 3, 4)),), lambda cluster: away(cluster, 1, DUE - 6, epochs=1))
+
+
+def test_a_node_that_was_away_catches_up_across_two_hand_overs() -> None:
+    changes = (SetChange(DUE, members(0, 1, 2, 3, 4)), SetChange(DUE + 30, members(1, 2, 3, 4, 5)))
+    play(changes, lambda cluster: away(cluster, 1, DUE - 6, epochs=2), extra=2)
+
+
+def operations_around_the_end(machine: int) -> range:
+    """Those of a machine from some blocks before the end of its first epoch until some blocks after."""
+    seen: list[int] = []
+
+    async def script(cluster: Cluster) -> None:
+        host = cluster.hosts[machine]
+        assert await cluster.until(lambda: cluster.node(machine).replica.ordering.tree.root.height >= DUE - 1, 30, 0.01)
+        seen.append(host.machine.operations)
+        assert await cluster.until(lambda: in_office(cluster, [machine], 1), within=30, step=0.01)
+        await asyncio.sleep(0.2)
+        seen.append(host.machine.operations)
+
+    play((SetChange(DUE, members(0, 1, 2, 4)),), script)
+    return range(seen[0], seen[1] + 1)
+
+
+def crashes_around_the_end(machine: int, stride: int) -> None:
+    for number in operations_around_the_end(machine)[::stride]:
+        plan, ran = Plan(machine, number, survival=number), Ran()
+        play((SetChange(DUE, members(0, 1, 2, 4)),), crashing(plan, ran))
+        assert ran.crashes == 1
+
+
+def crashing(plan: Plan, ran: Ran) -> Callable[[Cluster], Coroutine[None, None, None]]:
+    async def script(cluster: Cluster) -> None:
+        crash_by(plan, cluster, ran)
+
+    return script
+
+
+@pytest.mark.parametrize("machine", [0, 4])
+def test_a_crash_around_a_hand_over_loses_nothing(machine: int) -> None:
+    crashes_around_the_end(machine, stride=29)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("machine", [0, 1, 4])
+def test_a_crash_at_every_operation_around_a_hand_over_loses_nothing(machine: int) -> None:
+    crashes_around_the_end(machine, stride=1)
+
+
+def test_all_crash_as_the_last_block_becomes_final() -> None:
+    async def script(cluster: Cluster) -> None:
+        assert await cluster.until(lambda: any(in_office(cluster, [index], 1) for index in range(4)), 30, 0.002)
+        for host in cluster.hosts:
+            host.machine.crash()
+        await asyncio.sleep(1)
+        for host in cluster.hosts:
+            await host.live(cluster.genesis)
+
+    play((SetChange(DUE, members(0, 1, 2, 4)),), script)
