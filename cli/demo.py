@@ -12,7 +12,7 @@ import click
 
 from cli.demonstration import Audience, Outcome, Row, Script, perform
 from cli.explain import explained
-from cli.output import console, line, on_terminal, reading, remark, rich_table, tell
+from cli.output import Exit, console, envelope, json_wanted, line, on_terminal, reading, remark, rich_table
 from fl.client.errors import QuorateError
 
 if TYPE_CHECKING:
@@ -47,7 +47,10 @@ def demo(directory: Path, rounds: int, trainers: int, timeout_s: float) -> None:
     script = Script(directory, rounds, trainers, timeout_s=timeout_s)
     with explained(), _stage(script) as audience:
         outcome = perform(script, audience)
-    tell(_data(outcome, directory), lambda: _summary(outcome, directory))
+    if json_wanted():
+        click.echo(envelope(_data(outcome, directory), "ok" if outcome.holds else "error"))
+        click.get_current_context().exit(Exit.OK if outcome.holds else Exit.FAILED)
+    _summary(outcome, directory)
     if not outcome.holds:
         failed = "; ".join(each.what for each in outcome.checks if not each.holds)
         raise QuorateError("DEMO_FAILED", f"This did not hold: {failed}.", f"Logs and data are in {directory}")

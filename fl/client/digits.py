@@ -7,6 +7,7 @@ Dirichlet distribution, so that some trainers hardly see some digits.
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def read(path: Path) -> Data:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             x, y = np.asarray(arrays["x"], np.float32), np.asarray(arrays["y"], np.int64)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise BadFile("BAD_DATA", f"{path} cannot be read: {error}.", "Give an .npz file with x and y.") from error
     if x.ndim != 2 or y.shape != (len(x),) or len(y) == 0:
         raise BadFile("BAD_DATA", f"{path} holds x of shape {x.shape} and y of {y.shape}.", "Give rows and classes.")

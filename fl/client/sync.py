@@ -7,6 +7,7 @@ event loop alike.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
@@ -199,6 +200,8 @@ class Network:
     def __init__(self, loop: LoopThread, network: AsyncNetwork) -> None:
         self._loop = loop
         self._network = network
+        # Jobs and tasks outlive this object in many a script, so it is not closed when it is collected.
+        atexit.register(self.close)
 
     def __enter__(self) -> Network:
         return self
@@ -209,9 +212,11 @@ class Network:
         self.close()
 
     def close(self) -> None:
+        """Happens by itself at the end of the program."""
         if not self._loop.closed:
             self._loop.run(self._network.close())
             self._loop.close()
+        atexit.unregister(self.close)
 
     @property
     def name(self) -> str:
