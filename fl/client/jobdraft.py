@@ -15,7 +15,7 @@ from fl.client.errors import BadInput
 from fl.errors import Refused
 from fl.jobs import CreateJob
 from fl.records import ConfigEntry, ConfigType, JobRules
-from fl.rules import EXAMPLES, FEDAVG, SYNCHRONOUS
+from fl.rules import EXAMPLES, FEDAVG, SYNCHRONOUS, zero_model
 from fl.tensors.grid import DEFAULT_RANGE_BITS
 from fl.tensors.layout import AVERAGED, FROZEN, Schema, TensorSpec
 from fl.tensors.model import build_model
@@ -86,7 +86,8 @@ def draft_job(
         app=app,
         app_digest=app_digest,
     )
-    return CreateJob(rules, blob)
+    # A model of zeros needs no bytes, however large it is.
+    return CreateJob(rules, b"" if blob == zero_model(schema) else blob)
 
 
 def _spec(name: str, array: NDArray[Any], frozen: bool) -> TensorSpec:

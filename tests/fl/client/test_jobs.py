@@ -247,6 +247,16 @@ def test_a_created_job_is_what_was_asked_for(chain: Running) -> None:
         assert caught.value.code == "NOT_SUPPORTED"
 
 
+def test_a_model_of_zeros_may_be_larger_than_a_transaction(chain: Running) -> None:
+    with connect(**chain.settings("creator")) as network:
+        rules: dict[str, Any] = {"rounds": 1, "target": 1, "privacy": "visible-to-validators"}
+        job = network.create_job("large", {"w": np.zeros((300, 100))}, **rules)
+        assert job.model()["w"].shape == (300, 100)
+        with pytest.raises(RefusedByChain) as caught:
+            network.create_job("larger", {"w": np.ones((300, 100))}, **rules)
+        assert caught.value.code == "OVERSIZE"
+
+
 async def test_the_plain_face_works_inside_a_running_event_loop(chain: Running) -> None:
     chain.create(make_rules())
     with connect(**chain.settings()) as network:
