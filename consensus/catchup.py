@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from consensus.messages import FetchRange, Status
 
 NEAR = 2
-"""So few blocks behind, the ordering messages themselves bring a validator up."""
+"""So few blocks behind, the ordering messages themselves bring a validator up, unless those who have the blocks
+started after them: then they are in their stores and no longer in their cores."""
 BLOCKS_A_REQUEST = 128
 PATIENCE_MS = 2_000
 
@@ -29,6 +30,9 @@ class CatchUp:
         self._asked: bytes | None = None
         self._asked_ms = 0
         self._asked_height = 0
+        self._height = 0
+        self._height_ms: int | None = None
+        """Since when this validator is there."""
 
     def target(self) -> int:
         """The highest final height that any peer has claimed."""
@@ -58,10 +62,13 @@ class CatchUp:
                 return None
             self._peers[self._asked].failures += 1
             self._asked = None
+        if self._height_ms is None or height != self._height:
+            self._height, self._height_ms = height, now_ms
+        near = NEAR if now_ms < self._height_ms + PATIENCE_MS else 0
         ahead = [
             (peer.failures, -peer.final_height, key)
             for key, peer in self._peers.items()
-            if peer.final_height > height + NEAR or (peer.epoch > epoch and peer.final_height > height)
+            if peer.final_height > height + near or (peer.epoch > epoch and peer.final_height > height)
         ]
         if not ahead:
             return None
