@@ -1,9 +1,11 @@
 """Train a scikit-learn classifier together with others, each on digits of their own.
 
-    python examples/digits.py localnet/consortium.toml localnet/keys/creator.key create 3
-    python examples/digits.py localnet/consortium.toml localnet/keys/trainer-0.key train 1/3
-    python examples/digits.py localnet/consortium.toml localnet/keys/trainer-1.key train 2/3
-    python examples/digits.py localnet/consortium.toml localnet/keys/trainer-2.key train 3/3
+    python examples/digits.py net/consortium.toml net/keys/creator.key create 3
+    python examples/digits.py net/consortium.toml net/keys/trainer-0.key train 1/3
+    python examples/digits.py net/consortium.toml net/keys/trainer-1.key train 2/3
+    python examples/digits.py net/consortium.toml net/keys/trainer-2.key train 3/3
+
+docs/first-job.md tells how to start the network in `net`.
 """
 
 import sys

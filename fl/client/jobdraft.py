@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chain.cid import raw_cid
-from fl.client.errors import BadInput
+from chain.transaction import MAX_TRANSACTION_BYTES
+from fl.client.errors import BadInput, RefusedByChain
 from fl.errors import Refused
 from fl.jobs import CreateJob
 from fl.records import ConfigEntry, ConfigType, JobRules
@@ -86,8 +87,12 @@ def draft_job(
         app=app,
         app_digest=app_digest,
     )
-    # A model of zeros needs no bytes, however large it is.
-    return CreateJob(rules, b"" if blob == zero_model(schema) else blob)
+    if blob == zero_model(schema):
+        # Needs no bytes, however large it is.
+        return CreateJob(rules, b"")
+    if len(blob) > MAX_TRANSACTION_BYTES:
+        raise RefusedByChain.of("OVERSIZE", f"The model takes {len(blob)} bytes; only one of zeros may be so large.")
+    return CreateJob(rules, blob)
 
 
 def _spec(name: str, array: NDArray[Any], frozen: bool) -> TensorSpec:

@@ -15,13 +15,13 @@ import logging
 import time
 from collections.abc import Callable
 
-from chain.codec import encode, pack
+from chain.codec import CodecError, encode, pack
 from chain.genesis import Params
 from chain.keys import SigningKey
-from chain.transaction import account_id, sign_transaction, tx_id
+from chain.transaction import MAX_TRANSACTION_BYTES, account_id, sign_transaction, tx_id
 from fl.accounts import new_account
 from fl.check import check_transaction
-from fl.client.errors import BadFile, RefusedByChain, TimedOut, Unreachable
+from fl.client.errors import BadFile, BadInput, RefusedByChain, TimedOut, Unreachable
 from fl.client.home import Home, Pending, StoredReceipt
 from fl.client.nodes import Behind, Node, Nodes, Reply, Request, Unusable
 from fl.client.reader import Reader
@@ -90,7 +90,7 @@ class Sender:
 
     async def _sign(self, body: object, valid_for_ms: int) -> Pending:
         valid_until_ms = now_ms() + min(valid_for_ms, self._params.max_validity_ms // 2)
-        kind, data = KIND_OF_BODY[type(body)], encode(body)
+        kind, data = KIND_OF_BODY[type(body)], _encoded(body)
         async with self._signing:
             while True:
                 nonce = await self._free_nonce()
@@ -264,6 +264,16 @@ class Sender:
 
 _ACKNOWLEDGED = object()
 _GOOD = frozenset({"available", "final", "executed", "proven"})
+
+
+def _encoded(body: object) -> bytes:
+    try:
+        data = encode(body)
+    except CodecError as error:
+        raise BadInput("BAD_VALUE", f"A transaction cannot hold this: {error}.", "Keep to its limits.") from None
+    if len(data) > MAX_TRANSACTION_BYTES:
+        raise RefusedByChain.of("OVERSIZE", f"A transaction may take {MAX_TRANSACTION_BYTES} bytes, not {len(data)}.")
+    return data
 
 
 def _read_answer(reply: Reply) -> object:

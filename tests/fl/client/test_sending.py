@@ -9,7 +9,7 @@ import pytest
 
 from chain.codec import decode
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
-from fl.client.errors import RefusedByChain, Unverified
+from fl.client.errors import BadInput, RefusedByChain, Unverified
 from fl.client.network import AsyncNetwork, connect_async
 from fl.client.sync import connect
 from fl.jobs import JoinJob, StopJob
@@ -155,6 +155,9 @@ async def test_what_bytes_decide_is_refused_without_a_nonce_or_a_request(chain: 
         with pytest.raises(RefusedByChain) as caught:
             await network.send(RegisterMember("no name", signing_key("eve").public, ("trainer",)))
         assert caught.value.code == "BAD_NAME"
+        with pytest.raises(BadInput) as unfit:
+            await network.send(RegisterMember("", signing_key("eve").public, ("trainer",)))
+        assert unfit.value.code == "BAD_VALUE"
         assert network.pending() == []
         assert not any(face.submitted for face in chain.faces)
 
