@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import cast
 
-from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
+from aiohttp import HttpVersion10, HttpVersion11, WSCloseCode, WSMessage, WSMsgType, web
 
 from node.health import Health
 from node.metrics import Metrics
@@ -186,6 +186,8 @@ class Desk:
         self, http: web.BaseRequest, connection: Connection, exchange: Exchange
     ) -> Response | web.StreamResponse:
         api = self._api
+        if http.version not in (HttpVersion10, HttpVersion11):
+            raise Problem("MALFORMED_REQUEST", "HTTP/1.1 is spoken here.", headers={"Connection": "close"})
         segments, query = split_target(http.raw_path)
         if http.method == "OPTIONS" and http.headers.get("Origin") in self._origins:
             return self._preflight()
@@ -270,10 +272,9 @@ class Desk:
             answer.force_close()
         try:
             async with asyncio.timeout(self._api.limits.write_s):
-                writer = await answer.prepare(http)
+                await answer.prepare(http)
+                # Returns once the kernel has it all: the connection's write buffer counts as full from its first byte.
                 await answer.write_eof()
-                if writer is not None:
-                    await writer.drain()
         except TimeoutError:
             connection.abort()
         except ConnectionError:
