@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
@@ -52,16 +54,12 @@ class _UnixConnection(HTTPConnection):
 def ask(place: Place, method: str, path: str, body: object = None, timeout_s: float = TIMEOUT_S) -> Reply:
     """Raises Unreachable if there is no answer that makes sense."""
     connection = _connection(place, timeout_s)
-    try:
+    with unreachable(place), closing(connection):
         content = None if body is None else json.dumps(body).encode()
         headers = {} if content is None else {"Content-Type": "application/json"}
         connection.request(method, path, content, headers)
         answer = connection.getresponse()
         data = json.loads(answer.read(LIMIT_BYTES) or b"{}")
-    except (OSError, HTTPException, ValueError) as error:
-        raise _unreachable(place, error) from error
-    finally:
-        connection.close()
     return Reply(answer.status, data if isinstance(data, dict) else {"value": data})
 
 
@@ -82,6 +80,15 @@ def _connection(place: Place, timeout_s: float) -> HTTPConnection:
         raise BadInput("BAD_URL", f"'{place.url}' is no URL of a node.", "It begins with http:// or https://.")
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     return kind(parts.hostname, parts.port, timeout=timeout_s)
+
+
+@contextmanager
+def unreachable(place: Place) -> Iterator[None]:
+    """What goes wrong within is that the node there does not answer."""
+    try:
+        yield
+    except (OSError, HTTPException, ValueError) as error:
+        raise _unreachable(place, error) from error
 
 
 def _unreachable(place: Place, error: Exception) -> Unreachable:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import select
+import socket
+import struct
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import click
 
 from cli.explain import NodeStopped, explained
-from cli.http import Place, Reply, ask, fetch
+from cli.http import Place, Reply, ask, fetch, unreachable
 from cli.output import console, fields, line, on_terminal, reading, rich_table, table, tell, waiting
 from cli.templates import node_toml
 from fl.client.errors import QuorateError, TimedOut
@@ -31,6 +33,9 @@ config_option = click.option(
     help="The node's configuration.",
 )
 url_option = click.option("--url", help="Ask the node at this URL instead of the one of the configuration.")
+
+_CREDENTIALS = struct.Struct("3i")
+"""Process, user and group, as Linux tells who is at the other end of a Unix socket."""
 
 _START = {
     ("node", "data_dir"): "data",
@@ -257,33 +262,28 @@ def stop(path: Path, timeout_s: float, now: bool) -> None:
     """
     config = _configured(path)
     place, drain_s = Place(socket=config.admin_socket), config.node.drain_ms / 1000
-    from node.node import LOCK
-
-    with waiting("Stopping"):
+    with waiting("Stopping"), _process_behind(config.admin_socket) as ended:
         if not now:
             _demand(ask(place, "POST", "/v1/admin/drain", {"timeout_s": drain_s}, timeout_s=drain_s + 10))
         _demand(ask(place, "POST", "/v1/admin/stop"))
-        ends = time.monotonic() + timeout_s
-        while _held(config.node.data_dir / LOCK):
-            if time.monotonic() > ends:
-                raise TimedOut("NOT_STOPPED", f"The node still runs after {timeout_s:g} s.", "Look at its log.")
-            time.sleep(0.05)
+        if not ended(timeout_s):
+            raise TimedOut("NOT_STOPPED", f"The node still runs after {timeout_s:g} s.", "Look at its log.")
     line("stopped")
 
 
-def _held(path: Path) -> bool:
-    """Whether a process works in the data directory: it lets go of the lock as the last thing."""
+@contextmanager
+def _process_behind(path: Path) -> Iterator[Callable[[float], bool]]:
+    """Waits for the end of the process that listens there: whether it came within so many seconds."""
+    with unreachable(Place(socket=path)), socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(str(path))
+        credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        process = os.pidfd_open(_CREDENTIALS.unpack(credentials)[0])
     try:
-        lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        end = select.poll()
+        end.register(process, select.POLLIN)
+        yield lambda timeout_s: bool(end.poll(timeout_s * 1000))
     finally:
-        os.close(lock)
-    return False
+        os.close(process)
 
 
 def _demand(reply: Reply) -> None:

@@ -96,9 +96,15 @@ def remark(text: str) -> None:
     click.echo(text, err=True)
 
 
+def _text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
     """On a terminal with borders; in a pipe one line a row, columns apart by tabs."""
-    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    texts = [[_text(cell) for cell in row] for row in rows]
     if not on_terminal():
         click.echo("\t".join(columns))
         for row in texts:
@@ -122,7 +128,7 @@ def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
 
 def fields(values: Mapping[str, object]) -> None:
     """Names and values, one a line."""
-    texts = {name: "" if value is None else str(value) for name, value in values.items()}
+    texts = {name: _text(value) for name, value in values.items()}
     if not on_terminal():
         for name, text in texts.items():
             click.echo(f"{name}\t{text}")

@@ -56,7 +56,7 @@ def submit(
                 "NO_OPEN_ROUND", f"No round of {job} is open for this account.", "Try again later."
             ) from None
         except StopAsyncIteration:
-            raise RefusedByChain.of("JOB_OVER", f"The job {job} is over.") from None
+            raise RefusedByChain.of("JOB_CLOSED", f"The job {job} is over.") from None
         finally:
             await tasks.aclose()  # type: ignore[attr-defined]
         if number is not None and task.round != number:
