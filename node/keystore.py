@@ -5,9 +5,7 @@ own so that the operator's can be kept elsewhere, and `validator.json`, which ho
 organisation sends to the others. The beacon's secrets need no file: they follow from the consensus key
 (`consensus.beacon`).
 
-A key file is JSON: scrypt makes the key, ChaCha20-Poly1305 the ciphertext, and everything else in the file is
-authenticated with it. Files are created 0600 and refused when anyone else may read them. Nothing here
-overwrites a key.
+Key files are those of `fl.client.keyfile`: encrypted, for their owner alone, never overwritten.
 """
 
 from __future__ import annotations
@@ -15,35 +13,25 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from chain.certificate import Validator
 from chain.genesis import Claim, sign_claim, verify_claim
 from chain.keys import SEED_BYTES, SigningKey
 from consensus.beacon import first_commitment
+from fl.client import keyfile
+from fl.client.errors import BadFile
+from fl.client.keyfile import read_private, save_key, sync_directory, write_new
 
-KEY_FORMAT = "quorate-key-1"
 VALIDATOR_FORMAT = "quorate-validator-1"
 VALIDATOR_FILE = "validator.json"
 ROLES = ("consensus", "link", "operator")
 
 _FILE_LIMIT_BYTES = 64 * 1024
-_SCRYPT_N = 2**16
-_SCRYPT_R = 8
-_SCRYPT_P = 1
-_SCRYPT_N_LIMIT = 2**20
-"""A key file is read before it is authenticated: it must not make scrypt take all the memory there is."""
-
-_SALT_BYTES = 16
-_NONCE_BYTES = 12
 
 
 class KeystoreError(Exception):
@@ -86,7 +74,8 @@ def read_passphrase(source: str, *, confirm: bool = False) -> Passphrase:
             raise KeystoreError("PASSPHRASES_DIFFER", "The two passphrases differ; nothing was written.")
         secret = text.encode()
     elif kind == "file" and place:
-        secret = _private_bytes(Path(place)).rstrip(b"\r\n")
+        with _as_ours():
+            secret = read_private(Path(place)).rstrip(b"\r\n")
     elif kind == "credential" and place and "/" not in place:
         directory = os.environ.get("CREDENTIALS_DIRECTORY")
         if not directory:
@@ -95,7 +84,7 @@ def read_passphrase(source: str, *, confirm: bool = False) -> Passphrase:
                 f"CREDENTIALS_DIRECTORY is not set; start the node by a systemd unit with LoadCredential={place}:PATH.",
             )
         # systemd guards this directory itself, with access lists that show as permissions of the group.
-        secret = _bytes(Path(directory) / place)[0].rstrip(b"\r\n")
+        secret = _bytes(Path(directory) / place).rstrip(b"\r\n")
     else:
         raise KeystoreError(
             "BAD_PASSPHRASE_SOURCE",
@@ -119,8 +108,9 @@ def save_keys(directory: Path, keys: ValidatorKeys, passphrase: Passphrase, entr
             raise KeystoreError(
                 "KEY_EXISTS", f"{key_path(directory, role)} exists; a key is never overwritten. Use another directory."
             )
-    for role, key in zip(ROLES, keys, strict=True):
-        _write_new(key_path(directory, role), _sealed(role, key, passphrase, entropy), 0o600)
+    with _as_ours():
+        for role, key in zip(ROLES, keys, strict=True):
+            save_key(key_path(directory, role), key, passphrase.secret, role=role, entropy=entropy)
 
 
 def load_keys(directory: Path, passphrase: Passphrase) -> ValidatorKeys:
@@ -128,18 +118,16 @@ def load_keys(directory: Path, passphrase: Passphrase) -> ValidatorKeys:
 
 
 def load_key(directory: Path, role: str, passphrase: Passphrase) -> SigningKey:
-    path = key_path(directory, role)
-    fields = _json(path, _private_bytes(path))
+    with _as_ours():
+        return keyfile.load_key(key_path(directory, role), passphrase.secret, role=role)
+
+
+@contextmanager
+def _as_ours() -> Iterator[None]:
     try:
-        if fields["format"] != KEY_FORMAT or fields["role"] != role:
-            raise KeystoreError("BAD_KEY_FILE", f"{path} is not a {role} key in the format {KEY_FORMAT}.")
-        seed = _opened(path, fields, passphrase)
-        key = SigningKey.from_seed(seed)
-        if key.public.hex() != fields["public"]:
-            raise KeystoreError("BAD_KEY_FILE", f"{path} holds another key than it names; restore it from a copy.")
-    except (KeyError, TypeError, ValueError) as error:
-        raise KeystoreError("BAD_KEY_FILE", f"{path} is damaged; restore it from a copy.") from error
-    return key
+        yield
+    except BadFile as error:
+        raise KeystoreError(error.code, str(error)) from error
 
 
 def describe(keys: ValidatorKeys, name: str, address: str, rpc: str) -> Claim:
@@ -176,15 +164,16 @@ def save_claim(directory: Path, claim: Claim) -> Path:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.unlink(missing_ok=True)
-    _write_new(temporary, _text(fields), 0o644)
+    with _as_ours():
+        write_new(temporary, json.dumps(fields, indent=2, ensure_ascii=False).encode() + b"\n", 0o644)
     os.replace(temporary, path)
-    _sync_directory(directory)
+    sync_directory(directory)
     return path
 
 
 def load_claim(path: Path) -> Claim:
     """A validator's public file, with its proofs checked."""
-    fields = _json(path, _bytes(path)[0])
+    fields = _json(path, _bytes(path))
     try:
         if fields["format"] != VALIDATOR_FORMAT:
             raise KeystoreError("BAD_VALIDATOR_FILE", f"{path} is not in the format {VALIDATOR_FORMAT}.")
@@ -214,61 +203,6 @@ def load_claim(path: Path) -> Claim:
     return claim
 
 
-def _sealed(role: str, key: SigningKey, passphrase: Passphrase, entropy: Callable[[int], bytes]) -> bytes:
-    fields: dict[str, Any] = {"format": KEY_FORMAT, "role": role, "public": key.public.hex()}
-    if passphrase.secret is None:
-        return _text(fields | {"cipher": "none", "seed": key.seed.hex()})
-    fields |= {
-        "cipher": "chacha20-poly1305",
-        "kdf": "scrypt",
-        "n": _SCRYPT_N,
-        "r": _SCRYPT_R,
-        "p": _SCRYPT_P,
-        "salt": entropy(_SALT_BYTES).hex(),
-        "nonce": entropy(_NONCE_BYTES).hex(),
-    }
-    cipher = _cipher(passphrase.secret, fields)
-    sealed = cipher.encrypt(bytes.fromhex(fields["nonce"]), key.seed, _bound(fields))
-    return _text(fields | {"ciphertext": sealed.hex()})
-
-
-def _opened(path: Path, fields: Mapping[str, Any], passphrase: Passphrase) -> bytes:
-    if fields["cipher"] == "none":
-        if passphrase.secret is not None:
-            raise KeystoreError(
-                "NOT_ENCRYPTED", f"{path} is not encrypted; say insecure-no-passphrase if that is what you want."
-            )
-        return bytes.fromhex(fields["seed"])
-    if fields["cipher"] != "chacha20-poly1305" or fields["kdf"] != "scrypt":
-        raise KeystoreError("BAD_KEY_FILE", f"{path} is encrypted in a way that this program does not know.")
-    if passphrase.secret is None:
-        raise KeystoreError("ENCRYPTED", f"{path} is encrypted; name the source of its passphrase.")
-    if (fields["r"], fields["p"]) != (_SCRYPT_R, _SCRYPT_P) or not 2 <= int(fields["n"]) <= _SCRYPT_N_LIMIT:
-        raise KeystoreError("BAD_KEY_FILE", f"{path} asks for another key derivation than this program allows.")
-    try:
-        return _cipher(passphrase.secret, fields).decrypt(
-            bytes.fromhex(fields["nonce"]), bytes.fromhex(fields["ciphertext"]), _bound(fields)
-        )
-    except InvalidTag:
-        raise KeystoreError(
-            "WRONG_PASSPHRASE", f"The passphrase does not open {path}, or the file was changed."
-        ) from None
-
-
-def _cipher(secret: bytes, fields: Mapping[str, Any]) -> ChaCha20Poly1305:
-    kdf = Scrypt(bytes.fromhex(fields["salt"]), 32, n=int(fields["n"]), r=int(fields["r"]), p=int(fields["p"]))
-    return ChaCha20Poly1305(kdf.derive(secret))
-
-
-def _bound(fields: Mapping[str, Any]) -> bytes:
-    """What is authenticated with the ciphertext: the rest of the file, whatever its layout."""
-    return json.dumps({name: fields[name] for name in fields if name != "ciphertext"}, sort_keys=True).encode()
-
-
-def _text(fields: Mapping[str, Any]) -> bytes:
-    return json.dumps(dict(fields), indent=2, ensure_ascii=False).encode() + b"\n"
-
-
 def _json(path: Path, data: bytes) -> dict[str, Any]:
     if len(data) > _FILE_LIMIT_BYTES:
         raise KeystoreError("TOO_LONG", f"{path} is far longer than such a file can be.")
@@ -281,48 +215,10 @@ def _json(path: Path, data: bytes) -> dict[str, Any]:
     return fields
 
 
-def _private_bytes(path: Path) -> bytes:
-    """The content of a file that nobody but its owner may read."""
-    data, mode = _bytes(path)
-    if mode & 0o077:
-        raise KeystoreError("EXPOSED", f"{path} can be read by others than its owner; run: chmod 600 {path}")
-    return data
-
-
-def _bytes(path: Path) -> tuple[bytes, int]:
-    """Content, at most a byte too long, and permissions."""
+def _bytes(path: Path) -> bytes:
+    """At most a byte more than such a file may have."""
     try:
         with open(path, "rb") as file:
-            return file.read(_FILE_LIMIT_BYTES + 1), stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            return file.read(_FILE_LIMIT_BYTES + 1)
     except OSError as error:
         raise KeystoreError("UNREADABLE", f"{path} cannot be read: {error.strerror}.") from error
-
-
-def _write_new(path: Path, data: bytes, mode: int) -> None:
-    """Durable when it returns. Under a temporary name until it is whole; never over an existing file."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            # A link fails where a rename would replace.
-            os.link(temporary, path)
-        finally:
-            temporary.unlink()
-        _sync_directory(path.parent)
-    except FileExistsError as error:
-        raise KeystoreError("KEY_EXISTS", f"{path} exists; a key is never overwritten.") from error
-    except OSError as error:
-        raise KeystoreError("UNWRITABLE", f"{path} cannot be written: {error.strerror}.") from error
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -25,6 +25,7 @@ from chain.genesis import MAX_GENESIS_BYTES, Genesis
 from chain.light import Checkpoint, ReceiptBundle
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction, tx_id
 from fl.client.errors import BadFile
+from fl.client.keyfile import sync_directory
 from fl.records import Receipt
 
 T = TypeVar("T")
@@ -85,7 +86,7 @@ class Home:
             return False
         finally:
             temporary.unlink()
-        _sync_directory(self._outbox)
+        sync_directory(self._outbox)
         return True
 
     def drop(self, pending: Pending) -> None:
@@ -120,7 +121,7 @@ class Home:
     def keep_receipt(self, receipt: Receipt, bundle: ReceiptBundle) -> StoredReceipt:
         path = self.receipt_path(receipt.tx_id)
         os.replace(self._write_beside(path, encode(bundle), durable=True), path)
-        _sync_directory(self._receipts)
+        sync_directory(self._receipts)
         return StoredReceipt(receipt, bundle, path)
 
     def receipts(self) -> Iterator[StoredReceipt]:
@@ -204,11 +205,3 @@ def _read(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -59,7 +59,7 @@ def save_key(
     """Durable when it returns; refuses if the file is there."""
     if passphrase is not None and not passphrase:
         raise BadFile("EMPTY_PASSPHRASE", "The passphrase is empty.", "Choose one, or ask for none by name.")
-    _write_new(path, seal(key, passphrase, role, entropy))
+    write_new(path, seal(key, passphrase, role, entropy))
 
 
 def load_key(path: Path, passphrase: bytes | None = None, *, role: str = ACCOUNT) -> SigningKey:
@@ -157,13 +157,13 @@ def _fields(path: Path, data: bytes) -> dict[str, Any]:
     return fields
 
 
-def _write_new(path: Path, data: bytes) -> None:
-    """Under a temporary name until it is whole; never over an existing file."""
+def write_new(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Durable when it returns. Under a temporary name until it is whole; never over an existing file."""
     temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
@@ -173,14 +173,14 @@ def _write_new(path: Path, data: bytes) -> None:
             os.link(temporary, path)
         finally:
             temporary.unlink()
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except FileExistsError as error:
         raise BadFile("KEY_EXISTS", f"{path} exists; a key is never overwritten.", "Name another file.") from error
     except OSError as error:
         raise BadFile("UNWRITABLE", f"{path} cannot be written: {error.strerror}.", "Name another file.") from error
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

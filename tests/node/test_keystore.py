@@ -13,7 +13,7 @@ import pytest
 
 from chain.genesis import verify_claim
 from consensus.beacon import first_commitment
-from node import keystore
+from fl.client import keyfile
 from node.keystore import (
     NO_PASSPHRASE,
     KeystoreError,
@@ -35,7 +35,7 @@ SECRET = Passphrase(b"correct horse battery staple")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keystore, "_SCRYPT_N", 2**4)
+    monkeypatch.setattr(keyfile, "_SCRYPT_N", 2**4)
 
 
 @pytest.fixture
