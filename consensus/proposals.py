@@ -43,12 +43,14 @@ class Proposals:
         availability: Availability,
         attestation: Attestation,
         schedule: dict[int, NextSet],
+        previous: ValidatorSet | None = None,
     ) -> None:
         self.chain_id = chain_id
         self.params = params
         self._availability = availability
         self._attestation = attestation
         self._schedule = schedule
+        self._previous = previous
         self._waiting: dict[bytes, tuple[Item, bytes]] = {}
         self._witnessed: dict[bytes, None] = {}
         self._wants_block_at: int | None = None
@@ -58,8 +60,16 @@ class Proposals:
         self._executed_height = height
         self._wants_block_at = wants_block_at
 
+    def new_epoch(self, previous: ValidatorSet) -> None:
+        """What the voters of this epoch could not verify, they would wait for in every proposal that held it."""
+        self._previous = previous
+        self._witnessed.clear()
+        self._waiting = {key: pair for key, pair in self._waiting.items() if self._witness_holds(*pair)}
+
     def offer(self, item: Item, witness: bytes) -> None:
-        """An item that is to enter a block; beyond the bound the oldest goes."""
+        """An item that is to enter a block, if its witness holds in this epoch; beyond the bound the oldest goes."""
+        if not self._witness_holds(item, witness):
+            return
         self._waiting[item_digest(item)] = (item, witness)
         while len(self._waiting) > ITEMS_WAITING:
             del self._waiting[next(iter(self._waiting))]
@@ -113,7 +123,9 @@ class Proposals:
                 certificate = decode(Certificate, witness, WITNESS_LIMIT)
                 return certificate.subject == item.data and verify_certificate(self.chain_id, validators, certificate)
             if item.kind == ItemKind.EVIDENCE:
-                return witness_convicts(item, witness, self.chain_id, validators)
+                # What was done at the end of an epoch comes to light in the next.
+                known = [validators] if self._previous is None else [validators, self._previous]
+                return any(witness_convicts(item, witness, self.chain_id, members) for members in known)
             if item.kind == ItemKind.READY:
                 ready = decode(Ready, item.data, 256)
                 message = signing_bytes(Domain.READY, self.chain_id, validators.epoch, item.data)

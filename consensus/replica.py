@@ -156,7 +156,7 @@ class Replica:
         self.me = validators.index_of(key.public)
         self.availability = Availability(chain_id, validators, self.me, key, params, previous)
         self.attestation = Attestation(chain_id, validators, self.me, key if self.me is not None else None)
-        self.proposals = Proposals(chain_id, params, self.availability, self.attestation, schedule)
+        self.proposals = Proposals(chain_id, params, self.availability, self.attestation, schedule, previous)
         self.ordering = self._ordering(root, None)
         self.catch_up = CatchUp()
         self._nonce = nonce
@@ -420,6 +420,7 @@ class Replica:
         self._take(
             self.attestation.new_epoch(self._now, self.validators, self.me, self.key if self.me is not None else None)
         )
+        self.proposals.new_epoch(previous.validators)
         self._avail(avail.NewEpoch(self.validators, self.me, self.key))
 
     # Each second

@@ -1,0 +1,133 @@
+"""What a precise adversary, or a turn of the epoch at the wrong moment, must not bring about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from chain.block import Block, Header, Item, ItemKind, Ready, block_digest, body_roots
+from chain.certificate import Notarize, ValidatorSet, Vote, VoteKind, sign_vote
+from chain.codec import encode
+from chain.hashing import Domain, signing_bytes
+from consensus.lineage import Lineage, genesis_lineage, rebase
+from consensus.messages import Proposal
+from consensus.ordering.events import Convicted
+from consensus.ordering.payload import Verdict
+from consensus.proposals import NextSet
+from consensus.replica import Replica
+from tests.consensus.bare import genesis_of, keys
+
+
+class NothingTaken:
+    def batch(self, identity: bytes) -> bool:
+        return False
+
+    def item(self, identity: bytes) -> bool:
+        return False
+
+
+class Turning:
+    """Four validators whose set begins a second epoch, with the same members."""
+
+    def __init__(self) -> None:
+        self.genesis = genesis_of(4)
+        self.keys = keys(4)
+        self.sets = [ValidatorSet(epoch, self.genesis.validators) for epoch in range(3)]
+        root = genesis_lineage(self.genesis, self.sets[0])
+        self.last = replace(root, height=1, digest=bytes([7]) * 32, next_set=self.sets[1].digest())
+        self.root = root
+
+    def replica(self, index: int, epoch: int = 0) -> Replica:
+        root = self.root if epoch == 0 else rebase(self.last, self.sets[epoch])
+        schedule = {0: NextSet(0, self.sets[1]), 1: NextSet(2**60, self.sets[2])}
+        previous = self.sets[epoch - 1] if epoch else None
+        key = self.keys[index]
+        return Replica(
+            self.genesis.chain_id,
+            self.genesis.params,
+            key,
+            self.sets[epoch],
+            root,
+            schedule,
+            nonce=bytes(32),
+            previous=previous,
+        )
+
+    def vote(self, signer: int, view: int, block: int, epoch: int = 0) -> Vote:
+        subject = encode(Notarize(view, 0, bytes([block]) * 32))
+        return sign_vote(self.keys[signer], self.genesis.chain_id, VoteKind.NOTARIZE, epoch, subject, signer)
+
+    def convict(self, replica: Replica, epoch: int = 0) -> None:
+        replica._events.append(Convicted(self.vote(3, 5, 1, epoch), self.vote(3, 5, 2, epoch)))
+        replica._drain()
+
+    def proposal(self, leader: Replica, parent: Lineage) -> Proposal:
+        draft = leader.proposals.draft(parent, NothingTaken())
+        batch_root, item_root = body_roots(draft.body)
+        header = Header(
+            version=1,
+            chain=self.genesis.chain_id,
+            epoch=parent.epoch,
+            height=parent.height + 1,
+            view=1,
+            parent=parent.digest,
+            log_root=parent.log.root(),
+            batch_root=batch_root,
+            item_root=item_root,
+            executed_height=draft.executed_height,
+            executed_root=draft.executed_root,
+            time_ms=parent.time_ms + 1_000,
+            rules_version=1,
+            reveal=bytes(32),
+            commit=bytes(32),
+            next_set=b"",
+        )
+        block = Block(header, draft.body)
+        subject = encode(Notarize(1, 0, block_digest(header)))
+        vote = sign_vote(leader.key, self.genesis.chain_id, VoteKind.NOTARIZE, parent.epoch, subject, leader.me or 0)
+        return Proposal(vote, block, draft.witnesses, draft.executed, draft.available)
+
+    def judged(self, voter: Replica, leader: Replica) -> tuple[int, Verdict]:
+        """How many items the leader proposes on the root of its epoch, and what this voter says of it."""
+        parent = leader.ordering.tree.root
+        proposal = self.proposal(leader, parent)
+        voter.proposals.learn(proposal)
+        verdict = voter.proposals.judge(proposal.block, parent, NothingTaken())
+        return len(proposal.block.body.items), verdict
+
+
+def ready(world: Turning, epoch: int) -> tuple[Item, bytes]:
+    data = encode(Ready(1, bytes(32), world.keys[2].public))
+    message = signing_bytes(Domain.READY, world.genesis.chain_id, epoch, data)
+    return Item(ItemKind.READY, data), world.keys[2].sign(message)
+
+
+def test_evidence_of_the_last_epoch_enters_a_block_of_this_one() -> None:
+    """Else every leader that saw a validator equivocate at the end of an epoch proposes for ever what nobody can
+    judge."""
+    world = Turning()
+    leader, voter = world.replica(0), world.replica(1)
+    world.convict(leader)
+    for replica in (leader, voter):
+        replica._next_epoch(world.last)
+    assert world.judged(voter, leader) == (1, Verdict.VALID)
+    assert world.judged(world.replica(2, epoch=1), leader) == (1, Verdict.VALID)
+
+
+def test_evidence_that_comes_to_light_as_the_epoch_turns_is_judged_too() -> None:
+    world = Turning()
+    leader, voter = world.replica(0), world.replica(1)
+    for replica in (leader, voter):
+        replica._next_epoch(world.last)
+    world.convict(leader)
+    assert world.judged(voter, leader) == (1, Verdict.VALID)
+
+
+def test_what_no_voter_of_this_epoch_can_verify_is_not_proposed() -> None:
+    world = Turning()
+    leader, voter = world.replica(0), world.replica(1)
+    world.convict(leader)
+    leader.proposals.offer(*ready(world, epoch=0))
+    for replica in (leader, voter):
+        replica._next_epoch(world.last)
+        replica._next_epoch(replace(world.last, epoch=1, height=2, next_set=world.sets[2].digest()))
+    assert world.judged(voter, leader) == (0, Verdict.VALID)
