@@ -216,7 +216,10 @@ class Attestation:
             if len(mine) > ROUNDS_KEPT:
                 oldest = next(iter(mine))
                 del mine[oldest]
-                self._result_votes.get(oldest, {}).pop(vote.signer, None)
+                of_oldest = self._result_votes[oldest]
+                del of_oldest[vote.signer]
+                if not of_oldest:
+                    del self._result_votes[oldest]
             votes = self._result_votes.setdefault(key, {})
         votes[vote.signer] = vote
         same = [other for other in votes.values() if other.subject == vote.subject]

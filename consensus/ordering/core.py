@@ -137,8 +137,9 @@ class Ordering:
                 case SilentUntil(epoch, view):
                     known = view == SILENT_FOR_EVER or epoch == self.epoch
                     self.silent_until = view if known else self.silent_until if epoch > self.epoch else MARGIN_VIEWS
-                case Offence(first, _) if first.epoch == self.epoch:
+                case Offence(first, second) if first.epoch == self.epoch:
                     self._offenders.add(first.signer)
+                    self._out.events.append(Convicted(first, second))
             if self.over:
                 break
         self._replaying = False
@@ -193,7 +194,10 @@ class Ordering:
         number = subject.view
         if not self._book.within(number) or number <= self.final_view or vote.signer != self.tree.leader(number):
             return
-        if block_digest(proposal.block.header) != subject.block:
+        header = proposal.block.header
+        roots = (header.batch_root, header.item_root)
+        if block_digest(header) != subject.block or roots != body_roots(proposal.block.body):
+            # Whoever sends it may have spoilt it: that must not spoil the leader's view.
             self._blame(peer, "a proposal that does not hold the block it names")
             return
         view = self._book.at(number)
@@ -203,7 +207,7 @@ class Ordering:
         self.payload.learn(proposal)
         if view.proposal is None:
             view.proposal, view.proposed = proposal, subject
-            sound = well_formed(proposal.block, number, self.chain_id, self.epoch, self.params)
+            sound = well_formed(header, number, self.chain_id, self.epoch, self.params)
             view.slot = Slot.OPEN if sound else Slot.INVALID
             if view.notarized is not None and view.notarized != subject:
                 view.equivocated = True
@@ -276,10 +280,13 @@ class Ordering:
         if not verify_certificate(self.chain_id, self.validators, certificate):
             self._blame(peer, "a certificate that does not verify")
             return
+        self._look_for_own(certificate, number)
+        self._certified(certificate, relay=True)
+
+    def _look_for_own(self, certificate: Certificate, number: int) -> None:
         for vote in votes_of(certificate):
             if vote.signer == self.me and vote not in self._book.at(number).own_votes():
                 self._key_in_use(number)
-        self._certified(certificate, relay=True)
 
     def _body(self, block: Block) -> None:
         identity = block_digest(block.header)
@@ -301,6 +308,7 @@ class Ordering:
                 for block in covered.blocks:
                     self._hold(block)
                 if covered.view > self.final_view:
+                    self._look_for_own(covered.certificate, covered.view)
                     self._certified(covered.certificate, relay=False)
                 else:
                     self._settle()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chain.block import HEADER_VERSION, Block, body_roots
+from chain.block import HEADER_VERSION, Header
 from chain.certificate import VoteKind
 from chain.genesis import Params
 from consensus.lineage import header_fault
@@ -29,9 +29,8 @@ VALID = Judgement(Verdict.VALID)
 INVALID = Judgement(Verdict.INVALID)
 
 
-def well_formed(block: Block, number: int, chain_id: bytes, epoch: int, params: Params) -> bool:
+def well_formed(header: Header, number: int, chain_id: bytes, epoch: int, params: Params) -> bool:
     """What a proposal's bytes alone show."""
-    header = block.header
     repeats_last_of_epoch = header.view < number and bool(header.next_set)
     return (
         (header.view == number or repeats_last_of_epoch)
@@ -39,7 +38,6 @@ def well_formed(block: Block, number: int, chain_id: bytes, epoch: int, params: 
         and header.chain == chain_id
         and header.epoch == epoch
         and header.rules_version == params.rules_version
-        and (header.batch_root, header.item_root) == body_roots(block.body)
     )
 
 

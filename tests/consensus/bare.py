@@ -6,8 +6,9 @@ import heapq
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
-from chain.block import EMPTY_BODY, Block
+from chain.block import EMPTY_BODY, Block, block_digest
 from chain.certificate import Validator, ValidatorSet
 from chain.genesis import Genesis, GenesisMember, Params
 from chain.keys import SigningKey
@@ -60,6 +61,8 @@ class AlwaysPending:
     def __init__(self) -> None:
         self.pending = True
         self.verdict = Verdict.VALID
+        self.ends_at: int | None = None
+        """The height of the block that names another validator set."""
 
     def draft(self, parent: Lineage, taken: Taken) -> Draft:
         return Draft(EMPTY_BODY, parent.executed_height, parent.executed_root)
@@ -77,7 +80,7 @@ class AlwaysPending:
         return None
 
     def next_set(self, parent: Lineage, executed_height: int) -> bytes:
-        return b""
+        return b"\x01" * 32 if parent.height + 1 == self.ends_at else b""
 
 
 @dataclass
@@ -93,6 +96,7 @@ class Bare:
         self.delay_ms = delay_ms
         self.now_ms = 0
         self.crashed: set[int] = set()
+        self.skew_ms = [0] * n
         self.drop: Callable[[int, int, object], bool] = lambda source, target, message: False
         self.heap: list[tuple[int, int, Callable[[], None]]] = []
         self.sequence = itertools.count()
@@ -103,7 +107,7 @@ class Bare:
         self.cores = [self.build(index) for index in range(n)]
         self._armed: list[int | None] = [None] * n
         for index in range(n):
-            self.at(0, lambda index=index: self.step(index, Tick()))
+            self.at(0, partial(self.step, index, Tick()))
 
     def build(self, index: int) -> Ordering:
         root = genesis_lineage(self.genesis, self.validators)
@@ -117,15 +121,15 @@ class Bare:
             self.payloads[index],
         )
 
-    def now(self) -> Now:
-        return Now(self.now_ms, START_MS + self.now_ms)
+    def now(self, index: int) -> Now:
+        return Now(self.now_ms, START_MS + self.now_ms + self.skew_ms[index])
 
     def at(self, when_ms: int, action: Callable[[], None]) -> None:
         heapq.heappush(self.heap, (when_ms, next(self.sequence), action))
 
     def step(self, index: int, event: object) -> None:
         if index not in self.crashed:
-            self.release(index, self.cores[index].step(self.now(), event))
+            self.release(index, self.cores[index].step(self.now(index), event))
 
     def release(self, index: int, out: Output) -> None:
         self.journals[index].records += out.persist
@@ -137,11 +141,8 @@ class Bare:
             targets = range(len(self.cores)) if send.to == ALL else (send.to,)
             for target in targets:
                 if target != index and not self.drop(index, target, send.message):
-                    message = send.message
-                    self.at(
-                        self.now_ms + self.delay_ms,
-                        lambda target=target, message=message: self.step(target, Received(index, message)),
-                    )
+                    received = partial(self.step, target, Received(index, send.message))
+                    self.at(self.now_ms + self.delay_ms, received)
         deadline = self.cores[index].deadline()
         if deadline is not None and deadline != self._armed[index]:
             self._armed[index] = deadline
@@ -157,7 +158,7 @@ class Bare:
         self.cores[index] = self.build(index)
         self._armed[index] = None
         self.final[index] = []
-        self.release(index, self.cores[index].replay(self.journals[index].records, self.now()))
+        self.release(index, self.cores[index].replay(self.journals[index].records, self.now(index)))
         self.step(index, Tick())
         for other in range(len(self.cores)):
             if other != index:
@@ -182,7 +183,5 @@ class Bare:
         by_height: dict[int, bytes] = {}
         for chain in self.final:
             for _, block in chain:
-                from chain.block import block_digest
-
                 identity = block_digest(block.header)
                 assert by_height.setdefault(block.header.height, identity) == identity

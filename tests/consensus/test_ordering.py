@@ -22,12 +22,12 @@ def test_block_time_is_two_delays_and_finality_three_exactly() -> None:
 def test_one_crashed_leader_of_four_costs_at_most_one_timeout_a_turn_and_less_once_skipped() -> None:
     net = Bare(4, FAST, delay_ms=10)
     net.crashed.add(2)
-    net.run(60_000)
+    net.run(15_000)
     net.assert_agreement()
     reasons = net.cores[0].timing.reasons
-    assert min(height for index, height in enumerate(net.heights()) if index != 2) > 1000
+    assert min(height for index, height in enumerate(net.heights()) if index != 2) > 250
     assert reasons["no proposal in time"] <= 6
-    assert reasons["the leader has been silent for long"] > 100
+    assert reasons["the leader has been silent for long"] > 50
 
 
 def test_idle_burns_no_views_beyond_the_heartbeat() -> None:
