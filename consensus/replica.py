@@ -249,6 +249,11 @@ class Replica:
         ]
         return min((time for time in times if time is not None), default=None)
 
+    @property
+    def silent(self) -> bool:
+        """Whether a lost journal may hold votes for the current view."""
+        return self.ordering.view <= self.ordering.silent_until
+
     def _say(self, to: bytes | None, message: object) -> None:
         self._out.send.append(Outbound(to, message))
 

@@ -404,10 +404,12 @@ class Node:
         match ack:
             case Finalized(blocks, certificate):
                 newest = blocks[-1][1].height
+                # What silences a validator that lost its journal stands at the start of the new one.
+                replay_from = 0 if self.replica.silent else self.journal.synced
                 for block, lineage in blocks:
                     finalization = certificate if lineage.height == newest else None
                     validators = self.sets[block.header.epoch]
-                    self.executor.submit(FinalBlock(block, lineage, finalization, self.journal.synced, validators))
+                    self.executor.submit(FinalBlock(block, lineage, finalization, replay_from, validators))
                     self.admission.final(lineage.height, block.body.batches)
                     for observer in self.observers:
                         observer.final(block, lineage)

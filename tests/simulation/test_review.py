@@ -1,0 +1,40 @@
+"""Whole nodes at moments that were picked, not drawn."""
+
+from __future__ import annotations
+
+import asyncio
+
+from chain.genesis import Params
+from consensus.ordering.records import SILENT_FOR_EVER
+from tests.simulation.cluster import Cluster, genesis_of
+from tests.simulation.loop import simulate
+from tests.simulation.ports import DiskMedium, KvMedium
+
+SHORT = Params(horizon=32, execution_window=16, heartbeat_ms=500)
+
+
+def test_a_rejoining_validator_that_restarts_behind_a_long_catch_up_is_still_silent() -> None:
+    """Its replay begins two horizons back: what silences it was written before that."""
+
+    async def main() -> None:
+        cluster = Cluster(genesis_of(4, SHORT), seed=41)
+        await cluster.start()
+        host = cluster.hosts[3]
+        assert await cluster.until(lambda: min(cluster.executed()) >= 80, within=120)
+        host.machine.crash()
+        host.machine.disk, host.machine.kv = DiskMedium(), KvMedium()
+        # One of the three who would have to tell how far the lost journal may have voted cannot be heard.
+        cluster.network.partition(["n2"], ["n3"])
+        await host.live(cluster.genesis, rejoin=True)
+        assert await cluster.until(lambda: host.up, within=5)
+        assert await cluster.until(lambda: cluster.node(3).executor.executed.lineage.height >= 80, within=20)
+        await asyncio.sleep(2)
+        assert cluster.node(3).replica.ordering.silent_until == SILENT_FOR_EVER
+        host.machine.kill()
+        await host.live(cluster.genesis)
+        assert await cluster.until(lambda: host.up, within=5)
+        assert cluster.node(3).replica.ordering.silent_until == SILENT_FOR_EVER
+        cluster.network.heal()
+        assert await cluster.until(lambda: not cluster.node(3).replica.silent, within=30)
+
+    simulate(main)
