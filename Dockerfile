@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 
-# Two images from one file: `node` (the default, a validator) and `trainer` (the same with scikit-learn, for the example).
+# Two images from one file: `node` (the default, a validator) and `trainer` (the same with scikit-learn, for trying out).
 #
 #   docker build -t quorate .
 #   docker build -t quorate-trainer --target trainer .
@@ -30,6 +30,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM build AS build-trainer
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/quorate/bin/python install --only-binary ':all:' --constraint requirements.txt scikit-learn
+COPY deploy/digits.toml /opt/quorate/share/digits.toml
+RUN /opt/quorate/bin/python -c "import numpy; from fl.client import digits, perceptron; \
+    model = perceptron.initial_model(digits.FEATURES, 64, digits.CLASSES, digits.SEED); \
+    numpy.savez('/opt/quorate/share/digits.npz', **model)"
 
 # --- what both images share --------------------------------------------------------------------------------------------
 FROM ${BASE} AS base
@@ -38,7 +42,7 @@ FROM ${BASE} AS base
 RUN groupadd --system --gid 10001 quorate \
  && useradd --system --uid 10001 --gid quorate --home-dir /var/lib/quorate --no-create-home --shell /usr/sbin/nologin \
         quorate \
- && install -d -o quorate -g quorate -m 0700 /var/lib/quorate /var/cache/quorate /validator /keys \
+ && install -d -o quorate -g quorate -m 0700 /var/lib/quorate /var/cache/quorate /validator /keys /client \
         /network /network/keys /network/v0 /network/v1 /network/v2 /network/v3
 ENV PATH=/opt/quorate/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -52,12 +56,12 @@ ENTRYPOINT ["quorate"]
 
 FROM base AS trainer
 COPY --from=build-trainer /opt/quorate /opt/quorate
-COPY examples /opt/quorate/examples
 
 FROM base AS node
 COPY --from=build /opt/quorate /opt/quorate
 ENV QUORATE_CONFIG=/var/lib/quorate/node.toml
 EXPOSE 7600 7680
 # Ready is more than alive: executed up to the newest certificate, linked to a quorum, not draining.
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=6 CMD ["quorate", "node", "ready"]
+HEALTHCHECK --interval=15s --start-interval=2s --start-period=60s --timeout=10s --retries=4 \
+    CMD ["quorate", "node", "ready"]
 CMD ["node", "start"]

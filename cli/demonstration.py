@@ -332,21 +332,20 @@ class _Play:
     def _look(self, job: Job, newest: int) -> None:
         while len(self._over) < newest:
             found = job.round(len(self._over) + 1)
+            begun = found is not None and found.updates.size > 0
+            if newest > self._script.crash_in_round or (newest == self._script.crash_in_round and begun):
+                self._crash(newest)
             if found is None or found.phase in (Phase.COLLECTING, Phase.AGGREGATING):
-                if found is not None and found.updates.size > 0:
-                    self._maybe_crash(found.number)
                 return
-            self._maybe_crash(found.number)
             model = job.model(found.number) if found.phase == Phase.CLOSED else job.model()
             self._over.append((found, accuracy(model, self._held_out), time.monotonic()))
             self._maybe_return(found.number)
 
-    def _maybe_crash(self, round: int) -> None:
-        if self._crashed or round < self._script.crash_in_round:
-            return
-        self._local.kill(self._victim)
-        self._crashed = round
-        self._audience.happened(f"SIGKILL of {self._victim} in round {round}; the others go on.")
+    def _crash(self, round: int) -> None:
+        if not self._crashed:
+            self._local.kill(self._victim)
+            self._crashed = round
+            self._audience.happened(f"SIGKILL of {self._victim} in round {round}; the others go on.")
 
     def _maybe_return(self, round: int) -> None:
         if self._back or not self._crashed or round < self._script.back_after_round:

@@ -136,15 +136,14 @@ def chain_of(network: LocalNetwork, name: str) -> dict[int, tuple[str, str, int]
 
 
 def check_nothing_is_lost(network: LocalNetwork, promises: list[Promise]) -> None:
-    """Each acknowledged transaction was executed once, and every validator says so alike."""
-    for promise in promises:
-        receipts = set()
-        for name in network.members:
-            said = _patiently(network, name, f"/v1/transactions/{promise.id}")
-            assert said["status"] in ("executed", "proven"), f"{promise} is {said['status']} on {name}"
-            receipts.add(json.dumps(said["receipt"], sort_keys=True))
-        assert len(receipts) == 1, f"{promise}: {receipts}"
-        assert json.loads(receipts.pop())["status"] == "ok"
+    """Each acknowledged transaction was executed. Asked of the nodes in turn: that they all hold the same is for
+    `check_no_divergence`."""
+    names = list(network.members)
+    for place, promise in enumerate(promises):
+        name = names[place % len(names)]
+        said = _patiently(network, name, f"/v1/transactions/{promise.id}")
+        assert said["status"] in ("executed", "proven"), f"{promise} is {said['status']} on {name}"
+        assert said["receipt"]["status"] == "ok", f"{promise}: {said}"
 
 
 def check_no_divergence(network: LocalNetwork) -> int:
