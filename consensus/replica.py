@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from chain.block import Item, ItemKind
+from chain.block import Body, Item, ItemKind
 from chain.certificate import Certificate, ValidatorSet, Vote, VoteKind
 from chain.codec import encode
 from chain.genesis import Params
@@ -186,24 +186,26 @@ class Replica:
         self,
         now: Now,
         records: Iterable[object],
-        recent: Iterable[tuple[int, tuple[bytes, ...]]],
+        recent: Iterable[tuple[int, Body]],
         certificate: Certificate | None = None,
     ) -> ReplicaOutput:
-        """Take up the logs' records; `recent` names the batches of stored final blocks within the horizon, and
-        `certificate` is the newest of an executed state."""
+        """Take up the logs' records; `recent` holds the bodies of stored final blocks within the horizon by their
+        heights, and `certificate` is the newest of an executed state."""
         self._now, self._out = now, ReplicaOutput()
         kept = list(records)
         self.availability.step(now, avail.Replay(kept))
-        for height, digests in recent:
-            self.ordering.tree.remember_final(height, digests, ())
-            self.availability.step(now, avail.Ordered(height, digests))
+        for height, body in recent:
+            self.ordering.tree.remember_final(height, body.batches, body.items)
+            self.availability.step(now, avail.Ordered(height, body.batches))
         while True:
             out = self.ordering.replay(kept, now)
             self._out.acks += out.acks
             self._deliver(out.acks)
-            if not self.ordering.over:
+            for event in out.events:
+                if isinstance(event, Convicted):
+                    self.proposals.offer(*evidence_item(event.first, event.second))
+            if not self.ordering.over or not self._next_epoch(self.ordering.tree.root):
                 break
-            self._next_epoch(self.ordering.tree.root)
         self._advanced()
         if certificate is not None:
             self._attest(Received(0, certificate))
@@ -406,12 +408,13 @@ class Replica:
 
     # Epochs
 
-    def _next_epoch(self, root: Lineage) -> None:
+    def _next_epoch(self, root: Lineage) -> bool:
+        """Whether there is one, and it has begun."""
         following = self.schedule.get(self.validators.epoch)
         if following is None or following.validators.digest() != root.next_set:
             sentence = f"epoch {self.validators.epoch} ended with a set that this node does not know"
             self._out.events.append(Alarm("UNKNOWN_SET", sentence))
-            return
+            return False
         self.validators = following.validators
         self.me = self.validators.index_of(self.key.public)
         previous = self.ordering
@@ -427,6 +430,7 @@ class Replica:
         )
         self.proposals.new_epoch(previous.validators)
         self._avail(avail.NewEpoch(self.validators, self.me, self.key))
+        return True
 
     # Each second
 

@@ -266,9 +266,8 @@ class Node:
             if isinstance(record, SequenceReserved):
                 self._reserved = record
             records.append(record)
-        recent = [
-            (block.header.height, block.body.batches) for block in self.store.blocks(max(1, height - horizon), height)
-        ]
+        blocks = self.store.blocks(max(1, height - horizon), height)
+        recent = [(block.header.height, block.body) for block in blocks]
         certificate = self.store.newest_certificate()
         out = self.replica.replay(self.ports.clock.now(), records, recent, certificate)
         self._emit(out)
