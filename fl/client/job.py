@@ -97,7 +97,8 @@ class AsyncTask:
             raise BadInput("ONE_OF_TWO", "Give exactly one of `weights` and `delta`.", "See help(task.submit).")
         change = delta if delta is not None else self._difference(weights or {})
         body = self._job.update(self._round, change, examples, metrics or {})
-        self.receipt = await self._job.network.send(body, allow=_MOVED_ON)
+        # A long outage must not end a long training: the update waits for the network to come back.
+        self.receipt = await self._job.network.send(body, allow=_MOVED_ON, patience_s=math.inf)
         return self.receipt
 
     def _difference(self, weights: Arrays) -> dict[str, NDArray[Any]]:

@@ -20,11 +20,12 @@ from fl.client.job import AsyncJob
 from fl.client.jobdraft import Arrays, draft_job
 from fl.client.keyfile import load_key
 from fl.client.networkfile import NetworkFile, read_network
-from fl.client.nodes import Nodes, Untrue
+from fl.client.nodes import Nodes, Unusable
 from fl.client.reader import Proven, Reader
 from fl.client.receipt import Receipt
 from fl.client.sender import VALID_FOR_MS, Sender
 from fl.execution import OK
+from fl.members import is_name
 from fl.records import JobRules, Member, Named
 from fl.state import job_name_key, member_key, rules_key
 
@@ -106,7 +107,7 @@ class AsyncNetwork:
         return await self.reader.record(cls, key)
 
     async def member(self, account: str | None = None) -> Member | None:
-        return await self.record(Member, member_key(bytes.fromhex(account or self.account)))
+        return await self.record(Member, member_key(_account(account or self.account)))
 
     async def job(self, name_or_id: str) -> AsyncJob:
         """The newest job of this name, or the one with this id."""
@@ -122,17 +123,25 @@ class AsyncNetwork:
     async def _job_id(self, name_or_id: str) -> bytes:
         if len(name_or_id) == 64 and not set(name_or_id) - set(string.hexdigits):
             return bytes.fromhex(name_or_id)
-        named = await self.record(Named, job_name_key(name_or_id))
+        named = await self.record(Named, job_name_key(name_or_id)) if is_name(name_or_id) else None
         if named is None:
             raise RefusedByChain.of("UNKNOWN_JOB", f"No job is named {name_or_id!r} on {self.name}.")
         return named.holder
 
     # Writing
 
-    async def send(self, body: object, *, allow: Iterable[str] = (), valid_for_ms: int = VALID_FOR_MS) -> Receipt:
+    async def send(
+        self,
+        body: object,
+        *,
+        allow: Iterable[str] = (),
+        valid_for_ms: int = VALID_FOR_MS,
+        patience_s: float | None = None,
+    ) -> Receipt:
         """Sign and send a transaction with this body, and wait until its fate is proven. Raises RefusedByChain
-        when that is a refusal whose code is not in `allow`."""
-        stored = await self.sender.send(body, valid_for_ms)
+        when that is a refusal whose code is not in `allow`, Unreachable when no node takes it in time; then it stays
+        in the outbox."""
+        stored = await self.sender.send(body, valid_for_ms, self.nodes.patience_s if patience_s is None else patience_s)
         receipt = Receipt.of(stored)
         if receipt.status != OK and receipt.status not in set(allow):
             raise RefusedByChain.of(receipt.status)
@@ -162,7 +171,7 @@ class AsyncNetwork:
         stored = read_receipt(Path(path))
         try:
             self.reader.check_receipt(stored.receipt.tx_id, stored.bundle)
-        except Untrue as error:
+        except Unusable as error:
             raise Unverified("NOT_PROVEN", f"{path} proves nothing: {error}", "Ask a node for it again.") from None
         return Receipt.of(stored)
 
@@ -184,7 +193,7 @@ async def connect_async(
     """
     file = read_network(Path(network))
     signing = _signing_key(key, passphrase)
-    who = bytes.fromhex(account) if account is not None else account_id(signing.public) if signing else None
+    who = _account(account) if account is not None else account_id(signing.public) if signing else None
     kept = Home(Path(home) if home is not None else default_root(), file.checkpoint.chain_id, who)
     addresses = [(each.name, each.rpc) for each in file.validators.members if each.rpc]
     if not addresses:
@@ -201,6 +210,12 @@ async def connect_async(
     if signing is not None and who is not None:
         connected._sender = Sender(nodes, reader, kept, signing, who, connected.genesis.params, connected._rules.get)
     return connected
+
+
+def _account(text: str) -> bytes:
+    if len(text) != 64 or set(text) - set(string.hexdigits):
+        raise BadInput("BAD_ACCOUNT", f"'{text}' is no account id.", "It has 64 hex digits.")
+    return bytes.fromhex(text)
 
 
 async def _genesis(file: NetworkFile, reader: Reader, home: Home) -> Genesis:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -23,7 +24,7 @@ from fl.accounts import new_account
 from fl.check import check_transaction
 from fl.client.errors import BadFile, BadInput, RefusedByChain, TimedOut, Unreachable
 from fl.client.home import Home, Pending, StoredReceipt
-from fl.client.nodes import Behind, Node, Nodes, Reply, Request, Unusable
+from fl.client.nodes import Behind, Nodes, Reply, Request, Unusable
 from fl.client.reader import Reader
 from fl.errors import CODES, PendingJob, Refused
 from fl.records import Account, JobRules
@@ -42,6 +43,8 @@ _OTHER_NODE_S = 2.0
 _NOT_YET = frozenset({"UNKNOWN_JOB", "NONCE_FAR"})
 """Refusals of a node that lags, or of a moment: they may be over in the next."""
 _NOT_YET_S = 15.0
+_EXPIRED_AT_MOST = 3
+"""Signings of one body: after an outage a fresh one helps, with a wrong clock none does."""
 
 RulesOf = Callable[[bytes], JobRules | None]
 
@@ -78,15 +81,26 @@ class Sender:
 
     # Signing
 
-    async def send(self, body: object, valid_for_ms: int = VALID_FOR_MS) -> StoredReceipt:
+    async def send(self, body: object, valid_for_ms: int = VALID_FOR_MS, patience_s: float = math.inf) -> StoredReceipt:
         """Sign, keep, send, and wait for the proven receipt, whatever it says. Raises RefusedByChain when the
-        transaction is refused before it is ordered."""
+        transaction is refused before it is ordered, Unreachable when no node takes it in time; it stays in the outbox
+        then."""
+        began, expired = time.monotonic(), 0
+        pending: Pending | None = None
         while True:
-            pending = await self._sign(body, valid_for_ms)
             try:
-                return await self.settle(pending)
+                pending = pending or await self._sign(body, valid_for_ms)
+                return await self.settle(pending, patience_s)
             except NonceTaken:
-                self._seen = None
+                pending = self._seen = None
+            except TimedOut:
+                pending, expired = None, expired + 1
+                if expired == _EXPIRED_AT_MOST:
+                    raise
+            except Unreachable as error:
+                if time.monotonic() - began > patience_s:
+                    raise
+                log.warning("waiting for the network: %s", error)
 
     async def _sign(self, body: object, valid_for_ms: int) -> Pending:
         valid_until_ms = now_ms() + min(valid_for_ms, self._params.max_validity_ms // 2)
@@ -155,11 +169,12 @@ class Sender:
             log.warning("transaction %s, kept from an earlier run, is given up: %s", pending.id.hex()[:16], error)
             return None
 
-    async def settle(self, pending: Pending) -> StoredReceipt:
-        """Send the bytes until their receipt is proven."""
+    async def settle(self, pending: Pending, patience_s: float = math.inf) -> StoredReceipt:
+        """Send the bytes until their receipt is proven. Patience is for the first acknowledgement: what has one will be
+        executed."""
         acknowledged = False
         while True:
-            await self._send_until_acknowledged(pending)
+            await self._send_until_acknowledged(pending, math.inf if acknowledged else patience_s)
             if not acknowledged:
                 acknowledged = True
                 self._home.note("acknowledged", pending)
@@ -199,10 +214,10 @@ class Sender:
         self._home.drop(pending)
         return stored
 
-    async def _send_until_acknowledged(self, pending: Pending) -> None:
+    async def _send_until_acknowledged(self, pending: Pending, patience_s: float) -> None:
         began = time.monotonic()
         while True:
-            refused = await self._send_once(pending)
+            refused = await self._send_once(pending, patience_s)
             if refused is None:
                 return
             if refused.code == "NONCE_USED":
@@ -210,7 +225,7 @@ class Sender:
                     return
             elif refused.code not in _NOT_YET or time.monotonic() - began > _NOT_YET_S:
                 self._give_up(pending, refused.code)
-                raise TimedOut("EXPIRED", refused.what, refused.todo) if refused.code == "EXPIRED" else refused
+                raise _expired() if refused.code == "EXPIRED" else refused
             await asyncio.sleep(_MAX_PAUSE_S)
 
     async def _receipt_or_taken(self, pending: Pending) -> bool:
@@ -232,37 +247,43 @@ class Sender:
         self._home.note("given_up", pending, code=code)
         self._home.drop(pending)
 
-    async def _send_once(self, pending: Pending) -> RefusedByChain | None:
-        """None once a node has acknowledged it; else the refusal that f + 1 nodes agree on. Keeps asking while
-        nodes fail, until the transaction expires."""
+    async def _send_once(self, pending: Pending, patience_s: float) -> RefusedByChain | None:
+        """None once a node has acknowledged it; else the refusal that f + 1 nodes agree on."""
         request = Request("POST", "/v1/transactions", {"wait": "available"}, pack((pending.data,)))
         needed = self._reader.checkpoint.validators.f + 1
-        pause = _PAUSE_S
+        pause, ends = _PAUSE_S, time.monotonic() + patience_s
         while True:
             refusals: dict[str, RefusedByChain] = {}
             for node in self._nodes.ready():
-                verdict = await self._send_to(node, request)
-                if verdict is _ACKNOWLEDGED:
+                try:
+                    refusal = await self._nodes.ask_one(node, request, _read_answer)
+                except (Unusable, Behind) as error:
+                    log.info("node %s did not take transaction %s: %s", node.name, pending.id.hex()[:16], error)
+                    continue
+                if refusal is None:
                     self._nodes.prefer(node)
                     return None
-                if isinstance(verdict, RefusedByChain):
-                    refusals[node.name] = verdict
-                    if sum(each.code == verdict.code for each in refusals.values()) >= needed:
-                        return verdict
-            if now_ms() > pending.tx.valid_until_ms:
-                return RefusedByChain.of("EXPIRED")
+                refusals[node.name] = refusal
+                if sum(each.code == refusal.code for each in refusals.values()) >= needed:
+                    return refusal
+            if time.monotonic() + pause > ends:
+                raise Unreachable(
+                    "NO_ANSWER",
+                    f"No node took transaction {pending.id.hex()}.",
+                    "It is kept and sent again by the next run; check the network.",
+                )
             await asyncio.sleep(pause)
             pause = min(2 * pause, 4 * _MAX_PAUSE_S)
 
-    async def _send_to(self, node: Node, request: Request) -> object:
-        try:
-            return await self._nodes.ask_one(node, request, _read_answer)
-        except (Unusable, Behind) as error:
-            log.info("node %s did not take the transaction: %s", node.name, error)
-            return None
+
+def _expired() -> TimedOut:
+    return TimedOut(
+        "EXPIRED",
+        "Block time has passed the transaction's valid_until before it was ordered.",
+        "Check this machine's clock, and send it again.",
+    )
 
 
-_ACKNOWLEDGED = object()
 _GOOD = frozenset({"available", "final", "executed", "proven"})
 
 
@@ -276,8 +297,8 @@ def _encoded(body: object) -> bytes:
     return data
 
 
-def _read_answer(reply: Reply) -> object:
-    """_ACKNOWLEDGED, or the node's refusal."""
+def _read_answer(reply: Reply) -> RefusedByChain | None:
+    """None for an acknowledgement, or the node's refusal."""
     if 400 <= reply.status < 500:
         return _refusal(reply.json())
     if reply.status not in (200, 202):
@@ -289,7 +310,7 @@ def _read_answer(reply: Reply) -> object:
         return _refusal(answers[0])
     if answers[0].get("status") not in _GOOD:
         raise Behind(f"it has the transaction only as {answers[0].get('status')}")
-    return _ACKNOWLEDGED
+    return None
 
 
 def _refusal(fields: dict[str, object]) -> RefusedByChain:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl.client.errors import BadInput, QuorateError, RefusedByChain
+from fl.client.errors import BadInput, QuorateError, RefusedByChain, Unreachable
 from fl.client.job import metric_value, metric_values
 from fl.client.network import AsyncNetwork, connect_async
 from fl.client.sync import Job, Network, connect
@@ -145,6 +145,36 @@ def test_training_in_place_changes_nothing_but_the_task(joined: tuple[Network, J
     task.submit(weights=task.model, examples=1, metrics={"loss": 1})
     for array in job.model().values():
         assert np.allclose(array, 0.5)
+
+
+def test_an_outage_longer_than_any_patience_does_not_end_a_loop(chain: Running, joined: tuple[Network, Job]) -> None:
+    _, job = joined
+    answered = []
+
+    def set_down(down: bool) -> None:
+        for face in chain.faces:
+            face.down = down
+
+    with connect(**chain.settings(patience_s=0.1)) as network:
+        for task in network.job(job.id).tasks():
+            set_down(True)
+            over = threading.Timer(0.5, set_down, [False])
+            over.start()
+            task.submit(delta=ones(task.model), examples=1, metrics={"loss": 1})
+            over.join()
+            answered.append(task.round)
+    assert answered == [1, 2, 3]
+
+
+def test_what_is_sent_once_is_given_up_in_an_outage_and_kept(chain: Running, joined: tuple[Network, Job]) -> None:
+    network, job = joined
+    for face in chain.faces:
+        face.down = True
+    with pytest.raises(Unreachable):
+        job.leave()
+    for face in chain.faces:
+        face.down = False
+    assert [receipt.status for receipt in network.resume()] == ["ok"]
 
 
 BAD_SUBMISSIONS: list[tuple[str, dict[str, Any]]] = [

@@ -9,7 +9,7 @@ import pytest
 
 from chain.codec import decode
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
-from fl.client.errors import BadInput, RefusedByChain, Unverified
+from fl.client.errors import BadInput, RefusedByChain, TimedOut, Unverified
 from fl.client.network import AsyncNetwork, connect_async
 from fl.client.sync import connect
 from fl.jobs import JoinJob, StopJob
@@ -148,6 +148,17 @@ async def test_a_refusal_that_f_plus_one_nodes_agree_on_is_raised_and_frees_the_
         for face in chain.faces:
             face.refuses = ""
         assert (await network.send(registration("eve"))).nonce == 0
+
+
+async def test_a_transaction_that_expired_unseen_is_signed_anew_but_not_for_ever(chain: Running) -> None:
+    async with await registrar(chain) as network:
+        for face in chain.faces:
+            face.refuses = "EXPIRED"
+        with pytest.raises(TimedOut) as caught:
+            await network.send(registration("eve"))
+        assert caught.value.code == "EXPIRED" and "clock" in caught.value.todo
+        assert events(network).count("signed") == events(network).count("given_up") == 3
+        assert network.pending() == []
 
 
 async def test_what_bytes_decide_is_refused_without_a_nonce_or_a_request(chain: Running) -> None:
