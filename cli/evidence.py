@@ -19,10 +19,9 @@ from cli.explain import explained
 from cli.founding import read_genesis
 from cli.genesis import FILE
 from cli.journals import journal_records
-from cli.output import line, reading, table, tell, waiting
+from cli.output import Exit, line, reading, table, tell, waiting
 from consensus.evidence import offence, scan, view_of
 from consensus.ordering.records import Held, Offence, OwnVote
-from fl.client.errors import Unverified
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +68,7 @@ def scan_journals(directories: tuple[Path, ...], genesis_file: Path, fail_if_fou
 
     tell(data, show)
     if convicted and fail_if_found:
-        names = ", ".join(sorted({each.validator for each in convicted}))
-        raise Unverified("CONVICTED", f"Convicted: {names}.", "Keep these journals; show the proofs to the others.")
+        click.get_current_context().exit(Exit.UNVERIFIED)
 
 
 def _convicted(genesis: Genesis, places: Sequence[Path], say: Callable[[str], None]) -> list[Conviction]:

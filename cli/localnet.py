@@ -11,7 +11,8 @@ from chain.genesis import Params
 from cli.explain import explained
 from cli.localnets import MOST_TRAINERS, MOST_VALIDATORS, LocalNetwork, Plan
 from cli.node import progress
-from cli.output import fields, line, reading, remark, table, tell, waiting
+from cli.output import fields, json_wanted, line, reading, remark, table, tell, waiting
+from fl.client.errors import Unverified
 
 directory_argument = click.argument(
     "directory", type=click.Path(path_type=Path, file_okay=False), default=Path("localnet")
@@ -107,12 +108,15 @@ def status(directory: Path) -> None:
     roots = {(each["executed_height"], each["state_root"]) for each in data if each["state_root"]}
     differ = len(roots) != len({height for height, _ in roots})
 
-    def show() -> None:
-        _draw(data)
-        if differ:
-            line("At the same height validators have different states: this is a fault, keep their data directories.")
-
-    tell({"chain_id": network.chain_id, "agree": not differ, "validators": data}, show)
+    if differ:
+        if not json_wanted():
+            _draw(data)
+        raise Unverified(
+            "STATES_DIFFER",
+            "At the same height validators have different states.",
+            "This is a fault: stop them, and keep their directories.",
+        )
+    tell({"chain_id": network.chain_id, "agree": True, "validators": data}, lambda: _draw(data))
 
 
 def _members(network: LocalNetwork) -> list[dict[str, Any]]:

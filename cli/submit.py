@@ -10,7 +10,7 @@ import click
 
 from cli.client import FILE, Client, client_options, read_arrays
 from cli.job import tell_receipt
-from cli.output import Exit, reading, waiting
+from cli.output import reading, waiting
 from fl.client.errors import BadInput, RefusedByChain, TimedOut
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def submit(
         except StopAsyncIteration:
             raise RefusedByChain.of("JOB_CLOSED", f"The job {job} is over.") from None
         finally:
-            await tasks.aclose()  # type: ignore[attr-defined]
+            await tasks.aclose()
         if number is not None and task.round != number:
             raise BadInput("OTHER_ROUND", f"Round {task.round} is open, not {number}.", "Train on its model first.")
         given = {"delta": arrays} if delta else {"weights": arrays}
@@ -66,9 +66,9 @@ def submit(
 
     with waiting("Submitting"):
         receipt = client.run(work)
-    tell_receipt(receipt)
     if not receipt.accepted:
-        click.get_current_context().exit(Exit.REFUSED)
+        raise RefusedByChain.of(receipt.status)
+    tell_receipt(receipt)
 
 
 def _metric(text: str) -> tuple[str, float]:
