@@ -20,7 +20,7 @@ SUBMITTED_BYTES = Rate(16 * _MIB, 32 * _MIB)
 class RpcLimits:
     body_bytes: int = 4 * _MIB
     json_body_bytes: int = 1 * _MIB
-    """JSON is parsed on the event loop: a hostile document of this size holds it for some 20 ms."""
+    """JSON is parsed on the event loop, at some 20 ms a megabyte."""
     bodies_bytes: int = 64 * _MIB
     """Of all bodies under way together."""
     transactions: int = 1024

@@ -340,7 +340,7 @@ class Desk:
         try:
             try:
                 await socket.prepare(http)
-            except web.HTTPException:
+            except (web.HTTPException, ValueError):
                 raise Problem("MALFORMED_REQUEST", "The WebSocket handshake is not complete.") from None
             self._streams.add(socket)
             self._note(http, connection, exchange, 101, 0)

@@ -11,6 +11,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+import uvloop
+from numpy.typing import NDArray
+
 from chain.cid import cid_text, raw_cid
 from fl.jobs import CreateJob, JoinJob
 from fl.records import Phase, Receipt
@@ -96,9 +100,7 @@ class Hosted:
         return job
 
 
-def _values(shape: tuple[int, ...]):  # type: ignore[no-untyped-def]
-    import numpy as np
-
+def _values(shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.full(shape, 0.5, np.float32)
 
 
@@ -149,4 +151,5 @@ async def _serve(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(Path(sys.argv[1])))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(Path(sys.argv[1])))
