@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -212,7 +212,7 @@ class AsyncJob:
 
     # Training
 
-    async def tasks(self) -> AsyncIterator[AsyncTask]:
+    async def tasks(self) -> AsyncGenerator[AsyncTask, None]:
         """Each round that this account may still answer, until the job is over.
 
         Updates that an earlier run left in flight are sent again first, byte for byte. A round that was answered is

@@ -10,7 +10,7 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -181,17 +181,15 @@ class Job:
                 yield Task(self._loop, task)
         finally:
             if not self._loop.closed:
-                self._loop.run(_end(tasks))
+                self._loop.run(_ended(tasks))
 
 
-async def _next(tasks: AsyncIterator[AsyncTask]) -> AsyncTask | None:
+async def _next(tasks: AsyncGenerator[AsyncTask, None]) -> AsyncTask | None:
     return await anext(tasks, None)
 
 
-async def _end(tasks: AsyncIterator[AsyncTask]) -> None:
-    close = getattr(tasks, "aclose", None)
-    if close is not None:
-        await close()
+async def _ended(tasks: AsyncGenerator[AsyncTask, None]) -> None:
+    await tasks.aclose()
 
 
 class Network:
