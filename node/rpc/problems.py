@@ -22,7 +22,7 @@ class Kind:
     retry_after_s: int | None = None
 
 
-_OWN: dict[str, Kind] = {
+PROBLEMS: dict[str, Kind] = {
     "MALFORMED_REQUEST": Kind(HTTPStatus.BAD_REQUEST, "The request is not well-formed HTTP."),
     "MALFORMED_BODY": Kind(HTTPStatus.BAD_REQUEST, "The body is not what this address takes."),
     "BAD_PARAMETER": Kind(HTTPStatus.BAD_REQUEST, "A parameter is missing, unknown, repeated or malformed."),
@@ -57,7 +57,7 @@ _NOT_FOUND = frozenset({"UNKNOWN_JOB", "UNKNOWN_MEMBER", "NOT_JOINED"})
 
 
 def kind_of(code: str) -> Kind:
-    own = _OWN.get(code)
+    own = PROBLEMS.get(code)
     if own is not None:
         return own
     refusal = CODES[code]
