@@ -62,8 +62,8 @@ CHECKS = [
 schema = schemathesis.openapi.from_dict(document(PUBLIC, "fuzzed"))
 schema.config.generation.update(modes=[GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 
-
 chance = random.Random(1)
+
 
 @schemathesis.serializer(MSGPACK)
 def as_msgpack(context: schemathesis.SerializationContext, value: Any) -> bytes:
@@ -135,7 +135,7 @@ def test_what_the_document_says_is_what_is_answered(case: Case, served: Served) 
 
 @pytest.mark.nightly
 @schema.parametrize()
-@settings(UNBOUND, max_examples=1_000)
+@settings(UNBOUND, max_examples=200)
 def test_what_the_document_says_is_what_is_answered_at_length(case: Case, served: Served) -> None:
     fuzz(case, served)
 
@@ -155,7 +155,7 @@ def mutated(data: bytes) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize("rounds", [150, pytest.param(20_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("rounds", [150, pytest.param(5_000, marks=pytest.mark.nightly)])
 def test_transactions_with_flipped_bits_get_a_code_each(served: Served, rounds: int) -> None:
     chain_id = genesis_of(1).chain_id
     people = [actor(name, chain_id) for name in ("creator", "trainer-000", "registrar", "nobody")]
@@ -185,7 +185,7 @@ def test_transactions_with_flipped_bits_get_a_code_each(served: Served, rounds: 
             assert all("status" in answer or answer["code"] in CODES for answer in answers)
 
 
-@pytest.mark.parametrize("rounds", [150, pytest.param(20_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("rounds", [150, pytest.param(10_000, marks=pytest.mark.nightly)])
 def test_bytes_that_are_hardly_http_are_answered_or_dropped(served: Served, rounds: int) -> None:
     host, port = served.url.removeprefix("http://").split(":")
     body = pack((bytes(100),))
@@ -207,7 +207,7 @@ def test_bytes_that_are_hardly_http_are_answered_or_dropped(served: Served, roun
     assert requests.get(f"{served.url}/v1/health", timeout=HANG_S).status_code == 200
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(2_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("rounds", [20, pytest.param(500, marks=pytest.mark.nightly)])
 def test_nothing_grows_with_the_bodies_that_are_sent(served: Served, rounds: int) -> None:
     hostile = [
         (pack(tuple(chance.randbytes(4_000) for _ in range(1_000))), MSGPACK),
