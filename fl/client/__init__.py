@@ -6,5 +6,6 @@ validators' certificates (`reader`), every blob against its CID, and heads of f 
 a compiler nor a database; it works inside a running event loop.
 
 Reading order: `nodes` (asking several as one), `reader` (verified reads), `home` (what is on disk), `sender`
-(transactions on their way), `job` (rounds as tasks), `network` (the async face), `sync` (the plain one), `errors`.
+(transactions on their way), `job` (rounds as tasks), `network` (the async face), `sync` (the plain one), `errors`. A
+trainer ready to run is in `trainer`, with its data in `digits` and its numbers in `perceptron`.
 """
