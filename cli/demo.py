@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -45,7 +46,7 @@ def demo(directory: Path, rounds: int, trainers: int, timeout_s: float) -> None:
     proven receipt.
     """
     script = Script(directory, rounds, trainers, timeout_s=timeout_s)
-    with explained(), _stage(script) as audience:
+    with explained(), _orderly_end(), _stage(script) as audience:
         outcome = perform(script, audience)
     if json_wanted():
         click.echo(envelope(_data(outcome, directory), "ok" if outcome.holds else "error"))
@@ -54,6 +55,20 @@ def demo(directory: Path, rounds: int, trainers: int, timeout_s: float) -> None:
     if not outcome.holds:
         failed = "; ".join(each.what for each in outcome.checks if not each.holds)
         raise QuorateError("DEMO_FAILED", f"This did not hold: {failed}.", f"Logs and data are in {directory}")
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """SIGTERM ends the processes that were started, as an interrupt does."""
+
+    def end(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
