@@ -1,0 +1,309 @@
+"""Every guard that safety or a promise rests on, broken on purpose: the campaign must notice, or it proves nothing.
+
+Each entry replaces the real function by one that forgets one thing, on all nodes, and knows the first seed of the
+campaign that finds it out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+from chain.certificate import Available, Certificate, Nullify, ValidatorSet, Vote, VoteKind
+from chain.codec import encode
+from consensus import attestation, proposals
+from consensus.attestation import Attestation
+from consensus.availability import Acknowledged, Availability, Verdict, committee
+from consensus.availability import guards as availability_guards
+from consensus.availability.creation import Creation
+from consensus.effects import Now, Output
+from consensus.messages import Proposal
+from consensus.ordering import core, judging
+from consensus.ordering.blocktree import Ancestry
+from consensus.ordering.core import Ordering
+from consensus.ordering.judging import Judgement
+from consensus.ordering.payload import Verdict as BlockVerdict
+from consensus.ordering.records import Body, Held
+from consensus.ordering.view import Slot, View
+from consensus.ordering.views import Views
+from fl import machine
+from fl.records import Account
+from fl.tensors.grid import Grid
+from node.node import Node
+
+Breaking = Callable[[], AbstractContextManager[object]]
+
+
+@contextmanager
+def _replaced(*replacements: tuple[object, str, object]) -> Iterator[None]:
+    """Attributes of modules and classes, put back at the end."""
+    originals = [(owner, name, vars(owner)[name]) for owner, name, _ in replacements]
+    for owner, name, replacement in replacements:
+        setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)
+
+
+def _notarize_after_nullify() -> AbstractContextManager[object]:
+    original = Ordering._judge_current
+
+    def judge(self: Ordering) -> None:
+        view = self._book.at(self.view)
+        nullify, view.my_nullify = view.my_nullify, None
+        original(self)
+        view.my_nullify = view.my_nullify or nullify
+
+    return _replaced((Ordering, "_judge_current", judge))
+
+
+def _finalize_after_nullify() -> AbstractContextManager[object]:
+    def can_finalize(view: View, final_view: int, silent_until: int) -> bool:
+        return (
+            view.number > max(final_view, silent_until)
+            and view.notarized is not None
+            and view.my_finalize is None
+            and not view.equivocated
+        )
+
+    return _replaced((core, "can_finalize", can_finalize))
+
+
+def _nullify_after_finalize() -> AbstractContextManager[object]:
+    original = Ordering._nullify
+
+    def nullify(self: Ordering, reason: str) -> None:
+        original(self, reason)
+        before = self.views.get(self.view - 1)
+        open_still = before is not None and before.my_nullify is None and before.number > self.final_view
+        if self.me is not None and before is not None and open_still:
+            self._cast(before, VoteKind.NULLIFY, encode(Nullify(before.number)))
+
+    return _replaced((Ordering, "_nullify", nullify))
+
+
+def _second_notarize() -> AbstractContextManager[object]:
+    original = Ordering._proposal
+
+    def proposal(self: Ordering, peer: int, message: Proposal) -> None:
+        view = self.views.get(self.view)
+        if view is not None and view.proposal is not None and view.leader == message.vote.signer != self.me:
+            view.proposal, view.proposed, view.slot = None, None, Slot.EMPTY
+        original(self, peer, message)
+
+    def can_notarize(view: View, current: int, silent_until: int) -> bool:
+        again = view.my_notarize is None or (
+            view.proposed is not None and view.my_notarize.subject != encode(view.proposed)
+        )
+        return (
+            view.number == current
+            and view.number > silent_until
+            and view.slot is Slot.VALID
+            and again
+            and view.my_nullify is None
+        )
+
+    return _replaced((Ordering, "_proposal", proposal), (core, "can_notarize", can_notarize))
+
+
+def _unchecked_parent() -> AbstractContextManager[object]:
+    def parent_of(view: View, views: Views) -> bytes | Judgement:
+        assert view.proposal is not None
+        return view.proposal.block.header.parent
+
+    return _replaced((judging, "parent_of", parent_of))
+
+
+def _gaps_not_nullified() -> AbstractContextManager[object]:
+    original = judging.parent_of
+
+    def parent_of(view: View, views: Views) -> bytes | Judgement:
+        judged = original(view, views)
+        if isinstance(judged, bytes) or judged.verdict is not BlockVerdict.PENDING:
+            return judged
+        assert view.proposal is not None and view.proposed is not None
+        named = views.notarized_at(view.proposed.parent_view)
+        return named if named is not None and view.proposal.block.header.parent == named else judged
+
+    return _replaced((judging, "parent_of", parent_of))
+
+
+def _quorum_minus_one() -> AbstractContextManager[object]:
+    return _replaced((ValidatorSet, "quorum", property(lambda self: self.n - self.f - 1)))
+
+
+# Durability
+
+
+async def _durable_soon(node: Node, batches: int, journal: int) -> None:
+    await node.batches.log.durable(batches)
+    node.batches.settle()
+    await node.journal.durable(journal)
+
+
+def _vote_before_fsync() -> AbstractContextManager[object]:
+    async def durable(self: Node, batches: int, journal: int) -> None:
+        asyncio.get_running_loop().create_task(_durable_soon(self, batches, journal))
+
+    return _replaced((Node, "_durable", durable))
+
+
+def _availability_before_durability() -> AbstractContextManager[object]:
+    async def durable(self: Node, batches: int, journal: int) -> None:
+        asyncio.get_running_loop().create_task(_durable_soon(self, batches, 0))
+        await self.journal.durable(journal)
+
+    return _replaced((Node, "_durable", durable))
+
+
+def _not_journalled(kind: type) -> Breaking:
+    def breaking() -> AbstractContextManager[object]:
+        original = Node._append
+
+        def append(self: Node, record: object) -> None:
+            if not isinstance(record, kind):
+                original(self, record)
+
+        return _replaced((Node, "_append", append))
+
+    return breaking
+
+
+def _own_votes_not_counted() -> AbstractContextManager[object]:
+    original = Ordering._restore
+
+    def restore(self: Ordering, vote: Vote) -> None:
+        vars(self)["_count"] = lambda vote: None
+        original(self, vote)
+        del vars(self)["_count"]
+
+    return _replaced((Ordering, "_restore", restore))
+
+
+def _own_votes_forgotten() -> AbstractContextManager[object]:
+    return _replaced((Ordering, "_restore", lambda self, vote: None))
+
+
+def _nothing_said_again() -> AbstractContextManager[object]:
+    return _replaced((Ordering, "_remind", lambda self: None), (Ordering, "_say_all", lambda self, peer: None))
+
+
+# Certificates and availability
+
+
+def _certificates_unverified() -> AbstractContextManager[object]:
+    def verify(chain_id: bytes, validators: ValidatorSet, certificate: Certificate) -> bool:
+        return certificate.epoch == validators.epoch
+
+    modules = (core, committee, attestation, proposals)
+    return _replaced(*((module, "verify_certificate", verify) for module in modules))
+
+
+def _votes_unverified() -> AbstractContextManager[object]:
+    def verify(chain_id: bytes, validators: ValidatorSet, vote: Vote) -> bool:
+        return vote.epoch == validators.epoch and vote.signer < validators.n
+
+    return _replaced(*((module, "verify_vote", verify) for module in (core, committee, attestation)))
+
+
+def _batches_unchecked() -> AbstractContextManager[object]:
+    return _replaced((Node, "_judge", lambda self, signed: Verdict.OK))
+
+
+def _bytes_are_enough() -> AbstractContextManager[object]:
+    original = Availability.reference
+
+    def reference(self: Availability, digest: bytes) -> Available | None:
+        known, offer = original(self, digest), self._desk.offers.get(digest)
+        return known if known is not None or offer is None else offer.reference
+
+    return _replaced((Availability, "reference", reference))
+
+
+def _acknowledged_early() -> AbstractContextManager[object]:
+    original = Creation._seal
+
+    def seal(self: Creation, now: Now, out: Output) -> None:
+        before = self._last
+        original(self, now, out)
+        if self._last is not None and self._last != before:
+            out.acks.append(Acknowledged(tuple(id for id, _ in self._own[self._last].cargo), self._last))
+
+    return _replaced((Creation, "_seal", seal))
+
+
+def _expired_taken() -> AbstractContextManager[object]:
+    def is_expired(reference: Available, height: int) -> bool:
+        return False
+
+    return _replaced((availability_guards, "is_expired", is_expired), (proposals, "is_expired", is_expired))
+
+
+def _ordered_twice() -> AbstractContextManager[object]:
+    return _replaced((Ancestry, "batch", lambda self, identity: False))
+
+
+# Execution
+
+
+def _wrong_root_unnoticed() -> AbstractContextManager[object]:
+    return _replaced((Attestation, "_compare_state", lambda self, out: None))
+
+
+def _nonce_not_consumed() -> AbstractContextManager[object]:
+    def with_nonce_used(account: Account, nonce: int) -> Account:
+        return account
+
+    return _replaced((machine, "with_nonce_used", with_nonce_used))
+
+
+def _average_off_by_one() -> AbstractContextManager[object]:
+    original = Grid.denominator
+
+    def denominator(self: Grid, weight: int) -> int:
+        return original(self, weight + 1)
+
+    return _replaced((Grid, "denominator", denominator))
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    breaking: Breaking
+    seed: int = 0
+    """The first seed of the campaign, from 1 on, that notices."""
+
+
+GUARDS: dict[str, Guard] = {
+    "notarize after nullify": Guard(_notarize_after_nullify),
+    "finalize after nullify": Guard(_finalize_after_nullify),
+    "nullify after finalize": Guard(_nullify_after_finalize),
+    "second notarize": Guard(_second_notarize),
+    "unchecked parent": Guard(_unchecked_parent),
+    "gaps not nullified": Guard(_gaps_not_nullified),
+    "quorum minus one": Guard(_quorum_minus_one),
+    "vote before fsync": Guard(_vote_before_fsync),
+    "body not durable": Guard(_not_journalled(Body)),
+    "certificate not durable": Guard(_not_journalled(Held)),
+    "own votes not re-fed": Guard(_own_votes_not_counted),
+    "own votes not restored": Guard(_own_votes_forgotten),
+    "nothing said again": Guard(_nothing_said_again),
+    "certificates unverified": Guard(_certificates_unverified),
+    "votes unverified": Guard(_votes_unverified),
+    "availability vote before durability": Guard(_availability_before_durability),
+    "availability vote without check": Guard(_batches_unchecked),
+    "reference to bytes merely stored": Guard(_bytes_are_enough),
+    "acknowledgement before certificate": Guard(_acknowledged_early),
+    "expired batch accepted": Guard(_expired_taken),
+    "batch ordered twice": Guard(_ordered_twice),
+    "wrong root unnoticed": Guard(_wrong_root_unnoticed),
+    "nonce not consumed": Guard(_nonce_not_consumed),
+    "average off by one": Guard(_average_off_by_one),
+}
+
+
+def broken(name: str | None) -> AbstractContextManager[object]:
+    return nullcontext() if name is None else GUARDS[name].breaking()

@@ -1,0 +1,156 @@
+"""What one seed plays: how many validators, under which parameters, which faults, and who of them lies.
+
+Each seed draws a subset of everything that can go wrong, for what is always present hides what only shows in its
+absence (swarm testing).
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+
+from chain.genesis import Params, check_params
+from tests.simulation.loop import drawn_from
+
+
+class Feature(StrEnum):
+    DELAY = "delay"
+    LOSS = "loss"
+    DUPLICATION = "duplication"
+    REORDERING = "reordering"
+    PARTITIONS = "partitions"
+    ONE_WAY = "one-way partitions"
+    CLOGS = "clogs"
+    CUTS = "cuts"
+    SLOW_NODES = "slow nodes"
+    SLOW_DISKS = "slow disks"
+    SKEW = "clock skew"
+    STEPS = "clock steps"
+    DISK_FULL = "disk full"
+    SYNC_FAILS = "failing syncs"
+    CRASHES = "crashes"
+    KILLS = "kills"
+    AIMED_CRASHES = "crashes after a vote"
+    CRASHES_IN_IO = "crashes within an operation"
+    POWER_CUTS = "power cuts"
+
+
+class Vice(StrEnum):
+    """What a Byzantine validator does besides following the protocol."""
+
+    EQUIVOCATE = "equivocating leader"
+    DOUBLE_VOTE = "double voter"
+    NULLIFY_AND_FINALIZE = "nullify-and-finalize voter"
+    SILENT_LEADER = "silent leader"
+    MUTE = "mute"
+    FORGE = "forged certificates"
+    STALE = "stale certificates"
+    LIE_STATE = "wrong state votes"
+    LIE_RESULT = "wrong result votes"
+    WITHHOLD = "withheld batches"
+    BAD_BATCH = "bad batches"
+    NAME_UNCHECKED = "references to unchecked batches"
+    NAME_STALE = "references to old batches"
+    WRONG_PARENT = "wrong parents"
+    RUSH_FORK = "forks before finality"
+    MUTANT = "mutant proposals"
+    BOAST = "false heights"
+    GARBAGE = "garbage frames"
+    TWIN = "twins"
+
+
+LOUD = (Vice.FORGE, Vice.GARBAGE, Vice.BAD_BATCH)
+"""Each act of these costs the link to whoever receives it, so a validator with them can do little else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    seed: int
+    n: int
+    params: Params
+    seconds: float
+    """Of faults; the phase in which all must come right follows."""
+    features: tuple[Feature, ...]
+    byzantine: tuple[tuple[int, tuple[Vice, ...]], ...]
+    """Validators that lie, with their vices."""
+    doomed: tuple[int, ...]
+    """Honest validators whose machines are lost for good, the disk with them."""
+    rotten: int | None
+    """A validator whose store changes a bit of its own accord."""
+    trainers: int
+
+    @property
+    def f(self) -> int:
+        return (self.n - 1) // 3
+
+    @property
+    def liars(self) -> tuple[int, ...]:
+        return tuple(index for index, _ in self.byzantine)
+
+
+_SIZES = (4, 7, 10)
+_SECONDS = {4: (8.0, 25.0), 7: (6.0, 16.0), 10: (5.0, 12.0)}
+_INTERVALS_MS = {4: (50, 100, 200, 300, 500), 7: (150, 250, 400, 500), 10: (250, 400, 500)}
+
+
+def draw(seed: int) -> Scenario:
+    chance = drawn_from(seed, "scenario")
+    n = chance.choices(_SIZES, (70, 20, 10))[0]
+    share = chance.choice((0.1, 0.25, 0.4))
+    features = tuple(feature for feature in Feature if chance.random() < share)
+    faulty = _faulty(chance, n)
+    byzantine, doomed, rotten = [], [], None
+    for index in faulty:
+        fate = chance.random()
+        if fate < 0.7:
+            byzantine.append((index, _vices(chance)))
+        elif fate < 0.92 or rotten is not None:
+            doomed.append(index)
+        else:
+            rotten = index
+    params = _params(chance, n)
+    check_params(params, n)
+    low, high = _SECONDS[n]
+    return Scenario(
+        seed=seed,
+        n=n,
+        params=params,
+        seconds=round(chance.uniform(low, high), 1),
+        features=features,
+        byzantine=tuple(byzantine),
+        doomed=tuple(doomed),
+        rotten=rotten,
+        trainers=chance.choice((2, 3, 4)),
+    )
+
+
+def _faulty(chance: random.Random, n: int) -> list[int]:
+    f = (n - 1) // 3
+    count = f if chance.random() < 0.7 else chance.randrange(f + 1)
+    return sorted(chance.sample(range(n), count))
+
+
+def _vices(chance: random.Random) -> tuple[Vice, ...]:
+    count = chance.choice((1, 2, 3, 4))
+    quiet = [vice for vice in Vice if vice not in LOUD]
+    chosen = set(chance.sample(quiet, count))
+    if chance.random() < 0.3:
+        chosen.add(chance.choice(LOUD))
+    return tuple(vice for vice in Vice if vice in chosen)
+
+
+def _params(chance: random.Random, n: int) -> Params:
+    interval_ms = chance.choice(_INTERVALS_MS[n])
+    # With a short one, batches expire during an outage.
+    short = chance.random() < 0.3 and interval_ms >= 200
+    horizon = chance.choice((48, 64)) if short else 1_024
+    return Params(
+        min_block_interval_ms=interval_ms,
+        delta_ms=chance.choice((50, 100, 250)),
+        heartbeat_ms=chance.choice((1_000, 2_000, 5_000)),
+        timeout_cap_ms=chance.choice((2_000, 4_000, 8_000)),
+        horizon=horizon,
+        execution_window=chance.choice((4, 16, horizon // 2 if short else 64)),
+        aggregation_base_ms=chance.choice((2_000, 5_000)),
+    )
