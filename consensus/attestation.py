@@ -102,14 +102,18 @@ class Attestation:
         self._final_height = max(self._final_height, final_height)
 
     def certified_height(self) -> int:
-        return self.newest[1].height if self.newest is not None else 0
+        """0 before anything is certified, which may be the state that the genesis gives."""
+        return max(0, self._certified_to())
+
+    def _certified_to(self) -> int:
+        return self.newest[1].height if self.newest is not None else -1
 
     def knows(self, height: int, state_root: bytes) -> bool:
         """Whether this root is certified, by a certificate seen here or as an ancestor of a certified state."""
         if self._certified_roots.get(height) == state_root:
             return True
         own = self._own_states.get(height)
-        return own is not None and own.state_root == state_root and height <= self.certified_height()
+        return own is not None and own.state_root == state_root and height <= self._certified_to()
 
     def open_results(self) -> list[RoundKey]:
         return list(self._own_results)
@@ -151,7 +155,7 @@ class Attestation:
         for height in [height for height in self._own_states if height <= subject.height - HEIGHTS_KEPT]:
             del self._own_states[height]
         self._compare_state(out)
-        if subject.height > self.certified_height():
+        if subject.height > self._certified_to():
             self._say(now, out, VoteKind.EXECUTED, subject)
 
     def _computed(self, now: Now, out: Output, result: Result) -> None:
@@ -170,14 +174,14 @@ class Attestation:
 
     def _unheard(self) -> bool:
         """Is there a vote of mine that may not have reached those who need it?"""
-        newest = max(self._own_states, default=0)
-        return self.me is not None and (newest > self.certified_height() or bool(self._own_results))
+        newest = max(self._own_states, default=-1)
+        return self.me is not None and (newest > self._certified_to() or bool(self._own_results))
 
     def _repeat(self, out: Output, peer: int) -> None:
         if self.me is None or self._silent:
             return
-        newest = max(self._own_states, default=0)
-        if newest > self.certified_height():
+        newest = max(self._own_states, default=-1)
+        if newest > self._certified_to():
             vote = self._state_votes.get(newest, {}).get(self.me)
             out.send += [Send(peer, vote)] if vote is not None else []
         for key in self._own_results:
@@ -195,7 +199,7 @@ class Attestation:
             return
         if isinstance(subject, Executed):
             known = self._state_votes.get(subject.height, {}).get(vote.signer)
-            in_window = self.certified_height() < subject.height <= self._final_height + HEIGHTS_KEPT
+            in_window = self._certified_to() < subject.height <= self._final_height + HEIGHTS_KEPT
         else:
             known = self._result_votes.get((subject.job, subject.round), {}).get(vote.signer)
             in_window = True
@@ -248,7 +252,7 @@ class Attestation:
             self._certified_roots[subject.height] = subject.state_root
             while len(self._certified_roots) > HEIGHTS_KEPT:
                 del self._certified_roots[next(iter(self._certified_roots))]
-            if subject.height <= self.certified_height():
+            if subject.height <= self._certified_to():
                 return
             self.newest = (certificate, subject)
             out.events.append(StateCertified(certificate, subject))

@@ -28,6 +28,18 @@ def test_four_nodes_agree_execute_and_certify_the_same_states() -> None:
     simulate(main)
 
 
+def test_the_state_that_the_genesis_gives_is_certified_before_the_first_block() -> None:
+    async def main() -> None:
+        cluster = Cluster(genesis_of(4), seed=4)
+        await cluster.start()
+        assert await cluster.until(
+            lambda: all(node.store.newest_certificate() is not None for node in cluster.running()), within=2
+        )
+        assert set(cluster.heights()) == {0}
+
+    simulate(main)
+
+
 def test_a_job_trains_to_its_end_on_four_nodes() -> None:
     async def main() -> None:
         cluster = Cluster(genesis_of(4), seed=2)
