@@ -29,7 +29,7 @@ from consensus.ordering.blocktree import BlockTree
 from consensus.ordering.events import Convicted, EpochOver, Finalized, PayloadChanged
 from consensus.ordering.judging import judge, well_formed
 from consensus.ordering.payload import Payload, Verdict
-from consensus.ordering.ranges import FalseRange, covered_rows
+from consensus.ordering.ranges import Covered, FalseRange, covered_rows
 from consensus.ordering.records import MARGIN_VIEWS, SILENT_FOR_EVER, Body, Held, Offence, OwnVote, SilentUntil
 from consensus.ordering.requests import Requests
 from consensus.ordering.timing import Timing
@@ -298,7 +298,9 @@ class Ordering:
             self._settle()
 
     def _hold(self, block: Block) -> None:
-        if self.tree.block(self.tree.add(block)) is block:
+        identity = self.tree.add(block)
+        self._requests.take_block(identity)
+        if self.tree.block(identity) is block:
             self._out.persist.append(Body(block))
 
     def _range(self, peer: int, answer: RangeAnswer) -> None:
@@ -311,11 +313,21 @@ class Ordering:
                     self._look_for_own(covered.certificate, covered.view)
                     self._certified(covered.certificate, relay=False)
                 else:
-                    self._settle()
+                    self._advance(covered)
                 if self.over:
                     return
         except FalseRange as lie:
             self._blame(peer, str(lie))
+
+    def _advance(self, covered: Covered) -> None:
+        """A newer finalization is known, but not yet the blocks below it: they come in rows, and each is final."""
+        newest = covered.blocks[-1].header
+        if newest.height > self.tree.root.height:
+            # Replay may begin behind the newer one.
+            self._out.persist.append(Held(covered.certificate))
+            self._deliver(block_digest(newest), covered.certificate)
+        if not self.over:
+            self._settle()
 
     # Votes and certificates
 
@@ -393,14 +405,17 @@ class Ordering:
             if not self._replaying:
                 self._want_block(missing)
             return
-        if self.tree.lineage(self._book.final_digest) is None:
+        assert self._book.final_certificate is not None, "a final digest other than the root's has its certificate"
+        self._deliver(self._book.final_digest, self._book.final_certificate)
+
+    def _deliver(self, identity: bytes, certificate: Certificate) -> None:
+        if self.tree.lineage(identity) is None:
             sentence = "a finalization stands on a block that does not descend from the last final one"
             self._out.events.append(Alarm("FORK", sentence))
             return
-        delivered = self.tree.finalize(self._book.final_digest)
-        self.timing.forget(lambda identity: self.tree.block(identity) is not None)
-        assert self._book.final_certificate is not None, "a final digest other than the root's has its certificate"
-        self._out.acks.append(Finalized(tuple(delivered), self._book.final_certificate))
+        delivered = self.tree.finalize(identity)
+        self.timing.forget(lambda seen: self.tree.block(seen) is not None)
+        self._out.acks.append(Finalized(tuple(delivered), certificate))
         if self.tree.root.next_set:
             self.over = True
             self._out.events.append(EpochOver(self.tree.root))

@@ -38,3 +38,21 @@ def test_a_rejoining_validator_that_restarts_behind_a_long_catch_up_is_still_sil
         assert await cluster.until(lambda: not cluster.node(3).replica.silent, within=30)
 
     simulate(main)
+
+
+def test_a_validator_that_was_away_for_hundreds_of_blocks_catches_up() -> None:
+    """It hears of the newest final block first, and has to be brought there in more than one row."""
+
+    async def main() -> None:
+        cluster = Cluster(genesis_of(4, SHORT), seed=42)
+        await cluster.start()
+        host = cluster.hosts[3]
+        host.machine.kill()
+        # More than the others keep in memory and more than one answer holds.
+        assert await cluster.until(lambda: min(cluster.executed()) >= 230, within=2_000)
+        await host.live(cluster.genesis)
+        assert await cluster.until(lambda: host.up, within=5)
+        await asyncio.sleep(3)
+        assert cluster.node(3).executor.executed.lineage.height >= 230
+
+    simulate(main)
