@@ -1,7 +1,7 @@
 """Catching up: whom to ask for final blocks, from what peers say of themselves each second.
 
-One finalization is enough to trust everything below it, so a peer that lies about its height can waste a request and
-no more: it is asked less readily the next time.
+One finalization is enough to trust everything below it, so a peer that lies about its height, or gives less than it
+could, wastes its turn and no more: it is asked less readily the next time, and among equals all take turns.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class _Peer:
     epoch: int
     final_height: int
     failures: int = 0
+    asked_ms: int = -1
 
 
 class CatchUp:
@@ -30,6 +31,7 @@ class CatchUp:
         self._asked: bytes | None = None
         self._asked_ms = 0
         self._asked_height = 0
+        self._asked_for = 0
         self._height = 0
         self._height_ms: int | None = None
         """Since when this validator is there."""
@@ -50,7 +52,7 @@ class CatchUp:
         """An answer came and brought this validator to `height`."""
         if key == self._asked:
             peer = self._peers[key]
-            peer.failures = 0 if height > self._asked_height else peer.failures + 1
+            peer.failures = 0 if height >= self._asked_for else peer.failures + 1
             self._asked = None
 
     def deadline(self) -> int | None:
@@ -66,12 +68,15 @@ class CatchUp:
             self._height, self._height_ms = height, now_ms
         near = NEAR if now_ms < self._height_ms + PATIENCE_MS else 0
         ahead = [
-            (peer.failures, -peer.final_height, key)
+            (peer.failures, peer.asked_ms, -peer.final_height, key)
             for key, peer in self._peers.items()
             if peer.final_height > height + near or (peer.epoch > epoch and peer.final_height > height)
         ]
         if not ahead:
             return None
-        _, _, key = min(ahead)
+        key = min(ahead)[-1]
+        peer = self._peers[key]
+        peer.asked_ms = now_ms
         self._asked, self._asked_ms, self._asked_height = key, now_ms, height
+        self._asked_for = min(peer.final_height, height + BLOCKS_A_REQUEST)
         return key, FetchRange(height + 1, height + BLOCKS_A_REQUEST)

@@ -35,3 +35,19 @@ def test_a_large_gap_is_asked_for_at_once() -> None:
     catch_up = CatchUp()
     catch_up.heard(PEER, status(NEAR + 1))
     assert catch_up.next_request(0, 0, 0) == (PEER, FetchRange(1, BLOCKS_A_REQUEST))
+
+
+def test_a_peer_that_gives_one_block_at_a_time_does_not_keep_the_others_from_being_asked() -> None:
+    catch_up = CatchUp()
+    liar, honest = b"\x01" * 33, b"\x02" * 33
+    now_ms, height, asked = 0, 0, []
+    for _ in range(8):
+        catch_up.heard(liar, status(2**60))
+        catch_up.heard(honest, status(5_000))
+        request = catch_up.next_request(now_ms, 0, height)
+        assert request is not None
+        asked.append(request[0])
+        now_ms += PATIENCE_MS - 1
+        height += 1 if request[0] == liar else BLOCKS_A_REQUEST
+        catch_up.answered(request[0], height)
+    assert asked.count(liar) <= 1
