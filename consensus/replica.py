@@ -25,6 +25,8 @@ from consensus.attestation import (
     StateCertified,
 )
 from consensus.availability import Availability
+from consensus.availability.allowance import Allowance
+from consensus.availability.core import SERVED_A_SECOND
 from consensus.availability.inputs import Input
 from consensus.catchup import CatchUp
 from consensus.effects import ALL, Alarm, Misbehaviour, Now, Output, PeerUp, Received, Tick
@@ -53,6 +55,8 @@ from consensus.proposals import NextSet, Proposals
 from consensus.rejoin import Rejoin, answer_query
 
 STATUS_EVERY_MS = 1_000
+RANGES_A_SECOND = 16
+"""To one peer: an answer is up to a megabyte, read and encoded for it."""
 OUTSIDER = -2
 """In place of an index: the peer that is just speaking, which is not in the current set."""
 
@@ -161,6 +165,8 @@ class Replica:
         self.catch_up = CatchUp()
         self._nonce = nonce
         self._speaker = b""
+        self._ranges_served = Allowance(RANGES_A_SECOND)
+        self._batches_served = Allowance(SERVED_A_SECOND)
         self.rejoin: Rejoin | None = None
         self.executed_height = root.height
         self._status_ms: int | None = None
@@ -282,10 +288,13 @@ class Replica:
 
     def _message(self, peer: bytes, message: object) -> None:
         if isinstance(message, FetchRange):
-            self._out.events.append(ServeRange(peer, message.first, min(message.last, message.first + 255)))
+            last = min(message.last, message.first + 255, self.ordering.tree.root.height)
+            if message.first <= last and self._ranges_served.take(peer, self._now.mono_ms):
+                self._out.events.append(ServeRange(peer, message.first, last))
             return
         if isinstance(message, BatchPull) and self.validators.index_of(peer) is None:
-            self._out.events.append(ServeBatch(peer, message.batch))
+            if self._batches_served.take(peer, self._now.mono_ms):
+                self._out.events.append(ServeBatch(peer, message.batch))
             return
         if isinstance(message, ViewQuery):
             self._say(peer, answer_query(self.key, self.chain_id, self.ordering, message))
