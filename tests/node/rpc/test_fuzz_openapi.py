@@ -135,7 +135,7 @@ def test_what_the_document_says_is_what_is_answered(case: Case, served: Served) 
 
 @pytest.mark.nightly
 @schema.parametrize()
-@settings(UNBOUND, max_examples=200)
+@settings(UNBOUND, max_examples=1_000)
 def test_what_the_document_says_is_what_is_answered_at_length(case: Case, served: Served) -> None:
     fuzz(case, served)
 
