@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from chain.block import Block, Body, Item, ItemKind, Ready, item_digest
 from chain.certificate import Available, Certificate, ValidatorSet, verify_certificate
-from chain.codec import CodecError, decode
+from chain.codec import CodecError, decode, encode
 from chain.genesis import Params
 from chain.hashing import Domain, signing_bytes
 from chain.keys import verify
@@ -23,6 +23,8 @@ from consensus.ordering.payload import Draft, Taken, Verdict
 
 ITEMS_WAITING = 256
 WITNESS_LIMIT = 16 * 1024
+BESIDE_BYTES = 448 * 1024
+"""Of a proposal: items, witnesses and certificates. With the header and the references it has to fit its frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +105,22 @@ class Proposals:
             executed_root=root,
             witnesses=tuple(witness for _, witness in waiting),
             executed=certificate,
-            available=self._availability.certificates_for(identities),
+            available=self._beside(identities, waiting, certificate),
         )
+
+    def _beside(
+        self, identities: tuple[bytes, ...], items: list[tuple[Item, bytes]], executed: Certificate | None
+    ) -> tuple[Certificate, ...]:
+        """Certificates of batches, as far as there is room: each was sent to all when it was made."""
+        left = BESIDE_BYTES - sum(len(item.data) + len(witness) for item, witness in items)
+        left -= len(encode(executed)) if executed is not None else 0
+        chosen: list[Certificate] = []
+        for certificate in self._availability.certificates_for(identities):
+            left -= len(encode(certificate))
+            if left < 0:
+                break
+            chosen.append(certificate)
+        return tuple(chosen)
 
     # Judging one
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 from chain.block import Block, Header, Item, ItemKind, Ready, block_digest, body_roots
-from chain.certificate import Notarize, ValidatorSet, Vote, VoteKind, sign_vote
+from chain.certificate import (
+    MAX_VALIDATORS,
+    Available,
+    Certificate,
+    Notarize,
+    ValidatorSet,
+    Vote,
+    VoteKind,
+    sign_vote,
+)
 from chain.codec import encode
 from chain.hashing import Domain, signing_bytes
+from consensus.availability import Availability
 from consensus.lineage import Lineage, genesis_lineage, rebase
-from consensus.messages import Proposal
+from consensus.messages import Channel, Proposal, from_frame, to_frame
 from consensus.ordering.events import Convicted
 from consensus.ordering.payload import Verdict
 from consensus.proposals import NextSet
@@ -131,3 +142,33 @@ def test_what_no_voter_of_this_epoch_can_verify_is_not_proposed() -> None:
         replica._next_epoch(world.last)
         replica._next_epoch(replace(world.last, epoch=1, height=2, next_set=world.sets[2].digest()))
     assert world.judged(voter, leader) == (0, Verdict.VALID)
+
+
+class Laden:
+    """Availability with as many certificates as a block can name batches, each by a quorum of the largest set."""
+
+    def __init__(self, validators: int) -> None:
+        quorum = validators - (validators - 1) // 3
+        signers = ((1 << quorum) - 1).to_bytes(validators // 8, "little")
+        self.certificates = {
+            bytes([number]) * 32: Certificate(4, 0, bytes([number]) * 100, signers, (bytes(64),) * quorum)
+            for number in range(64)
+        }
+
+    def candidates(self, taken: object, height: int) -> tuple[Available, ...]:
+        return tuple(Available(batch, 0, 0, 0, 0, 0, 1, 1) for batch in self.certificates)
+
+    def certificates_for(self, digests: tuple[bytes, ...]) -> tuple[Certificate, ...]:
+        return tuple(self.certificates[digest] for digest in digests)
+
+
+def test_a_full_proposal_of_the_largest_set_fits_its_frame() -> None:
+    """Else the voters take an honest leader for a liar and drop its link."""
+    world = Turning()
+    leader = world.replica(0)
+    leader.proposals._availability = cast(Availability, Laden(MAX_VALIDATORS))
+    for view in range(16):
+        leader.proposals._waiting[bytes([view])] = (Item(ItemKind.RESULT, bytes([view]) * 256), bytes(12 * 1024))
+    proposal = world.proposal(leader, world.root)
+    assert len(proposal.block.body.batches) == 64 and len(proposal.witnesses) == 16
+    assert from_frame(Channel.CONSENSUS, to_frame(proposal)) == proposal
