@@ -217,7 +217,7 @@ class Attestation:
             key = (subject.job, subject.round)
             mine = self._rounds_of.setdefault(vote.signer, {})
             mine[key] = None
-            if len(mine) > ROUNDS_KEPT:
+            if len(mine) > ROUNDS_KEPT and vote.signer != self.me:
                 oldest = next(iter(mine))
                 del mine[oldest]
                 of_oldest = self._result_votes[oldest]

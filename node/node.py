@@ -22,6 +22,7 @@ from chain.keys import SigningKey
 from consensus import availability as avail
 from consensus.attestation import ResultCertified, RoundComputed, StateCertified
 from consensus.availability import BatchStored, SequenceReserved
+from consensus.availability.guards import VOTE_AHEAD
 from consensus.effects import Alarm, Tick
 from consensus.lineage import genesis_lineage, rebase
 from consensus.messages import BatchAnswer, RangeAnswer, channel_of, from_frame, to_frame
@@ -266,7 +267,7 @@ class Node:
             if isinstance(record, SequenceReserved):
                 self._reserved = record
             records.append(record)
-        blocks = self.store.blocks(max(1, height - horizon), height)
+        blocks = self.store.blocks(max(1, height - horizon - VOTE_AHEAD), height)
         recent = [(block.header.height, block.body) for block in blocks]
         certificate = self.store.newest_certificate()
         out = self.replica.replay(self.ports.clock.now(), records, recent, certificate)

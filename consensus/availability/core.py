@@ -194,7 +194,7 @@ class Availability:
     def _ordered(self, height: int, digests: tuple[bytes, ...], now: Now, out: Output) -> None:
         desk = self._desk
         for digest in digests:
-            lot = desk.lots.order(digest, height + desk.params.horizon)
+            lot = desk.lots.order(digest, height + guards.VOTE_AHEAD + desk.params.horizon)
             if lot is not None:
                 self._creation.ordered(lot)
                 self._certifying.closed(lot)

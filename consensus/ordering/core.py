@@ -20,6 +20,7 @@ from chain.certificate import (
 from chain.codec import CodecError, decode, encode
 from chain.genesis import Params
 from chain.keys import SigningKey
+from consensus.availability.guards import VOTE_AHEAD
 from consensus.beacon import beacon_seed, commitment, secret
 from consensus.effects import ALL, Alarm, Misbehaviour, Now, Output, PeerUp, Received, Send, Tick
 from consensus.evidence import offence
@@ -71,7 +72,8 @@ class Ordering:
         self.payload = payload
         n = validators.n
         first_leader = int.from_bytes(validators.digest()[:8], "big") % n
-        self.tree = BlockTree(root, n, first_leader, params.execution_window, params.horizon)
+        # A creator may be ahead of its voters: its batch may be ordered below the height that it was made at.
+        self.tree = BlockTree(root, n, first_leader, params.execution_window, params.horizon + VOTE_AHEAD)
         if previous is not None:
             self.tree.inherit(previous)
         self._book = Views(self.tree.leader, root.digest)
@@ -204,7 +206,9 @@ class Ordering:
         known = view.proposal is not None and view.proposed == subject
         if not known and not self._verified(peer, vote):
             return
-        self.payload.learn(proposal)
+        if known or view.proposal is None:
+            # What a leader says beside a second proposal could displace what honest ones have said.
+            self.payload.learn(proposal)
         if view.proposal is None:
             view.proposal, view.proposed = proposal, subject
             sound = well_formed(header, number, self.chain_id, self.epoch, self.params)

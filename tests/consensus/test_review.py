@@ -11,6 +11,7 @@ from chain.certificate import (
     Available,
     Certificate,
     Notarize,
+    Result,
     ValidatorSet,
     Vote,
     VoteKind,
@@ -18,7 +19,11 @@ from chain.certificate import (
 )
 from chain.codec import encode
 from chain.hashing import Domain, signing_bytes
-from consensus.availability import Availability
+from consensus.attestation import ROUNDS_KEPT, Attestation, RoundComputed
+from consensus.availability import Advanced, Availability, Ordered
+from consensus.availability.guards import VOTE_AHEAD
+from consensus.effects import Now, Received, Tick
+from consensus.evidence import evidence_item
 from consensus.lineage import Lineage, genesis_lineage, rebase
 from consensus.messages import Channel, Proposal, from_frame, to_frame
 from consensus.ordering.events import Convicted
@@ -26,6 +31,8 @@ from consensus.ordering.payload import Verdict
 from consensus.proposals import NextSet
 from consensus.replica import Replica
 from tests.consensus.bare import genesis_of, keys
+
+NOW = Now(0, 1_800_000_000_000)
 
 
 class NothingTaken:
@@ -172,3 +179,43 @@ def test_a_full_proposal_of_the_largest_set_fits_its_frame() -> None:
     proposal = world.proposal(leader, world.root)
     assert len(proposal.block.body.batches) == 64 and len(proposal.witnesses) == 16
     assert from_frame(Channel.CONSENSUS, to_frame(proposal)) == proposal
+
+
+def test_an_ordered_batch_is_known_for_as_long_as_its_creator_could_make_it_live() -> None:
+    """A creator may be ahead of its voters, and so its batch may be ordered before the height it names as its own."""
+    tree = Turning().replica(0).ordering.tree
+    horizon = genesis_of(4).params.horizon
+    batch = bytes([9]) * 32
+    tree.remember_final(1, [batch], ())
+    last = 0 + VOTE_AHEAD + horizon
+    tree.remember_final(last - 1, [bytes([8]) * 32], ())
+    assert tree.is_final_batch(batch)
+    core = Turning().replica(0).availability
+    core.step(NOW, Ordered(1, (batch,)))
+    core.step(NOW, Advanced(last - 1, 0))
+    assert core._desk.lots.is_ordered(batch)
+
+
+def test_what_an_equivocating_leader_says_next_teaches_nothing() -> None:
+    """Its witnesses would displace those of honest leaders."""
+    world = Turning()
+    replica = world.replica(0)
+    leader = replica.ordering.tree.leader(1)
+    other = world.replica(leader)
+    for signer in range(3):
+        learned = len(replica.proposals._witnessed)
+        other.proposals._waiting.clear()
+        pair = [world.vote(signer, 5, 1), world.vote(signer, 5, 2)]
+        other.proposals.offer(*evidence_item(*pair))
+        replica.ordering.step(NOW, Received(leader, world.proposal(other, world.root)))
+        assert len(replica.proposals._witnessed) == (1 if signer == 0 else learned)
+
+
+def test_own_results_are_repeated_however_many_rounds_are_open() -> None:
+    world = Turning()
+    core = Attestation(world.genesis.chain_id, world.sets[0], 0, world.keys[0])
+    for job in range(2 * ROUNDS_KEPT):
+        result = Result(job.to_bytes(32, "big"), 1, bytes(32), 1, True, "", bytes(36), b"", bytes(36))
+        core.step(NOW, RoundComputed(result))
+    out = core.step(Now(NOW.mono_ms + 10_000, NOW.wall_ms), Tick())
+    assert len(out.send) == 2 * ROUNDS_KEPT
