@@ -168,6 +168,7 @@ class Replica:
         self._ranges_served = Allowance(RANGES_A_SECOND)
         self._batches_served = Allowance(SERVED_A_SECOND)
         self.rejoin: Rejoin | None = None
+        self._muted = False
         self.executed_height = root.height
         self._status_ms: int | None = None
         self._events: deque[object] = deque()
@@ -219,6 +220,9 @@ class Replica:
         self._out.send.clear()
         if self.ordering.silent_until == SILENT_FOR_EVER:
             self.rejoin = Rejoin(self._nonce)
+        if self.ordering.silent_until:
+            self._muted = True
+            self._avail(avail.Muted(True))
         return self._out
 
     def step(self, now: Now, event: object) -> ReplicaOutput:
@@ -244,6 +248,10 @@ class Replica:
         self._drain()
         self._order(Tick())
         self._drain()
+        if self._muted and self._is_whole():
+            self._muted = False
+            self._avail(avail.Muted(False))
+            self._drain()
         self._periodic()
         return self._out
 
@@ -261,6 +269,18 @@ class Replica:
     def silent(self) -> bool:
         """Whether a lost journal may hold votes for the current view."""
         return self.ordering.view <= self.ordering.silent_until
+
+    def _is_whole(self) -> bool:
+        """Whether all that a lost journal may have promised to hold is here again: bodies, batches, what is certified.
+
+        Past the views of the lost votes, whatever they helped to notarize is in the ancestry of the tip.
+        """
+        if self.silent or self.executed_height < self.ordering.tree.root.height:
+            return False
+        unfinal = self.ordering.unfinal()
+        if unfinal is None:
+            return False
+        return self.availability.is_whole(digest for block in unfinal for digest in block.body.batches)
 
     def _say(self, to: bytes | None, message: object) -> None:
         self._out.send.append(Outbound(to, message))
@@ -297,7 +317,9 @@ class Replica:
                 self._out.events.append(ServeBatch(peer, message.batch))
             return
         if isinstance(message, ViewQuery):
-            self._say(peer, answer_query(self.key, self.chain_id, self.ordering, message))
+            answer = answer_query(self.key, self.chain_id, self.ordering, message)
+            if answer is not None:
+                self._say(peer, answer)
             return
         self._speaker = peer
         index = self.validators.index_of(peer)

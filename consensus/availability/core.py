@@ -19,6 +19,7 @@ from consensus.availability.inputs import (
     BatchHere,
     Checked,
     Input,
+    Muted,
     Need,
     NewEpoch,
     Ordered,
@@ -115,6 +116,9 @@ class Availability:
                 self._creation.connected(peer, out)
             case NewEpoch(validators, me, key):
                 self._new_epoch(validators, me, key, now, out)
+            case Muted(on):
+                self._desk.muted = on
+                self._voting.review(now, out)
             case Replay(records):
                 self._replay(records, now)
             case Tick():
@@ -317,6 +321,12 @@ class Availability:
     def room(self) -> int:
         """Bytes of transactions that the pool still takes."""
         return self._creation.room()
+
+    def is_whole(self, named: Iterable[bytes]) -> bool:
+        """Whether the bytes of these batches, and of all that are certified, are here."""
+        lots = self._desk.lots
+        known = (lots.get(digest) for digest in named if not lots.is_ordered(digest))
+        return all(lot is not None and lot.stored for lot in known) and all(lot.stored for lot in lots)
 
     def reference(self, digest: bytes) -> Available | None:
         """What a voter may accept in a proposal: a batch it voted for, or has verified a certificate of."""

@@ -43,7 +43,11 @@ class Creation:
     # The pool
 
     def room(self) -> int:
-        return 0 if self._desk.committee.me is None else self._pool.room()
+        return self._pool.room() if self._speaks else 0
+
+    @property
+    def _speaks(self) -> bool:
+        return self._desk.committee.me is not None and guards.may_speak(self._desk.muted)
 
     def submit(self, transactions: tuple[tuple[bytes, bytes, int], ...], out: Output) -> None:
         refused: list[bytes] = []
@@ -82,9 +86,7 @@ class Creation:
         """Whether there is something to pack and room for any transaction within my own quota at others."""
         least = self._longest_bytes + BATCH_OVERHEAD_BYTES
         return (
-            len(self._pool) > 0
-            and self._desk.committee.me is not None
-            and guards.is_within_quota(self._outstanding, least, self._desk.params)
+            len(self._pool) > 0 and self._speaks and guards.is_within_quota(self._outstanding, least, self._desk.params)
         )
 
     @property

@@ -22,6 +22,7 @@ class Desk:
         self.pulls = Pulls()
         self.final = 0
         self.executed = 0
+        self.muted = False
 
     def store(self, signed: SignedBatch, digest: bytes, voted: bool, out: Output) -> None:
         out.persist.append(BatchStored(signed, voted))

@@ -79,6 +79,11 @@ def may_vote_available(
     return Judgement.VOTE if verdict is Verdict.OK else Judgement.WAIT
 
 
+def may_speak(muted: bool) -> bool:
+    """Whoever lost what it voted for holds it no longer: it promises nothing more until it does."""
+    return not muted
+
+
 def may_reference(voted: bool, certificate: Certificate | None) -> bool:
     """Bytes alone do not count: f+1 honest validators must have checked and stored what a block names."""
     return voted or certificate is not None

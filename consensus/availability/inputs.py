@@ -68,13 +68,21 @@ class NewEpoch:
 
 
 @dataclass(frozen=True, slots=True)
+class Muted:
+    """While on, nothing is created and no batch voted for: what earlier votes promised may have been lost, and is
+    being fetched."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Replay:
     """Persisted records in any order, in one piece or in several, before anything else but `Advanced`."""
 
     records: Iterable[object]
 
 
-Input = Submit | Received | Checked | Advanced | Ordered | Need | PeerUp | Tick | NewEpoch | Replay
+Input = Submit | Received | Checked | Advanced | Ordered | Need | PeerUp | Tick | NewEpoch | Muted | Replay
 
 
 # Events

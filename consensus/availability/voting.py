@@ -103,7 +103,7 @@ class Voting:
             )
             if judgement is Judgement.REFUSE:
                 desk.offers.release(offer.digest)
-            elif judgement is Judgement.VOTE:
+            elif judgement is Judgement.VOTE and guards.may_speak(desk.muted):
                 desk.offers.release(offer.digest)
                 self._vote(offer, now, out)
             elif judgement is Judgement.ASK and not offer.asking:

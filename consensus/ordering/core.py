@@ -29,6 +29,7 @@ from consensus.messages import BlockAnswer, FetchBlock, FetchCertificate, Propos
 from consensus.ordering.blocktree import BlockTree
 from consensus.ordering.events import Convicted, EpochOver, Finalized, PayloadChanged
 from consensus.ordering.judging import judge, well_formed
+from consensus.ordering.ownvotes import OwnVotes
 from consensus.ordering.payload import Payload, Verdict
 from consensus.ordering.ranges import Covered, FalseRange, covered_rows
 from consensus.ordering.records import MARGIN_VIEWS, SILENT_FOR_EVER, Body, Held, Offence, OwnVote, SilentUntil
@@ -81,6 +82,7 @@ class Ordering:
         self.over = False
         self._requests = Requests(self.epoch, n, me)
         self.timing = Timing(params, n, validators.f)
+        self._own = OwnVotes(self.epoch, me)
         self._offenders: set[int] = set()
         self._answered_ms: dict[int, int] = {}
         self._now = Now(0, 0)
@@ -104,6 +106,11 @@ class Ordering:
     @property
     def entry_certificate(self) -> Certificate | None:
         return self._book.entry_certificate()
+
+    def unfinal(self) -> list[Block] | None:
+        """The blocks between the last final one and the tip; None while a body is lacking."""
+        _, tip = self._book.tip()
+        return None if self.tree.lineage(tip) is None else self.tree.unfinal(tip)
 
     # Entry points
 
@@ -248,11 +255,7 @@ class Ordering:
 
     def _key_in_use(self, number: int) -> None:
         if number > self.silent_until:
-            sentence = (
-                f"a vote of this validator's own key for view {number} of epoch {self.epoch} is going round that its "
-                "journal does not hold: another node runs with this key, or the journal was rolled back"
-            )
-            self._out.events.append(Alarm("KEY_IN_USE", sentence))
+            self._out.events.append(self._own.alarm(number))
 
     def _answer_straggler(self, peer: int, kind: int, number: int) -> None:
         stuck = kind == VoteKind.NULLIFY or number + 2 <= self.view
@@ -288,9 +291,8 @@ class Ordering:
         self._certified(certificate, relay=True)
 
     def _look_for_own(self, certificate: Certificate, number: int) -> None:
-        for vote in votes_of(certificate):
-            if vote.signer == self.me and vote not in self._book.at(number).own_votes():
-                self._key_in_use(number)
+        if self._own.foreign(certificate, number, self._book):
+            self._key_in_use(number)
 
     def _body(self, block: Block) -> None:
         identity = block_digest(block.header)
@@ -313,8 +315,8 @@ class Ordering:
             for covered in covered_rows(answer, root.digest, root.height, self.chain_id, self.validators):
                 for block in covered.blocks:
                     self._hold(block)
+                self._look_for_own(covered.certificate, covered.view)
                 if covered.view > self.final_view:
-                    self._look_for_own(covered.certificate, covered.view)
                     self._certified(covered.certificate, relay=False)
                 else:
                     self._advance(covered)
@@ -426,6 +428,7 @@ class Ordering:
 
     def _restore(self, vote: Vote) -> None:
         number = subject_of(vote.kind, vote.subject).view
+        self._own.restored(number)
         if number <= self.final_view - RETAINED:
             return
         view = self._book.at(number)
@@ -453,6 +456,7 @@ class Ordering:
             view.my_nullify = vote
         else:
             view.my_finalize = vote
+        self._own.cast(view.number)
         self._out.persist.append(OwnVote(vote))
         self._out.send.append(Send(ALL, proposal or vote))
         self._count(vote)
@@ -619,7 +623,8 @@ class Ordering:
             self._say_all(ALL)
 
     def _say_all(self, peer: int) -> None:
-        self._out.send += [Send(peer, message) for message in self._book.sayings(self.me)[-GREETING_LIMIT:]]
+        said = self._book.sayings(self.me, peer)[-GREETING_LIMIT:]
+        self._out.send += [Send(peer, message) for message in said]
 
     def _want_block(self, identity: bytes) -> None:
         self._requests.block(identity, self.view, self._now.mono_ms)

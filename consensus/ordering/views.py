@@ -80,8 +80,9 @@ class Views:
         held = view.certificates
         return held.get(kind) or held.get(VoteKind.NOTARIZE) or held.get(VoteKind.NULLIFY)
 
-    def sayings(self, me: int | None) -> list[object]:
-        """The last finalization, every certificate above it, and the own votes there; a proposal with its block."""
+    def sayings(self, me: int | None, peer: int) -> list[object]:
+        """The last finalization, every certificate above it, and the own votes there, a proposal with its block; to one
+        peer also what it said itself, so that it notices if it does not remember."""
         said: list[object] = [self.final_certificate] if self.final_certificate is not None else []
         for number in sorted(number for number in self.known if number > self.final_view):
             view = self.known[number]
@@ -90,4 +91,5 @@ class Views:
             if view.my_notarize is not None and view.leader == me and view.proposal is not None:
                 votes[0] = view.proposal
             said += votes
+            said += [tally[peer] for tally in view.votes.values() if peer in tally]
         return said
