@@ -3,8 +3,11 @@ needed. The moments are drawn from a seed that is printed; the machine adds chan
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,16 +32,24 @@ QUICK = Params(heartbeat_ms=500)
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Iterator[LocalNetwork]:
-    made = LocalNetwork.create(tmp_path / "net", Plan(validators=4, open_admission=True, params=QUICK))
+def network(request: pytest.FixtureRequest) -> Iterator[LocalNetwork]:
+    """Its directory is kept if the test fails: journals and logs are what it can be understood from."""
+    place = Path(tempfile.mkdtemp(prefix="quorate-kill-"))
+    failed = request.session.testsfailed
+    made = LocalNetwork.create(place / "net", Plan(validators=4, open_admission=True, params=QUICK))
     try:
         for name in made.members:
             made.start(name)
         made.wait_ready(made.members, HANG_S)
         yield made
     finally:
+        said = {name: made.status(name) for name in made.members}
         for name in made.members:
             made.kill(name)
+        if request.session.testsfailed == failed:
+            shutil.rmtree(place)
+        else:
+            print(f"\nkept: {place}\n{json.dumps(said, indent=1)}")
 
 
 def kill_at_random(network: LocalNetwork, times: int) -> None:
