@@ -32,7 +32,7 @@ from cli.templates import node_toml
 from fl.client.errors import BadFile, BadInput, QuorateError, TimedOut, Unreachable
 from fl.client.keyfile import new_key
 from fl.client.networkfile import NETWORK_FILE, network_of, render_network
-from node.config import HostPort, load_config
+from node.config import HostPort, is_override, load_config
 from node.keystore import NO_PASSPHRASE, describe, generate, save_claim, save_keys
 
 FORMAT = "quorate-localnet-1"
@@ -92,8 +92,13 @@ class LocalNetwork:
                 f"There is a network in {directory}.",
                 "Use it, remove it, or name another directory.",
             )
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         members = _containers(plan.validators) if plan.containers else _loopback(plan.validators)
+        for member in members:
+            path = directory / member.name / "node.toml"
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            path.write_text(_node_toml(member, plan.containers))
+            # A directory that is too deep for a socket is refused before there are keys in it.
+            load_config(path, {})
         people = [("registrar", ()), ("creator", ("creator",))]
         people += [(f"trainer-{number}", ("trainer",)) for number in range(plan.trainers)]
         accounts = {name: new_key(directory / "keys" / f"{name}.key", None).public for name, _ in people}
@@ -111,7 +116,6 @@ class LocalNetwork:
             save_keys(home / "keys", keys, NO_PASSPHRASE, os.urandom)
             claims.append(describe(keys, member.name, member.address, member.rpc))
             save_claim(home / "keys", claims[-1])
-            (home / "node.toml").write_text(_node_toml(member, plan.containers))
         genesis = found(claims, founding)
         (directory / "params.toml").write_text(render_founding(founding))
         (directory / "genesis.bin").write_bytes(encode(genesis))
@@ -191,6 +195,8 @@ class LocalNetwork:
         arguments = [sys.executable, "-m", "cli.main", "node", "start", "--config", str(home / "node.toml")]
         house = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, (house, os.environ.get("PYTHONPATH"))))
+        # Settings of the shell are for one validator; here they would be for all.
+        environment = {name: value for name, value in os.environ.items() if not is_override(name)}
         with open(home / "log.jsonl", "ab") as log:
             child = subprocess.Popen(
                 arguments,
@@ -199,7 +205,7 @@ class LocalNetwork:
                 stderr=log,
                 # Of its own session, so that an interrupt on this terminal does not stop it.
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**environment, "PYTHONPATH": path},
             )
         self._children[child.pid] = child
         self.members[name] = replace(member, pid=child.pid, started=_started(child.pid))

@@ -259,11 +259,15 @@ def read_config(content: Mapping[str, object], base: Path, environment: Mapping[
     return config
 
 
+def is_override(variable: str) -> bool:
+    return variable.startswith(ENVIRONMENT) and "__" in variable
+
+
 def _overrides(environment: Mapping[str, str], complaints: list[str]) -> Iterator[tuple[str, str, str, object]]:
     for variable, text in sorted(environment.items()):
-        section, separator, name = variable.removeprefix(ENVIRONMENT).lower().partition("__")
-        if not variable.startswith(ENVIRONMENT) or not separator:
+        if not is_override(variable):
             continue
+        section, _, name = variable.removeprefix(ENVIRONMENT).lower().partition("__")
         setting = SETTINGS.get(section, {}).get(name)
         if setting is None:
             complaints.append(f"The environment variable {variable} names no setting; unset it or mend its name.")

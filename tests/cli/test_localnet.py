@@ -73,6 +73,14 @@ def test_a_network_for_containers_names_validators_by_host(tmp_path: Path) -> No
     assert "docker compose" in ran.err
 
 
+def test_a_directory_that_is_too_deep_is_refused_before_there_are_keys(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 80) / "net"
+    ran = quorate("localnet", "init", deep)
+    assert ran.code == 2
+    assert "admin socket" in ran.err
+    assert not list(deep.rglob("*.key*"))
+
+
 def test_a_process_that_inherited_a_number_is_not_taken_for_ours(tmp_path: Path) -> None:
     done("localnet", "init", tmp_path / "net", "--validators", 1)
     state = tmp_path / "net" / "localnet.json"
