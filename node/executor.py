@@ -22,7 +22,7 @@ from fl.records import Event, EventKind, Receipt
 from node.batchlog import BatchLog
 from node.blobs import Blobs
 from node.ports import Offload
-from node.store import ExecutedTo, Store, state_row
+from node.store import ExecutedTo, JournalMark, Store, state_row
 
 BLOCKS_LOG = b"blocks"
 INLINE_TRANSACTIONS = 64
@@ -40,7 +40,7 @@ class FinalBlock:
     block: Block
     lineage: Lineage
     finalization: Certificate | None
-    journal_number: int
+    mark: JournalMark
     validators: ValidatorSet
 
 
@@ -181,7 +181,7 @@ class Executor:
         previous = {key: store.state(key) for key in outcome.writes}
         root = self.tree.apply(lineage.height, outcome.writes, previous)
         rows = store.block_rows(final.block, final.finalization, lineage.digest)
-        rows.update(store.marks(lineage.height, final.journal_number, self._batches.log.synced))
+        rows.update(store.marks(lineage.height, final.mark, self._batches.log.synced))
         rows.update({state_row(key): value for key, value in outcome.writes.items() if value is not None})
         ids = [decode(Receipt, data, EVENT_LIMIT_BYTES).tx_id for data in outcome.receipts]
         rows.update(store.receipt_rows(before.receipts, outcome.receipts, ids))

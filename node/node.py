@@ -57,7 +57,7 @@ from node.observer import Observer
 from node.ports import Channel, DiskFailure, Down, Frame, Peer, PeerAddress, Ports, Up
 from node.records import journal_entry, read_journal_entry
 from node.segments import LogExists, SegmentedLog
-from node.store import Store, begin_journal
+from node.store import JournalMark, Store, begin_journal
 
 log = logging.getLogger("quorate.node")
 
@@ -108,6 +108,17 @@ async def initialise(ports: Ports, *, rejoin: bool = False) -> None:
     journal = await SegmentedLog.create(ports.disk, JOURNAL, ports.clock.entropy)
     if rejoin:
         await journal.durable(journal.append(*journal_entry(SilentUntil(0, SILENT_FOR_EVER))))
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What leaves once both logs are durable up to these numbers."""
+
+    batches: int
+    journal: int
+    replay_from: int
+    sends: list[Outbound]
+    acks: list[object]
 
 
 class Progress:
@@ -170,7 +181,7 @@ class Node:
         """Whom the links reach; None before they are opened."""
         self._inbox: deque[object] = deque()
         self._stepping = False
-        self._line: deque[tuple[int, int, list[Outbound], list[object]]] = deque()
+        self._line: deque[Effects] = deque()
         self._line_moved = asyncio.Event()
         self._to_check: deque[tuple[bytes, SignedBatch]] = deque()
         self._check_moved = asyncio.Event()
@@ -260,7 +271,7 @@ class Node:
 
     def _replay(self) -> None:
         height, horizon = self.executor.executed.lineage.height, self.genesis.params.horizon
-        journal_from, batches_from = self.store.marks_at(max(0, height - 2 * horizon))
+        journal_from, batches_from = self.store.replay_from(max(0, height - 2 * horizon))
         records: list[object] = list(self.batches.replay(batches_from))
         for _, kind, payload, _ in self.journal.replay(max(journal_from, self.journal.first)):
             record = read_journal_entry(kind, payload)
@@ -271,7 +282,7 @@ class Node:
         recent = [(block.header.height, block.body) for block in blocks]
         certificate = self.store.newest_certificate()
         out = self.replica.replay(self.ports.clock.now(), records, recent, certificate)
-        self._emit(out)
+        self._emit(out, journal_from)
 
     async def run(self) -> None:
         work = [
@@ -352,7 +363,10 @@ class Node:
             delay_ms = max(0, deadline - self.ports.clock.now().mono_ms)
             self._timer = asyncio.get_running_loop().call_later(delay_ms / 1000, self.feed, Tick())
 
-    def _emit(self, out: ReplicaOutput) -> None:
+    def _emit(self, out: ReplicaOutput, replay_from: int | None = None) -> None:
+        if replay_from is None:
+            # What became final in this step may rest on any of its records, and many blocks may in one step.
+            replay_from = self.journal.last
         for record in out.persist:
             self._append(record)
         acks = out.acks
@@ -362,7 +376,7 @@ class Node:
             else:
                 self._handle(event)
         if out.send or acks:
-            self._line.append((self.batches.log.last, self.journal.last, out.send, acks))
+            self._line.append(Effects(self.batches.log.last, self.journal.last, replay_from, out.send, acks))
             self._line_moved.set()
 
     def _append(self, record: object) -> None:
@@ -377,12 +391,12 @@ class Node:
         """Let effects out in order, each once all that it depends on is durable. The batches' log goes first."""
         while True:
             while self._line:
-                batches, journal, sends, acks = self._line.popleft()
-                await self._durable(batches, journal)
-                for outbound in sends:
+                effects = self._line.popleft()
+                await self._durable(effects.batches, effects.journal)
+                for outbound in effects.sends:
                     self._send(outbound)
-                for ack in acks:
-                    self._acknowledge(ack)
+                for ack in effects.acks:
+                    self._acknowledge(ack, effects.replay_from)
             self._line_moved.clear()
             await self._line_moved.wait()
 
@@ -400,16 +414,16 @@ class Node:
             if member.consensus_key != self.key.public:
                 self.ports.links.send(member.consensus_key, channel, frame)
 
-    def _acknowledge(self, ack: object) -> None:
+    def _acknowledge(self, ack: object, replay_from: int) -> None:
         match ack:
             case Finalized(blocks, certificate):
                 newest = blocks[-1][1].height
                 # What silences a validator that lost its journal stands at the start of the new one.
-                replay_from = 0 if self.replica.silent else self.journal.synced
+                mark = JournalMark(0 if self.replica.silent else replay_from, self.journal.synced)
                 for block, lineage in blocks:
                     finalization = certificate if lineage.height == newest else None
                     validators = self.sets[block.header.epoch]
-                    self.executor.submit(FinalBlock(block, lineage, finalization, replay_from, validators))
+                    self.executor.submit(FinalBlock(block, lineage, finalization, mark, validators))
                     self.admission.final(lineage.height, block.body.batches)
                     for observer in self.observers:
                         observer.final(block, lineage)
@@ -563,7 +577,7 @@ class Node:
     async def _prune(self, height: int) -> None:
         if height <= 0:
             return
-        journal, _ = self.store.marks_at(height)
+        journal, _ = self.store.replay_from(height)
         if journal > self.journal.first + 100_000:
             if self._reserved is not None:
                 await self.journal.durable(self.journal.append(*journal_entry(self._reserved)))

@@ -49,6 +49,23 @@ class ExecutedTo:
     events: U64
 
 
+@dataclass(frozen=True, slots=True)
+class JournalMark:
+    """Where the journal stood when a block became final: what a replay has to begin with, and what was durable."""
+
+    replay_from: U64
+    durable: U64
+
+
+@dataclass(frozen=True, slots=True)
+class _Marks:
+    journal: JournalMark
+    batches: U64
+
+
+_NO_MARKS = _Marks(JournalMark(0, 0), 0)
+
+
 def _at(prefix: bytes, number: int) -> bytes:
     return prefix + number.to_bytes(8, "big")
 
@@ -157,24 +174,31 @@ class Store:
         data = self._kv.get(_CERTIFICATE)
         return None if data is None else decode(Certificate, data, RECORD_LIMIT_BYTES)
 
-    def marks(self, height: int, journal: int, batches: int) -> dict[bytes, bytes]:
-        """How far the two logs were durable when this height became final: where a replay has to begin."""
-        return {_at(b"n/", height): journal.to_bytes(8, "big") + batches.to_bytes(8, "big")}
+    def marks(self, height: int, journal: JournalMark, batches: int) -> dict[bytes, bytes]:
+        return {_at(b"n/", height): encode(_Marks(journal, batches))}
 
-    def marks_at(self, height: int) -> tuple[int, int]:
+    def _marks_at(self, height: int) -> _Marks:
         data = self._kv.get(_at(b"n/", height)) if height > 0 else None
         if data is None:
-            return 0, 0
-        of_this_journal = height > int.from_bytes(self._kv.get(_JOURNAL_FROM) or b"", "big")
-        return int.from_bytes(data[:8], "big") if of_this_journal else 0, int.from_bytes(data[8:], "big")
+            return _NO_MARKS
+        marks = decode(_Marks, data, 64)
+        if height > int.from_bytes(self._kv.get(_JOURNAL_FROM) or b"", "big"):
+            return marks
+        # Of a journal that is no more.
+        return _Marks(_NO_MARKS.journal, marks.batches)
+
+    def replay_from(self, height: int) -> tuple[int, int]:
+        """Records of the journal and of the batches' log below these numbers say nothing about later heights."""
+        marks = self._marks_at(height)
+        return marks.journal.replay_from, marks.batches
 
     def check_logs(self, journal: int, batches: int) -> None:
         """Raises StateAhead if the logs end before what these rows were computed from."""
         known = self.executed()
-        journal_mark, batches_mark = self.marks_at(known.lineage.height) if known is not None else (0, 0)
+        marks = self._marks_at(known.lineage.height) if known is not None else _NO_MARKS
         for log, last, needed in (
-            ("journal", journal, journal_mark),
-            ("batches", batches, max(batches_mark, self.batches_indexed())),
+            ("journal", journal, marks.journal.durable),
+            ("batches", batches, max(marks.batches, self.batches_indexed())),
         ):
             if last < needed:
                 raise StateAhead(
