@@ -36,7 +36,11 @@ def network(request: pytest.FixtureRequest) -> Iterator[LocalNetwork]:
     """Its directory is kept if the test fails: journals and logs are what it can be understood from."""
     place = Path(tempfile.mkdtemp(prefix="quorate-kill-"))
     failed = request.session.testsfailed
-    made = LocalNetwork.create(place / "net", Plan(validators=4, open_admission=True, params=QUICK))
+    try:
+        made = LocalNetwork.create(place / "net", Plan(validators=4, open_admission=True, params=QUICK))
+    except BaseException:
+        shutil.rmtree(place)
+        raise
     try:
         for name in made.members:
             made.start(name)
