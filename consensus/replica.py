@@ -325,7 +325,7 @@ class Replica:
         index = self.validators.index_of(peer)
         if isinstance(message, Status):
             self.catch_up.heard(peer, message)
-        if isinstance(message, BatchAnswer) and peer in self.availability.leavers:
+        if self._is_handed_on(message) and peer in self.availability.leavers:
             self._avail(Received(self.validators.n + self.availability.leavers.index(peer), message))
             return
         if isinstance(message, RangeAnswer):
@@ -351,6 +351,13 @@ class Replica:
                 self._avail(Received(index, message))
             case ViewAnswer() if self.rejoin is not None:
                 self._view_answer(index, message)
+
+    @staticmethod
+    def _is_handed_on(message: object) -> bool:
+        """What those who left with the last epoch still owe to this one: certificates and bytes of their batches."""
+        return isinstance(message, BatchAnswer) or (
+            isinstance(message, Certificate) and message.kind == VoteKind.AVAILABLE
+        )
 
     def _proposal(self, index: int, proposal: Proposal) -> None:
         if proposal.vote.epoch != self.validators.epoch:

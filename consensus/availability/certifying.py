@@ -7,6 +7,8 @@ assembles the certificate and floods it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from chain.certificate import Available, Certificate, Vote, VoteKind, assemble, read_subject
 from chain.codec import CodecError
 from consensus.availability import guards
@@ -229,12 +231,22 @@ class Certifying:
 
     def sweep(self, now: Now, out: Output) -> None:
         self._first_listed += LISTED // 4
-        due = [lot for lot in self._desk.lots.uncertified.values() if now.mono_ms >= lot.resend_ms]
+        due = [lot for lot in self._owed() if now.mono_ms >= lot.resend_ms]
         self._bound_memory()
         for lot in due[:RESENDS_A_SWEEP]:
-            out.send += [Send(ALL, vote) for vote in self._own_votes(lot)]
+            if lot.certificate is not None:
+                out.send.append(Send(ALL, lot.certificate))
+            else:
+                out.send += [Send(ALL, vote) for vote in self._own_votes(lot)]
             lot.resend_gap_ms = min(max(2 * lot.resend_gap_ms, OWNED_AFTER_MS), RESEND_LONGEST_MS)
             lot.resend_ms = now.mono_ms + lot.resend_gap_ms
+
+    def _owed(self) -> Iterable[Lot]:
+        """What is said again until it has its effect. Who has left the set proposes no more, and the new set may hold
+        nothing of what the old one certified last: to them its certificates are owed until they are ordered."""
+        if self._desk.committee.has_left:
+            return [lot for lot in self._desk.lots if lot.voted]
+        return self._desk.lots.uncertified.values()
 
     def _bound_memory(self) -> None:
         """The quotas of a hundred creators are gigabytes: what is oldest is served from the log instead."""
@@ -253,7 +265,7 @@ class Certifying:
         self._loose.keep_epochs(known)
         self._status_ms = {}
         self._reminders.clear()
-        for lot in self._desk.lots.uncertified.values():
+        for lot in self._owed():
             lot.votes = {epoch: votes for epoch, votes in lot.votes.items() if epoch in known}
             lot.resend_ms = now.mono_ms
             lot.resend_gap_ms = OWNED_AFTER_MS

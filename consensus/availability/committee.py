@@ -54,6 +54,11 @@ class Committee:
         return tuple(key for key in keys if key not in self._index and key != self.key.public)
 
     @property
+    def has_left(self) -> bool:
+        """Whether this validator was of the last set and is not of this one."""
+        return self.me is None and self.previous is not None and self.previous.index_of(self.key.public) is not None
+
+    @property
     def _known(self) -> list[ValidatorSet]:
         return [self.current] if self.previous is None else [self.previous, self.current]
 

@@ -86,7 +86,12 @@ class Availability:
         return min(times, default=None)
 
     def _plan_sweep(self, now: Now) -> None:
-        something = self._desk.lots.uncertified or len(self._desk.pulls) or self._voting.waits_for_time
+        something = (
+            self._desk.lots.uncertified
+            or len(self._desk.pulls)
+            or self._voting.waits_for_time
+            or (self._desk.committee.has_left and len(self._desk.lots))
+        )
         if not something:
             self._sweep_ms = None
         elif self._sweep_ms is None:
@@ -132,13 +137,15 @@ class Availability:
             if peer in committee.sources:
                 self._answered(peer, message.signed, now, out)
             return
+        if isinstance(message, Certificate) and message.kind == VoteKind.AVAILABLE:
+            if peer in committee.sources:
+                self._certifying.certified(peer, message, now, out)
+            return
         if not 0 <= peer < committee.current.n or peer == committee.me:
             return
         match message:
             case Vote(kind=VoteKind.AVAILABLE):
                 self._certifying.voted(peer, message, now, out)
-            case Certificate(kind=VoteKind.AVAILABLE):
-                self._certifying.certified(peer, message, now, out)
             case BatchOffer(signed):
                 self._voting.offered(peer, reference(signed), signed, now, out)
             case BatchPull(batch):
