@@ -67,9 +67,7 @@ def test_all_complaints_come_at_once() -> None:
 
 
 def test_an_unknown_setting_is_refused_with_the_nearest_name() -> None:
-    assert complaints(changed(node={"data_dri": "x"})) == (
-        "[node] data_dri is not a setting; did you mean data_dir?",
-    )
+    assert complaints(changed(node={"data_dri": "x"})) == ("[node] data_dri is not a setting; did you mean data_dir?",)
 
 
 def test_an_unknown_section_is_refused() -> None:
@@ -150,9 +148,6 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
 def test_the_operators_page_lists_every_setting() -> None:
     page = (Path(__file__).parents[2] / "docs" / "operators.md").read_text()
     missing = [
-        f"[{section}] {name}"
-        for section, settings in SETTINGS.items()
-        for name in settings
-        if f"`{name}`" not in page
+        f"[{section}] {name}" for section, settings in SETTINGS.items() for name in settings if f"`{name}`" not in page
     ]
     assert not missing
