@@ -102,6 +102,14 @@ class ServeRange:
 
 
 @dataclass(frozen=True, slots=True)
+class ServeBlock:
+    """Answer this peer with the final block of this digest, if it is stored."""
+
+    peer: bytes
+    block: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ServeBatch:
     peer: bytes
     digest: bytes
@@ -315,6 +323,11 @@ class Replica:
         if isinstance(message, BatchPull) and self.validators.index_of(peer) is None:
             if self._batches_served.take(peer, self._now.mono_ms):
                 self._out.events.append(ServeBatch(peer, message.batch))
+            return
+        if isinstance(message, FetchBlock) and self.ordering.tree.block(message.block) is None:
+            # Final long ago: ordering has forgotten it, the rows have not.
+            if self._batches_served.take(peer, self._now.mono_ms):
+                self._out.events.append(ServeBlock(peer, message.block))
             return
         if isinstance(message, ViewQuery):
             answer = answer_query(self.key, self.chain_id, self.ordering, message)

@@ -271,7 +271,7 @@ class Admission:
                 waiter.set_result(None)
 
     def available(self, ids: tuple[bytes, ...], batch: bytes) -> None:
-        self._in_batch[batch] = ids
+        self._in_batch[batch] = (*self._in_batch.get(batch, ()), *ids)
         for identity in ids:
             if self._standing.get(identity) in (None, Status.ACCEPTED):
                 self._note(identity, Status.AVAILABLE)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from chain.batch import SignedBatch
 from chain.certificate import ValidatorSet
 from chain.codec import CodecError, decode
 from chain.genesis import Genesis
@@ -25,7 +24,7 @@ from consensus.availability import BatchStored, SequenceReserved
 from consensus.availability.guards import VOTE_AHEAD
 from consensus.effects import Alarm, Tick
 from consensus.lineage import genesis_lineage, rebase
-from consensus.messages import BatchAnswer, RangeAnswer, channel_of, from_frame, to_frame
+from consensus.messages import BatchAnswer, BlockAnswer, RangeAnswer, channel_of, from_frame, to_frame
 from consensus.messages import FinalBlock as FinalBlockRow
 from consensus.ordering.events import Convicted, Finalized
 from consensus.ordering.records import SILENT_FOR_EVER, SilentUntil
@@ -40,10 +39,9 @@ from consensus.replica import (
     Replica,
     ReplicaOutput,
     ServeBatch,
+    ServeBlock,
     ServeRange,
 )
-from fl.check import check_transaction
-from fl.errors import PendingJob, Refused
 from fl.execution import BlockOutcome
 from fl.machine import wants_block_at
 from fl.records import Receipt
@@ -52,6 +50,7 @@ from node.aggregator import Aggregator
 from node.batchlog import BatchLog
 from node.blobs import Blobs
 from node.buckets import Rate
+from node.checking import BatchChecks
 from node.executor import Executor, FinalBlock
 from node.observer import Observer
 from node.ports import Channel, DiskFailure, Down, Frame, Peer, PeerAddress, Ports, Up
@@ -183,8 +182,6 @@ class Node:
         self._stepping = False
         self._line: deque[Effects] = deque()
         self._line_moved = asyncio.Event()
-        self._to_check: deque[tuple[bytes, SignedBatch]] = deque()
-        self._check_moved = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._failure: NodeFailure | None = None
         self._over = asyncio.Event()
@@ -201,6 +198,14 @@ class Node:
             disk_full=lambda: self.disk_full,
             account_rate=limits.account_rate,
             stranger_rate=limits.stranger_rate,
+        )
+        self.checks = BatchChecks(
+            self.chain_id,
+            genesis.params,
+            ports.offload,
+            self.admission.rules_of,
+            disk_full=lambda: self.disk_full,
+            checked=lambda digest, verdict: self.feed(avail.Checked(digest, verdict)),
         )
 
     @classmethod
@@ -290,7 +295,7 @@ class Node:
             for name, coroutine in (
                 ("links", self._receive()),
                 ("release", self._release()),
-                ("check", self._check()),
+                ("check", self.checks.run()),
                 ("execute", self.executor.run()),
                 ("aggregate", self.aggregator.run()),
                 ("sync", self._sync()),
@@ -438,10 +443,15 @@ class Node:
     def _handle(self, event: object) -> None:
         match event:
             case avail.CheckBatch(digest, signed):
-                self._to_check.append((digest, signed))
-                self._check_moved.set()
+                self.checks.ask(digest, signed)
             case ServeRange(peer, first, last):
                 self._serve_range(peer, first, last)
+            case ServeBlock(peer, identity):
+                height = self.store.height_of(identity)
+                block = self.store.block(height) if height is not None else None
+                if block is not None:
+                    found = BlockAnswer(block)
+                    self.ports.links.send(peer, channel_of(found), to_frame(found))
             case ServeBatch(peer, digest):
                 signed_batch = self.batches.read(digest)
                 if signed_batch is not None:
@@ -529,29 +539,6 @@ class Node:
                     self.feed(PeerLinked(peer, channel))
                 case Down(peer, channel):
                     self.linked.discard((peer, channel))
-
-    async def _check(self) -> None:
-        """The application's verdict on offered batches, one at a time, off the loop."""
-        while True:
-            while self._to_check:
-                digest, signed = self._to_check.popleft()
-                if self.disk_full:
-                    verdict = avail.Verdict.PENDING
-                else:
-                    verdict = await self.ports.offload.run(self._judge, signed)
-                self.feed(avail.Checked(digest, verdict))
-            self._check_moved.clear()
-            await self._check_moved.wait()
-
-    def _judge(self, signed: SignedBatch) -> avail.Verdict:
-        for data in signed.batch.transactions:
-            try:
-                check_transaction(data, self.chain_id, self.genesis.params, self.admission.rules_of)
-            except PendingJob:
-                return avail.Verdict.PENDING
-            except Refused:
-                return avail.Verdict.BAD
-        return avail.Verdict.OK
 
     async def _executed(self, executed: ChainExecuted, outcome: BlockOutcome) -> None:
         ids = [decode(Receipt, data, RECEIPT_LIMIT_BYTES).tx_id for data in outcome.receipts]

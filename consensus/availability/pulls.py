@@ -11,7 +11,7 @@ from enum import IntEnum
 
 ASKS_IN_FLIGHT = 4
 """At one peer: an answer may be a megabyte, and a peer that never answers should hold up only its own."""
-REMEMBERED_ASKS = 64
+REMEMBERED_ASKS = 1_024
 """At one peer: its answer may come after the question was put to another."""
 NEEDED_WANTS = 4_096
 CERTIFIED_WANTS = 4_096

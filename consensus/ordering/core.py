@@ -623,7 +623,8 @@ class Ordering:
             self._say_all(ALL)
 
     def _say_all(self, peer: int) -> None:
-        said = self._book.sayings(self.me, peer)[-GREETING_LIMIT:]
+        # The oldest first: from the last finalization on a peer can place what follows.
+        said = self._book.sayings(self.me, peer)[:GREETING_LIMIT]
         self._out.send += [Send(peer, message) for message in said]
 
     def _want_block(self, identity: bytes) -> None:

@@ -31,6 +31,7 @@ from consensus.ordering.views import Views
 from fl import machine
 from fl.records import Account
 from fl.tensors.grid import Grid
+from node.checking import BatchChecks
 from node.node import Node
 
 Breaking = Callable[[], AbstractContextManager[object]]
@@ -211,7 +212,7 @@ def _votes_unverified() -> AbstractContextManager[object]:
 
 
 def _batches_unchecked() -> AbstractContextManager[object]:
-    return _replaced((Node, "_judge", lambda self, signed: Verdict.OK))
+    return _replaced((BatchChecks, "judge", lambda self, signed: Verdict.OK))
 
 
 def _bytes_are_enough() -> AbstractContextManager[object]:

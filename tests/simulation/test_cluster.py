@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import asyncio
 
+from chain.block import block_digest
+from chain.genesis import Params
+from consensus.messages import BlockAnswer, Channel, FetchBlock, to_frame
 from fl.jobs import CreateJob
 from fl.state import round_of
 from node.admission import Status
@@ -57,3 +60,20 @@ def test_a_job_trains_to_its_end_on_four_nodes() -> None:
     simulate(main)
 
 
+def test_a_final_block_of_long_ago_is_served_by_its_digest() -> None:
+    async def main() -> None:
+        cluster = Cluster(genesis_of(4, Params(heartbeat_ms=100)), seed=5)
+        await cluster.start()
+        assert await cluster.until(lambda: min(cluster.executed()) > 80, within=60)
+        first = cluster.node(0).store.block(1)
+        assert first is not None
+        answered: list[bytes] = []
+        cluster.network.tap(
+            lambda at, source, target, channel, frame: answered.append(frame) if source == "n1" else None
+        )
+        question = to_frame(FetchBlock(block_digest(first.header)))
+        cluster.network.inject("n0", cluster.hosts[1].key.public, Channel.CONSENSUS, question)
+        wanted = to_frame(BlockAnswer(first))
+        assert await cluster.until(lambda: wanted in answered, within=2)
+
+    simulate(main)
