@@ -40,7 +40,7 @@ class Watched(Node):
 
     station: Station
 
-    def _acknowledge(self, ack: object) -> None:
+    def _acknowledge(self, ack: object, replay_from: int) -> None:
         arena, name = self.station.arena, self.station.machine.name
         if isinstance(ack, Finalized):
             arena.chain.final(name, [block for block, _ in ack.blocks], ack.certificate)
@@ -49,7 +49,7 @@ class Watched(Node):
                 arena.findings.report(f"{name} acknowledged transactions before their batch was certified")
             arena.findings.counts["promises"] += len(ack.ids)
             arena.on_promise(self.station)
-        super()._acknowledge(ack)
+        super()._acknowledge(ack, replay_from)
 
     async def _executed(self, executed: ChainExecuted, outcome: BlockOutcome) -> None:
         if not self.station.rotten:
