@@ -169,7 +169,7 @@ class Arena(Cluster):
             names = sorted((name for name in disk.durable if name.startswith(prefix)), reverse=True)
             return [disk.durable[name].durable for name in names]
 
-        check_durable(station.machine.name, message, platter, self.wire, self.findings)
+        check_durable(station.machine.name, station.index, message, platter, self.wire, self.findings)
         for tell in self.on_sent:
             tell(station, message)
 
