@@ -66,9 +66,7 @@ def _filter(api: Api, request: Request) -> Filter:
 
 async def events(api: Api, request: Request) -> Response:
     rows, following = api.events.page(request[FROM], request[LIMIT], _filter(api, request))
-    view = EventsView(
-        events=[event_view(row.index, row.event) for row in rows], next=following, head=api.events.head
-    )
+    view = EventsView(events=[event_view(row.index, row.event) for row in rows], next=following, head=api.events.head)
     return json_response(view)
 
 

@@ -227,9 +227,7 @@ class JobMemberView(TypedDict):
 
 
 def job_member_view(account: bytes, name: str | None, joined: Joined) -> JobMemberView:
-    return JobMemberView(
-        account=account.hex(), name=name, from_round=joined.from_round, answered=joined.answered
-    )
+    return JobMemberView(account=account.hex(), name=name, from_round=joined.from_round, answered=joined.answered)
 
 
 class JobMembersView(TypedDict):

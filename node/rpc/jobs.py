@@ -117,9 +117,7 @@ async def job(api: Api, request: Request) -> Response:
     identity, found = find_job(api, request[JOB])
     rules = _rules(api, identity)
     return json_response(
-        JobWithRulesView(
-            **job_view(identity, found), rules=rules_view(rules), rules_raw=in_base64(encode(rules))
-        )
+        JobWithRulesView(**job_view(identity, found), rules=rules_view(rules), rules_raw=in_base64(encode(rules)))
     )
 
 

@@ -133,9 +133,7 @@ async def _serve(directory: Path) -> None:
         job = await host.train_one_round()
         found = job_of(host.node.store.state, job)
         assert found is not None
-        block = next(
-            each for each in host.node.store.blocks(1, host.server.api.executed_height) if each.body.batches
-        )
+        block = next(each for each in host.node.store.blocks(1, host.server.api.executed_height) if each.body.batches)
         receipt = await host.executed("creator", CreateJob(make_rules(name="another"), b""))
         known = {
             "url": host.url,

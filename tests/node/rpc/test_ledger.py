@@ -233,7 +233,12 @@ def test_an_account_shows_the_nonces_it_has_used() -> None:
         account = cluster.actor("creator").account.hex()
         fresh = await caller.get(f"/v1/accounts/{account}")
         assert fresh.json() == {
-            "id": account, "exists": False, "key": None, "floor": 0, "used": [], "next_nonce": 0,
+            "id": account,
+            "exists": False,
+            "key": None,
+            "floor": 0,
+            "used": [],
+            "next_nonce": 0,
         }
         await caller.submit(a_job(cluster), wait="executed")
         cluster.actor("creator").nonce = 5
