@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chain.block import HEADER_VERSION, Block, Header, block_digest, body_roots
+from chain.block import Block, block_digest, body_roots
 from chain.certificate import (
     Certificate,
     Finalize,
@@ -21,7 +21,7 @@ from chain.codec import CodecError, decode, encode
 from chain.genesis import Params
 from chain.keys import SigningKey
 from consensus.availability.guards import VOTE_AHEAD
-from consensus.beacon import beacon_seed, commitment, secret
+from consensus.beacon import beacon_seed
 from consensus.effects import ALL, Alarm, Misbehaviour, Now, Output, PeerUp, Received, Send, Tick
 from consensus.evidence import offence
 from consensus.lineage import Lineage
@@ -30,7 +30,8 @@ from consensus.ordering.blocktree import BlockTree
 from consensus.ordering.events import Convicted, EpochOver, Finalized, PayloadChanged
 from consensus.ordering.judging import judge, well_formed
 from consensus.ordering.ownvotes import OwnVotes
-from consensus.ordering.payload import Payload, Verdict
+from consensus.ordering.payload import Draft, Payload, Verdict
+from consensus.ordering.proposing import block_on
 from consensus.ordering.ranges import Covered, FalseRange, covered_rows
 from consensus.ordering.records import MARGIN_VIEWS, SILENT_FOR_EVER, Body, Held, Offence, OwnVote, SilentUntil
 from consensus.ordering.requests import Requests
@@ -558,40 +559,28 @@ class Ordering:
 
     def _publish(self, view: View, parent_view: int, lineage: Lineage) -> None:
         assert self._key is not None and self.me is not None
-        witnesses: tuple[bytes, ...] = ()
-        executed: Certificate | None = None
-        available: tuple[Certificate, ...] = ()
+        draft: Draft | None = None
         if lineage.next_set:
             block = self.tree.block(lineage.digest)
             assert block is not None, "an unfinal block is held"
         else:
             draft = self.payload.draft(lineage, self.tree.ancestry(lineage.digest))
-            witnesses, executed, available = draft.witnesses, draft.executed, draft.available
-            batch_root, item_root = body_roots(draft.body)
-            count = lineage.reveals[self.me].count
-            header = Header(
-                version=HEADER_VERSION,
-                chain=self.chain_id,
-                epoch=self.epoch,
-                height=lineage.height + 1,
-                view=view.number,
-                parent=lineage.digest,
-                log_root=lineage.log.root(),
-                batch_root=batch_root,
-                item_root=item_root,
-                executed_height=draft.executed_height,
-                executed_root=draft.executed_root,
-                time_ms=max(self._now.wall_ms, lineage.time_ms + self.params.min_block_interval_ms),
-                rules_version=self.params.rules_version,
-                reveal=secret(self._seed, self.chain_id, count),
-                commit=commitment(secret(self._seed, self.chain_id, count + 1)),
+            block = block_on(
+                lineage,
+                draft,
+                view.number,
+                self.me,
+                chain_id=self.chain_id,
+                seed=self._seed,
+                params=self.params,
                 next_set=self.payload.next_set(lineage, draft.executed_height),
+                wall_ms=self._now.wall_ms,
             )
-            block = Block(header, draft.body)
         identity = self.tree.add(block)
         subject = Notarize(view.number, parent_view, identity)
         vote = sign_vote(self._key, self.chain_id, VoteKind.NOTARIZE, self.epoch, encode(subject), self.me)
-        proposal = Proposal(vote, block, witnesses, executed, available)
+        beside = (draft.witnesses, draft.executed, draft.available) if draft is not None else ((), None, ())
+        proposal = Proposal(vote, block, *beside)
         view.proposal, view.proposed, view.slot = proposal, subject, Slot.VALID
         self.timing.saw(identity, self._now)
         self._out.persist.append(Body(block))
