@@ -22,7 +22,7 @@ from tests.simulation.jobs import Training
 from tests.simulation.loop import Crash, simulate
 from tests.simulation.outages import Plan, Ran, crash_by
 
-STRIDE = 9
+STRIDE = 13
 """Of the operations that the short form tries: a divisor of none of the node's own rhythms."""
 
 
@@ -96,8 +96,8 @@ def recoveries(first: int, survival: int = 0) -> list[Plan]:
     return [Plan(0, first, (again,), survival) for again in range(1, opened + RECOVERED)]
 
 
-def test_a_crash_at_every_operation_of_a_recovery_loses_nothing() -> None:
-    assert_survived(recoveries(operations_of(0) * 2 // 3))
+def test_a_crash_at_an_operation_of_a_recovery_loses_nothing() -> None:
+    assert_survived(recoveries(operations_of(0) * 2 // 3)[::2])
 
 
 def test_crash_after_crash_in_recovery_loses_nothing() -> None:

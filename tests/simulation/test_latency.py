@@ -182,3 +182,18 @@ def test_two_of_four_stopped_halt_the_chain_and_their_return_resumes_it() -> Non
         await assert_alive(cluster, number=0)
 
     run(4, Params(), play)
+
+
+def test_clocks_within_the_drift_cost_nothing_and_one_far_ahead_only_its_own_turns() -> None:
+    async def play(cluster: Exact) -> None:
+        for host, skew_ms in zip(cluster.hosts, (240, -240, 200, -200), strict=True):
+            host.machine.traits.skew_ms = skew_ms
+        await asyncio.sleep(5)
+        assert not any(node.replica.ordering.timing.reasons for node in cluster.running())
+        assert min(cluster.heights()) > 5_000 // 150
+        cluster.hosts[2].machine.traits.skew_ms = 60_000
+        await assert_alive(cluster, number=0, within=30)
+        cluster.hosts[2].machine.traits.skew_ms = -60_000
+        await assert_alive(cluster, number=10, within=30)
+
+    run(4, Params(), play)

@@ -12,7 +12,7 @@ from itertools import combinations
 import pytest
 
 from chain.certificate import Vote, VoteKind
-from chain.genesis import Params
+from chain.genesis import Params, SetChange
 from chain.hashing import Domain, signing_bytes
 from consensus.evidence import offence, view_of
 from consensus.messages import Channel, Proposal, ViewAnswer, from_frame, to_frame
@@ -21,7 +21,7 @@ from node.node import Node
 from node.ports import Peer
 from tests.fl.builders import signing_key
 from tests.simulation.claims import Promises, assert_alive, level, membership
-from tests.simulation.cluster import Cluster, Host, consensus_key, genesis_of
+from tests.simulation.cluster import Cluster, Host, consensus_key, genesis_of, validator
 from tests.simulation.loop import simulate
 from tests.simulation.outages import Plan, Ran, crash_by
 from tests.simulation.ports import Machine, Traits
@@ -70,11 +70,12 @@ def lose(host: Host, everything: bool) -> None:
         machine.kv.durable.clear()
 
 
-def play(
-    script: Callable[[Cluster, Said], Coroutine[None, None, None]], seed: int = 6, n: int = 4, **params: int
-) -> None:
+Script = Callable[[Cluster, Said], Coroutine[None, None, None]]
+
+
+def play(script: Script, seed: int = 6, n: int = 4, set_changes: tuple[SetChange, ...] = (), **params: int) -> None:
     async def main() -> None:
-        cluster = Cluster(genesis_of(n, Params(**params)), seed)
+        cluster = Cluster(genesis_of(n, Params(**params), set_changes=set_changes), seed)
         said = Said(consensus_key(LOST).public)
         cluster.network.tap(said.tap)
         await cluster.start()
@@ -86,6 +87,7 @@ def play(
 
 async def takes_part_again(cluster: Cluster, said: Said, since: float, number: int = 500) -> None:
     assert await cluster.until(lambda: cluster.hosts[LOST].up and bool(said.ordering(since)), within=30)
+    assert await cluster.until(lambda: cluster.node(LOST).replica.availability.room() > 0, within=15)
     await assert_alive(cluster, number)
     since = asyncio.get_running_loop().time()
     assert await cluster.until(lambda: bool(said.of(VoteKind.FINALIZE, since=since)), within=15)
@@ -151,7 +153,7 @@ def rejoin_after(operation: int, everything: bool) -> None:
 
 @pytest.mark.parametrize("everything", [False, True])
 def test_a_validator_that_lost_its_journal_never_contradicts_it(everything: bool) -> None:
-    for operation in range(11 if everything else 2, 160, 31):
+    for operation in range(11 if everything else 2, 160, 47):
         rejoin_after(operation, everything)
 
 
@@ -259,6 +261,27 @@ def test_rows_of_an_old_journal_do_not_hide_that_a_new_one_is_silent() -> None:
         await takes_part_again(cluster, said, asyncio.get_running_loop().time(), number=600)
 
     play(script, horizon=16)
+
+
+@pytest.mark.parametrize("away_seconds", [0.0, 0.3, 4.0])
+def test_a_journal_lost_at_the_end_of_an_epoch_is_rejoined_in_the_next(away_seconds: float) -> None:
+    due = 10
+
+    async def script(cluster: Cluster, said: Said) -> None:
+        load = asyncio.ensure_future(submit_for_ever(cluster))
+        assert await cluster.until(lambda: max(cluster.heights()) >= due, within=30, step=0.01)
+        host = cluster.hosts[LOST]
+        host.machine.crash()
+        lose(host, everything=False)
+        await asyncio.sleep(away_seconds)
+        back = asyncio.get_running_loop().time()
+        await host.live(cluster.genesis, rejoin=True)
+        assert await cluster.until(lambda: all(n.replica.validators.epoch == 1 for n in cluster.running()), within=20)
+        load.cancel()
+        await takes_part_again(cluster, said, back)
+        assert {vote.epoch for vote in said.ordering(since=back)} == {1}
+
+    play(script, set_changes=(SetChange(due, tuple(validator(index) for index in range(4))),))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
