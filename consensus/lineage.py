@@ -44,6 +44,11 @@ class Lineage:
     """Heights of the newest batch-carrying blocks, at most the execution window of them."""
 
 
+def first_leader(validators: ValidatorSet) -> int:
+    """Who would lead view 0: leaders go by turns from a place that the set itself draws."""
+    return int.from_bytes(validators.digest()[:8], "big") % validators.n
+
+
 def genesis_lineage(genesis: Genesis, validators: ValidatorSet) -> Lineage:
     header = genesis_header(genesis)
     identity = block_digest(header)

@@ -14,7 +14,7 @@ from chain.codec import decode
 from chain.genesis import Genesis, genesis_header
 from chain.log import EMPTY, append, leaf_digest
 from chain.tree import StateTree
-from consensus.lineage import Lineage, unexecuted_loads
+from consensus.lineage import Lineage, first_leader, unexecuted_loads
 from consensus.replica import ChainExecuted
 from fl.execution import AggregationTask, BlockInput, BlockOutcome
 from fl.machine import execute_block, genesis_state, wants_block_at
@@ -138,7 +138,6 @@ class Executor:
     def _input(self, final: FinalBlock, bodies: tuple[tuple[bytes, tuple[bytes, ...]], ...]) -> BlockInput:
         header, lineage, params = final.block.header, final.lineage, self._params
         loads = unexecuted_loads(lineage, header.executed_height) - bool(bodies)
-        first = int.from_bytes(final.validators.digest()[:8], "big")
         return BlockInput(
             chain_id=self._chain_id,
             params=params,
@@ -146,7 +145,7 @@ class Executor:
             digest=lineage.digest,
             time_ms=header.time_ms,
             epoch=header.epoch,
-            proposer=(first + header.view) % final.validators.n,
+            proposer=(first_leader(final.validators) + header.view) % final.validators.n,
             f=final.validators.f,
             within_window=loads < params.execution_window,
             beacon=lineage.beacon,

@@ -24,8 +24,9 @@ from consensus.availability.guards import VOTE_AHEAD
 from consensus.beacon import beacon_seed
 from consensus.effects import ALL, Alarm, Misbehaviour, Now, Output, PeerUp, Received, Send, Tick
 from consensus.evidence import offence
-from consensus.lineage import Lineage
+from consensus.lineage import Lineage, first_leader
 from consensus.messages import BlockAnswer, FetchBlock, FetchCertificate, Proposal, RangeAnswer
+from consensus.ordering.answers import Answers
 from consensus.ordering.blocktree import BlockTree
 from consensus.ordering.events import Convicted, EpochOver, Finalized, PayloadChanged
 from consensus.ordering.judging import judge, well_formed
@@ -41,7 +42,6 @@ from consensus.ordering.views import RETAINED, Views
 
 GREETING_LIMIT = 256
 """Messages that a peer is sent on a new link, and all peers at a standstill, at most."""
-ANSWER_EVERY_MS = 200
 
 _SUBJECT = {VoteKind.NOTARIZE: Notarize, VoteKind.NULLIFY: Nullify, VoteKind.FINALIZE: Finalize}
 ORDERING_KINDS = frozenset(_SUBJECT)
@@ -73,9 +73,8 @@ class Ordering:
         self.params = params
         self.payload = payload
         n = validators.n
-        first_leader = int.from_bytes(validators.digest()[:8], "big") % n
         # A creator may be ahead of its voters: its batch may be ordered below the height that it was made at.
-        self.tree = BlockTree(root, n, first_leader, params.execution_window, params.horizon + VOTE_AHEAD)
+        self.tree = BlockTree(root, n, first_leader(validators), params.execution_window, params.horizon + VOTE_AHEAD)
         if previous is not None:
             self.tree.inherit(previous)
         self._book = Views(self.tree.leader, root.digest)
@@ -85,7 +84,7 @@ class Ordering:
         self.timing = Timing(params, n, validators.f)
         self._own = OwnVotes(self.epoch, me)
         self._offenders: set[int] = set()
-        self._answered_ms: dict[int, int] = {}
+        self._answers = Answers(self._book)
         self._now = Now(0, 0)
         self._out = Output()
         self._replaying = False
@@ -177,11 +176,10 @@ class Ordering:
             case Certificate():
                 self._certificate(peer, message)
             case FetchCertificate(epoch, view, kind):
-                self._serve_certificate(peer, epoch, view, kind)
+                self._tell(peer, self._book.what_ended(view, kind) if epoch == self.epoch else None)
             case FetchBlock(identity):
                 block = self.tree.block(identity)
-                if block is not None:
-                    self._out.send.append(Send(peer, BlockAnswer(block)))
+                self._tell(peer, BlockAnswer(block) if block is not None else None)
             case BlockAnswer(block):
                 self._body(block)
             case RangeAnswer():
@@ -191,6 +189,16 @@ class Ordering:
 
     def _blame(self, peer: int, reason: str) -> None:
         self._out.events.append(Misbehaviour(peer, reason))
+
+    def _tell(self, peer: int, answer: object | None) -> None:
+        self._out.send += [Send(peer, answer)] if answer is not None else []
+
+    def _view_named(self, peer: int, statement: Vote | Certificate) -> int | None:
+        try:
+            return subject_of(statement.kind, statement.subject).view
+        except CodecError:
+            self._blame(peer, "a statement that cannot be read")
+            return None
 
     def _proposal(self, peer: int, proposal: Proposal) -> None:
         vote = proposal.vote
@@ -235,13 +243,10 @@ class Ordering:
     def _vote(self, peer: int, vote: Vote) -> None:
         if vote.epoch != self.epoch or vote.kind not in ORDERING_KINDS:
             return
-        try:
-            number = subject_of(vote.kind, vote.subject).view
-        except CodecError:
-            self._blame(peer, "undecodable vote")
+        number = self._view_named(peer, vote)
+        if number is None:
             return
-        if number < self.view:
-            self._answer_straggler(peer, vote.kind, number)
+        self._tell(peer, self._answers.to_straggler(peer, vote.kind, number, self._now.mono_ms))
         if not self._book.within(number) or vote.signer >= self.validators.n:
             return
         view = self._book.at(number)
@@ -258,29 +263,11 @@ class Ordering:
         if number > self.silent_until:
             self._out.events.append(self._own.alarm(number))
 
-    def _answer_straggler(self, peer: int, kind: int, number: int) -> None:
-        stuck = kind == VoteKind.NULLIFY or number + 2 <= self.view
-        if not stuck or self._now.mono_ms - self._answered_ms.get(peer, -ANSWER_EVERY_MS) < ANSWER_EVERY_MS:
-            return
-        if kind == VoteKind.FINALIZE and number > self.final_view:
-            return
-        self._answered_ms[peer] = self._now.mono_ms
-        self._serve_certificate(peer, self.epoch, number, VoteKind.NULLIFY)
-
-    def _serve_certificate(self, peer: int, epoch: int, number: int, kind: int) -> None:
-        held = self._book.what_ended(number, kind) if epoch == self.epoch else None
-        if held is not None:
-            self._out.send.append(Send(peer, held))
-
     def _certificate(self, peer: int, certificate: Certificate) -> None:
         if certificate.epoch != self.epoch or certificate.kind not in ORDERING_KINDS:
             return
-        try:
-            number = subject_of(certificate.kind, certificate.subject).view
-        except CodecError:
-            self._blame(peer, "undecodable certificate")
-            return
-        if number <= self.final_view:
+        number = self._view_named(peer, certificate)
+        if number is None or number <= self.final_view:
             return
         view = self.views.get(number)
         if view is not None and certificate.kind in view.certificates:
