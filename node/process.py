@@ -10,6 +10,7 @@ it: what `kill -9` leaves behind is what a start has to cope with anyway.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -164,6 +165,9 @@ class _Process:
                 addresses=self._addresses,
                 check_kernels=check_golden,
             )
+            # What has been loaded stays for good; the collector need not walk it while messages wait.
+            gc.collect()
+            gc.freeze()
             server = await _serving(node, config)
             try:
                 log.info(
