@@ -16,7 +16,7 @@ from chain.genesis import Params, SetChange
 from chain.hashing import Domain, signing_bytes
 from consensus.evidence import offence, view_of
 from consensus.messages import Channel, Proposal, ViewAnswer, from_frame, to_frame
-from node.datadir import CannotRejoin, create
+from node.datadir import CannotRejoin, create, owner_of
 from node.node import Node
 from node.ports import Peer
 from tests.fl.builders import signing_key
@@ -162,6 +162,44 @@ def test_a_validator_that_lost_its_journal_never_contradicts_it(everything: bool
 def test_a_journal_may_be_lost_at_any_operation(everything: bool) -> None:
     for operation in range(1, 200, 3):
         rejoin_after(operation, everything)
+
+
+def interrupted_rejoin(operation: int) -> bool:
+    """The power fails at this operation of a rejoining, which the operator then begins anew; False if it is over by
+    then."""
+    interrupted = False
+
+    async def script(cluster: Cluster, said: Said) -> None:
+        nonlocal interrupted
+        host = cluster.hosts[LOST]
+        host.machine.crash()
+        lose(host, everything=False)
+        ran, gone = Ran(), asyncio.Event()
+        crash_by(Plan(LOST, host.machine.operations + operation, survival=operation), cluster, ran)
+        host.machine.on_crash = gone.set
+        back = asyncio.get_running_loop().time()
+        await host.live(cluster.genesis, rejoin=True)
+        assert await cluster.until(lambda: host.up or gone.is_set(), within=5)
+        interrupted = gone.is_set()
+        host.machine.on_operation = None
+        if interrupted:
+            owner = owner_of(host.machine.boot().disk)
+            host.machine.kill()
+            done = owner is not None and owner.rejoining and owner.complete
+            await host.live(cluster.genesis, rejoin=not done)
+        assert await cluster.until(lambda: host.up, within=5)
+        assert cluster.node(LOST).replica.silent
+        await takes_part_again(cluster, said, back)
+
+    play(script)
+    return interrupted
+
+
+def test_a_rejoining_that_was_cut_short_is_begun_anew() -> None:
+    operation = 1
+    while interrupted_rejoin(operation):
+        operation += 1
+    assert operation > 10
 
 
 def test_a_rejoining_validator_promises_nothing_before_it_holds_what_it_promised() -> None:
