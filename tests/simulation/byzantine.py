@@ -219,8 +219,9 @@ class Adversary:
             return {peer: [other] for peer in others}
         half = set(self._some())
         plan = {peer: [other] if peer in half else [proposal] for peer in others}
+        both = self.chance.choice((0.0, 0.3, 1.0))
         for peer in others:
-            if self.chance.random() < 0.15:
+            if self.chance.random() < both:
                 plan[peer] = [proposal, other] if self.chance.random() < 0.5 else [other, proposal]
         return plan
 

@@ -190,7 +190,11 @@ def _own_votes_forgotten() -> AbstractContextManager[object]:
 
 
 def _nothing_said_again() -> AbstractContextManager[object]:
-    return _replaced((Ordering, "_remind", lambda self: None), (Ordering, "_say_all", lambda self, peer: None))
+    def remind(self: Ordering) -> None:
+        self.timing.resend_due(self._now)
+        self.timing.standstill_due(self._now)
+
+    return _replaced((Ordering, "_remind", remind), (Ordering, "_say_all", lambda self, peer: None))
 
 
 # Certificates and availability

@@ -7,7 +7,7 @@ absence (swarm testing).
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from chain.genesis import Params, check_params
@@ -60,8 +60,22 @@ class Vice(StrEnum):
     TWIN = "twins"
 
 
+GRAVE = (
+    Vice.EQUIVOCATE,
+    Vice.DOUBLE_VOTE,
+    Vice.NULLIFY_AND_FINALIZE,
+    Vice.NAME_UNCHECKED,
+    Vice.NAME_STALE,
+    Vice.WRONG_PARENT,
+    Vice.RUSH_FORK,
+    Vice.TWIN,
+)
+"""Those that would fork the chain, or order what nobody checked, if honest validators were less careful."""
 LOUD = (Vice.FORGE, Vice.GARBAGE, Vice.BAD_BATCH)
 """Each act of these costs the link to whoever receives it, so a validator with them can do little else."""
+
+
+WITHOUT_OUTAGES = (Feature.DUPLICATION, Feature.REORDERING, Feature.SLOW_NODES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +124,8 @@ def draw(seed: int) -> Scenario:
         else:
             rotten = index
     params = _params(chance, n)
-    check_params(params, n)
     low, high = _SECONDS[n]
-    return Scenario(
+    scenario = Scenario(
         seed=seed,
         n=n,
         params=params,
@@ -123,6 +136,30 @@ def draw(seed: int) -> Scenario:
         rotten=rotten,
         trainers=chance.choice((2, 3, 4)),
     )
+    haste = drawn_from(seed, "haste")
+    if n == 4 and haste.random() < 0.1:
+        scenario = _hasty(scenario, haste)
+    check_params(scenario.params, n)
+    return scenario
+
+
+def _hasty(scenario: Scenario, chance: random.Random) -> Scenario:
+    """Blocks without pause, so many that batches expire. Then an outage would be longer than a batch lives, and what
+    was acknowledged could not outlive it: these seeds have no outages."""
+    return replace(
+        scenario,
+        params=replace(
+            scenario.params,
+            min_block_interval_ms=50,
+            heartbeat_ms=50,
+            horizon=32,
+            execution_window=16,
+        ),
+        seconds=round(chance.uniform(6.0, 12.0), 1),
+        features=tuple(feature for feature in scenario.features if feature in WITHOUT_OUTAGES),
+        byzantine=tuple((index, (*vices, Vice.NAME_STALE)) for index, vices in scenario.byzantine),
+        doomed=(),
+    )
 
 
 def _faulty(chance: random.Random, n: int) -> list[int]:
@@ -132,9 +169,9 @@ def _faulty(chance: random.Random, n: int) -> list[int]:
 
 
 def _vices(chance: random.Random) -> tuple[Vice, ...]:
-    count = chance.choice((1, 2, 3, 4))
     quiet = [vice for vice in Vice if vice not in LOUD]
-    chosen = set(chance.sample(quiet, count))
+    chosen = set(chance.sample(quiet, chance.choice((0, 1, 3, 5))))
+    chosen.add(chance.choice(GRAVE))
     if chance.random() < 0.3:
         chosen.add(chance.choice(LOUD))
     return tuple(vice for vice in Vice if vice in chosen)
