@@ -22,7 +22,7 @@ from tests.simulation.jobs import Training
 from tests.simulation.loop import Crash, simulate
 from tests.simulation.outages import Plan, Ran, crash_by
 
-STRIDE = 13
+STRIDE = 17
 """Of the operations that the short form tries: a divisor of none of the node's own rhythms."""
 
 

@@ -87,7 +87,7 @@ def play(script: Script, seed: int = 6, n: int = 4, set_changes: tuple[SetChange
 
 async def takes_part_again(cluster: Cluster, said: Said, since: float, number: int = 500) -> None:
     assert await cluster.until(lambda: cluster.hosts[LOST].up and bool(said.ordering(since)), within=30)
-    assert await cluster.until(lambda: cluster.node(LOST).replica.availability.room() > 0, within=15)
+    assert await cluster.until(lambda: cluster.node(LOST).replica.availability.room() > 0, within=40)
     await assert_alive(cluster, number)
     since = asyncio.get_running_loop().time()
     assert await cluster.until(lambda: bool(said.of(VoteKind.FINALIZE, since=since)), within=15)
@@ -195,11 +195,20 @@ def interrupted_rejoin(operation: int) -> bool:
     return interrupted
 
 
-def test_a_rejoining_that_was_cut_short_is_begun_anew() -> None:
+def interrupt_rejoins(stride: int) -> None:
     operation = 1
     while interrupted_rejoin(operation):
-        operation += 1
+        operation += stride
     assert operation > 10
+
+
+def test_a_rejoining_that_was_cut_short_is_begun_anew() -> None:
+    interrupt_rejoins(stride=3)
+
+
+@pytest.mark.nightly
+def test_a_rejoining_may_be_cut_short_at_every_operation() -> None:
+    interrupt_rejoins(stride=1)
 
 
 def test_a_rejoining_validator_promises_nothing_before_it_holds_what_it_promised() -> None:
@@ -242,7 +251,7 @@ async def submit_for_ever(cluster: Cluster) -> None:
             work.append(
                 asyncio.ensure_future(cluster.submit(host.index, cluster.sign("registrar", membership(number))))
             )
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.05)
 
 
 def held_by(node: Node) -> set[bytes]:
