@@ -151,6 +151,9 @@ class Wire:
             return
         if not self._signature_holds(validators, vote.kind, vote.subject, vote.signer, vote.signature):
             self._findings.report(f"n{sender} sent a vote with a bad signature")
+        if vote.signer != sender:
+            # A peer's vote given back to it, which may be a liar's: the sender says nothing by it.
+            return
         if vote.kind in (VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE):
             self._ordering_vote(vote)
         else:
