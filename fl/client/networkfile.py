@@ -114,4 +114,4 @@ def _validator(fields: dict[str, Any]) -> Validator:
 
 def _quoted(text: str) -> str:
     # A JSON string is a TOML basic string; only DEL is escaped in one and not in the other.
-    return json.dumps(text).replace("\x7f", "\\u007f")
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
