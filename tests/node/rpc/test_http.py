@@ -343,7 +343,7 @@ def test_clients_behind_one_ipv6_network_count_as_one() -> None:
 async def test_every_answer_has_an_id_and_the_log_has_it_without_bodies(
     host: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "quorate.rpc")
+    caplog.set_level(logging.DEBUG, "quorate.rpc")
     async with host() as node, wire(node) as one:
         secret = b"\xc4\x06SECRET"
         one.send(post(1 + len(secret)) + b"\x91" + secret)
