@@ -12,9 +12,7 @@ _WIDE_BYTES = 16
 NO_SUM = MetricSum(bytes(_WIDE_BYTES), 0, 0)
 
 
-def with_values(
-    sums: tuple[MetricSum, ...], values: tuple[int, ...], examples: int
-) -> tuple[MetricSum, ...]:
+def with_values(sums: tuple[MetricSum, ...], values: tuple[int, ...], examples: int) -> tuple[MetricSum, ...]:
     """At most 2^17 updates of at most 2^32 examples: 112 bits hold the sum of products."""
     return tuple(_with_value(each, value, examples) for each, value in zip(sums, values, strict=True))
 

@@ -184,9 +184,7 @@ def open_round(execution: Execution, job_id: bytes, job: Job, rules: JobRules) -
         means=(),
     )
     execution.state.put(round_key(job_id, number), opened)
-    execution.state.put(
-        job_key(job_id), replace(job, status=JobStatus.RUNNING, round=number, opens_ms=NEVER)
-    )
+    execution.state.put(job_key(job_id), replace(job, status=JobStatus.RUNNING, round=number, opens_ms=NEVER))
     execution.event(EventKind.ROUND_OPENED, job_id, number, subject=job.model, value=job.members)
 
 
@@ -233,9 +231,7 @@ def fail_round_and_go_on(
         execution.event(EventKind.JOB_PAUSED, job_id, current.number, code=code, value=failed)
 
 
-def close_round(
-    execution: Execution, job_id: bytes, job: Job, rules: JobRules, current: Round, result: Result
-) -> None:
+def close_round(execution: Execution, job_id: bytes, job: Job, rules: JobRules, current: Round, result: Result) -> None:
     block = execution.block
     closed = replace(
         current,

@@ -70,9 +70,7 @@ def check_rules(rules: JobRules, params: Params) -> None:
         raise Refused("BAD_NAME")
     for field, offered in _OFFERED.items():
         if (given := getattr(rules, field)) not in offered:
-            raise Refused(
-                "NOT_SUPPORTED", f"The {field} {given!r} is not offered; there is: {', '.join(offered)}."
-            )
+            raise Refused("NOT_SUPPORTED", f"The {field} {given!r} is not offered; there is: {', '.join(offered)}.")
     for failed, sentence in _complaints(rules):
         if failed:
             raise Refused("BAD_RULES", sentence)
@@ -95,9 +93,7 @@ def _check_sizes(rules: JobRules, params: Params) -> None:
     check_schema(rules.schema, params.job_parameters)
     update_bytes = payload_bytes(rules.schema, rules.encoding, _ANY_HEX, 2**64 - 1, _ANY_HEX)
     if update_bytes > params.inline_bytes:
-        raise Refused(
-            "OVERSIZE", f"An update would take {update_bytes} bytes; inline go {params.inline_bytes}."
-        )
+        raise Refused("OVERSIZE", f"An update would take {update_bytes} bytes; inline go {params.inline_bytes}.")
     model_bytes = model_form(rules.schema).size_bytes
     if model_bytes > LEAF_BYTES:
         raise Refused("OVERSIZE", f"A model would take {model_bytes} bytes; {LEAF_BYTES} are possible.")

@@ -76,9 +76,7 @@ def _advance_round(execution: Execution, job_id: bytes, job: Job, rules: JobRule
         _advance_collecting(execution, job_id, job, rules, current)
 
 
-def _advance_collecting(
-    execution: Execution, job_id: bytes, job: Job, rules: JobRules, current: Round
-) -> None:
+def _advance_collecting(execution: Execution, job_id: bytes, job: Job, rules: JobRules, current: Round) -> None:
     key = round_key(job_id, current.number)
     if current.updates.size >= min(current.cohort, rules.maximum):
         _decide(execution, job_id, job, rules, current)

@@ -178,9 +178,7 @@ class Ledger:
             f=self.f,
             within_window=within_window,
             beacon=sha256(b"beacon/%d" % height).digest(),
-            batches=tuple(
-                (sha256(b"batch/%d/%d" % (height, at)).digest(), each) for at, each in enumerate(contents)
-            ),
+            batches=tuple((sha256(b"batch/%d/%d" % (height, at)).digest(), each) for at, each in enumerate(contents)),
             items=tuple(items),
         )
 
@@ -217,9 +215,7 @@ class Ledger:
         return next((receipt.status for receipt in made if receipt.index == index), None)
 
     def check(self, data: bytes) -> Checked:
-        return check_transaction(
-            data, self.chain_id, self.genesis.params, lambda job: rules_of(self.state.get, job)
-        )
+        return check_transaction(data, self.chain_id, self.genesis.params, lambda job: rules_of(self.state.get, job))
 
     def account(self, account: bytes) -> Account | None:
         return read_record(self.state.get, Account, account_key(account))
@@ -302,9 +298,7 @@ class Running:
         rules, state = self.ledger.rules(self.job), self.ledger.job(self.job)
         round = changes.get("round", state.round)
         delta = {
-            spec.name: np.full(spec.shape, value, np.float32)
-            for spec in rules.schema.tensors
-            if spec.role == AVERAGED
+            spec.name: np.full(spec.shape, value, np.float32) for spec in rules.schema.tensors if spec.role == AVERAGED
         }
         payload = changes.get("payload") or encode_update(
             rules.schema, rules.encoding, rules.range_bits, self.job_hex, round, trainer.account.hex(), delta

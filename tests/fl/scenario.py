@@ -48,9 +48,7 @@ class Play:
 
     def block(self) -> None:
         draw = self.draw
-        batches = tuple(
-            tuple(self.transaction() for _ in range(draw.randint(1, 8))) for _ in range(draw.randint(0, 3))
-        )
+        batches = tuple(tuple(self.transaction() for _ in range(draw.randint(1, 8))) for _ in range(draw.randint(0, 3)))
         if draw.random() < 0.01:
             self.ledger.epoch += 1
         self.ledger.block(
@@ -250,9 +248,7 @@ def _check_job(chain: Ledger, job: bytes) -> None:
 
 def round_count(chain: Ledger, phase: Phase) -> int:
     return sum(
-        decode(Round, value, 2**20).phase == phase
-        for key, value in chain.state.items()
-        if key.startswith(b"round/")
+        decode(Round, value, 2**20).phase == phase for key, value in chain.state.items() if key.startswith(b"round/")
     )
 
 

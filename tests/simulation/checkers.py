@@ -374,9 +374,7 @@ def on_platter(files: Iterable[bytearray], needle: bytes) -> bool:
     return any(data.rfind(needle, max(0, len(data) - _NEAR_BYTES)) >= 0 or data.find(needle) >= 0 for data in files)
 
 
-def check_durable(
-    who: str, index: int, message: object, platter: Platter, wire: Wire, findings: Findings
-) -> None:
+def check_durable(who: str, index: int, message: object, platter: Platter, wire: Wire, findings: Findings) -> None:
     """Of what a node says in its own name; a peer's votes that it gives back to that peer bind nobody."""
     match message:
         case Vote(kind, _, subject, signer, signature) if signer == index:

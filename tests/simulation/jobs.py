@@ -93,9 +93,7 @@ class Training:
         """Numbers that differ by trainer and round, and repeat when the same is asked again."""
         account = self.cluster.actor(name).account.hex()
         source = np.random.default_rng([number, place])
-        delta = {
-            spec.name: source.normal(0, 0.1, spec.shape).astype(np.float32) for spec in self.rules.schema.tensors
-        }
+        delta = {spec.name: source.normal(0, 0.1, spec.shape).astype(np.float32) for spec in self.rules.schema.tensors}
         rules = self.rules
         payload = encode_update(rules.schema, rules.encoding, rules.range_bits, self.id.hex(), number, account, delta)
         examples = 10 + place * 7
@@ -136,5 +134,3 @@ class Training:
             ]
             new[tensor] = np.array(flat, np.float32).reshape(values.shape)
         return raw_cid(build_model(rules.schema, new))
-
-
