@@ -381,7 +381,8 @@ class Ordering:
         view.notarized = subject
         if view.proposed is not None and view.proposed != subject:
             view.equivocated = True
-        if not self._replaying and can_finalize(view, self.final_view, self.silent_until):
+        may_vote = self.me is not None and not self._replaying
+        if may_vote and can_finalize(view, self.final_view, self.silent_until):
             self._cast(view, VoteKind.FINALIZE, encode(Finalize(view.number, subject.block)))
 
     def _on_finalization(self, view: View, subject: Finalize, certificate: Certificate) -> None:

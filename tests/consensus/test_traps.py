@@ -24,7 +24,9 @@ from chain.codec import decode, encode
 from chain.genesis import Params
 from consensus.attestation import ROUNDS_KEPT, Attestation, ResultCertified, RoundComputed
 from consensus.effects import Alarm, Misbehaviour, Received, Tick
+from consensus.lineage import genesis_lineage
 from consensus.messages import FetchBlock, FetchCertificate, FinalBlock, Proposal, RangeAnswer
+from consensus.ordering.core import Ordering
 from consensus.ordering.events import Convicted, EpochOver
 from consensus.ordering.payload import Verdict
 from consensus.ordering.records import SILENT_FOR_EVER, Held, Offence, OwnVote, SilentUntil
@@ -428,3 +430,17 @@ def test_skew_within_the_drift_costs_nothing() -> None:
     net.assert_agreement()
     assert not any(core.timing.reasons for core in net.cores)
     assert min(net.heights()) > 45
+
+
+def test_a_node_outside_the_set_follows_and_casts_no_vote() -> None:
+    net = Bare(4, FAST)
+    net.run(100)
+    root = genesis_lineage(net.genesis, net.validators)
+    watcher = Ordering(net.genesis.chain_id, net.validators, None, None, net.genesis.params, root, net.payloads[0])
+    proposals = [view.proposal for core in net.cores for view in core.views.values() if view.proposal is not None]
+    votes = [each.vote for index in range(4) for each in net.journals[index].records if isinstance(each, OwnVote)]
+    held = [each.certificate for index in range(4) for each in net.journals[index].records if isinstance(each, Held)]
+    for message in (*proposals, *votes, *held):
+        out = watcher.step(net.now(0), Received(0, message))
+        assert not any(isinstance(record, OwnVote) for record in out.persist)
+    assert watcher.view > 1

@@ -25,6 +25,7 @@ from node.ports import Channel, Peer
 from tests.simulation.claims import Promises, assert_alive, assert_one_history, level, membership
 from tests.simulation.cluster import Cluster, genesis_of, validator
 from tests.simulation.loop import simulate
+from tests.simulation.network import Conditions
 from tests.simulation.outages import Plan, Ran, crash_by
 
 DUE = 12
@@ -108,6 +109,7 @@ def play(
     extra: int = 1,
     seed: int = 3,
     every_ms: float = 60,
+    conditions: Conditions | None = None,
 ) -> int:
     """All machines run from the start, under load, until the last set is in office; then the claims.
 
@@ -116,7 +118,7 @@ def play(
     handed_on: list[bytes] = []
 
     async def main() -> None:
-        cluster = Cluster(genesis_of(n, set_changes=changes), seed, extra=extra)
+        cluster = Cluster(genesis_of(n, set_changes=changes), seed, conditions, extra=extra)
         promises = Promises(cluster)
         await cluster.start()
         load = Load(cluster, every_ms)
@@ -149,18 +151,15 @@ def play(
 
 
 def state(cluster: Cluster) -> str:
-    return repr(
-        [
-            (
-                host.index,
-                node.replica.validators.epoch,
-                node.replica.ordering.view,
-                node.executor.executed.lineage.height,
-            )
-            for host in cluster.hosts
-            if (node := host.node) is not None
-        ]
-    )
+    """Of each host: epoch, view and executed height, or why its node stopped."""
+    lines = []
+    for host in cluster.hosts:
+        if (node := host.node) is not None:
+            replica, height = node.replica, node.executor.executed.lineage.height
+            lines.append(f"n{host.index}: {replica.validators.epoch} {replica.ordering.view} {height}")
+        else:
+            lines.append(f"n{host.index}: {host.failures}")
+    return ", ".join(lines)
 
 
 def test_a_validator_is_replaced() -> None:
@@ -299,3 +298,26 @@ def test_all_crash_as_the_last_block_becomes_final() -> None:
             await host.live(cluster.genesis)
 
     play((SetChange(DUE, members(0, 1, 2, 4)),), script)
+
+
+@pytest.mark.parametrize(("n", "members_after"), [(1, (0, 1, 2, 3)), (4, (2,)), (3, (0, 1, 2, 3)), (2, (1, 2, 3))])
+def test_small_sets_grow_and_shrink(n: int, members_after: tuple[int, ...]) -> None:
+    play((SetChange(DUE, members(*members_after)),), n=n, extra=4 - n)
+
+
+BAD_LINKS = Conditions(delay_ms=20.0, jitter_ms=40.0, loss=0.05, duplicate=0.05, reorder=0.2)
+
+
+def hand_over_on_bad_links(seed: int) -> None:
+    changes = (SetChange(DUE, members(0, 1, 2, 4)), SetChange(DUE + 20, members(2, 4, 5, 6)))
+    play(changes, extra=3, seed=seed, conditions=BAD_LINKS)
+
+
+def test_two_hand_overs_on_bad_links() -> None:
+    hand_over_on_bad_links(1)
+
+
+@pytest.mark.nightly
+def test_many_hand_overs_on_bad_links() -> None:
+    for seed in range(2, 40):
+        hand_over_on_bad_links(seed)
