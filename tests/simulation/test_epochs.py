@@ -321,3 +321,7 @@ def test_two_hand_overs_on_bad_links() -> None:
 def test_many_hand_overs_on_bad_links() -> None:
     for seed in range(2, 40):
         hand_over_on_bad_links(seed)
+
+
+def test_an_idle_chain_hands_over_too() -> None:
+    play((SetChange(2, members(0, 1, 2, 4)), SetChange(3, members(1, 2, 4, 5))), extra=2, every_ms=1e9)
