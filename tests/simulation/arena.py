@@ -45,7 +45,7 @@ class Watched(Node):
         if isinstance(ack, Finalized):
             arena.chain.final(name, [block for block, _ in ack.blocks], ack.certificate)
         elif isinstance(ack, Acknowledged):
-            if ack.batch not in arena.wire.available:
+            if arena.direct and ack.batch not in arena.wire.available:
                 arena.findings.report(f"{name} acknowledged transactions before their batch was certified")
             arena.findings.counts["promises"] += len(ack.ids)
             arena.on_promise(self.station)
@@ -109,8 +109,10 @@ class Station(Host):
 class Arena(Cluster):
     hosts: list[Station]  # type: ignore[assignment]
 
-    def __init__(self, scenario: Scenario, conditions: Conditions) -> None:
+    def __init__(self, scenario: Scenario, conditions: Conditions, direct: bool = True) -> None:
+        """`direct` asks of each frame as it leaves whether it may; otherwise only what comes of it counts."""
         self.scenario = scenario
+        self.direct = direct
         liars = dict(scenario.byzantine)
         self.twins = [index for index, vices in scenario.byzantine if Vice.TWIN in vices]
         self._liars = liars
@@ -169,7 +171,8 @@ class Arena(Cluster):
             names = sorted((name for name in disk.durable if name.startswith(prefix)), reverse=True)
             return [disk.durable[name].durable for name in names]
 
-        check_durable(station.machine.name, station.index, message, platter, self.wire, self.findings)
+        if self.direct:
+            check_durable(station.machine.name, station.index, message, platter, self.wire, self.findings)
         for tell in self.on_sent:
             tell(station, message)
 

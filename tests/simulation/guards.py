@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 from chain.certificate import Available, Certificate, Nullify, ValidatorSet, Vote, VoteKind
@@ -33,6 +33,7 @@ from fl.records import Account
 from fl.tensors.grid import Grid
 from node.checking import BatchChecks
 from node.node import Node
+from node.ports import DiskFailure
 
 Breaking = Callable[[], AbstractContextManager[object]]
 
@@ -141,9 +142,10 @@ def _quorum_minus_one() -> AbstractContextManager[object]:
 
 
 async def _durable_soon(node: Node, batches: int, journal: int) -> None:
-    await node.batches.log.durable(batches)
-    node.batches.settle()
-    await node.journal.durable(journal)
+    with suppress(DiskFailure):
+        await node.batches.log.durable(batches)
+        node.batches.settle()
+        await node.journal.durable(journal)
 
 
 def _vote_before_fsync() -> AbstractContextManager[object]:

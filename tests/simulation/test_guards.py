@@ -43,3 +43,20 @@ def test_a_broken_guard_is_found_out_and_a_whole_one_is_not(name: str) -> None:
 @pytest.mark.parametrize("name", GUARDS)
 def test_the_known_seed_is_the_first_to_find_a_guard(name: str) -> None:
     assert _first_to_notice(name, range(1, SEARCHED + 1)) == GUARDS[name].seed
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vote before fsync",
+        "body not durable",
+        "certificate not durable",
+        "availability vote before durability",
+        "acknowledgement before certificate",
+        "own votes not restored",
+    ],
+)
+def test_what_comes_of_a_lost_promise_is_found_without_looking_at_disks(name: str) -> None:
+    with broken(name):
+        assert any(not run_seed(seed, direct=False).passed for seed in range(1, SEARCHED + 1))
