@@ -129,12 +129,12 @@ class Faults:
         """Its node stopped because of its disk; somebody will look after it."""
         asyncio.get_running_loop().call_later(self.chance.uniform(0.5, 3.0), self._mend, host)
 
-    @staticmethod
-    def _mend(host: Station) -> None:
+    def _mend(self, host: Station) -> None:
         traits = host.machine.traits
         traits.capacity_bytes = None
         traits.failing.clear()
-        if host.machine.running and host.node is None:
+        # Once all is mended nobody is revived any more, and a node without a face is one that is starting.
+        if host.machine.running and host.node is None and not self.over:
             host.machine.kill()
 
     # Machines
