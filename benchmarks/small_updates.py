@@ -57,7 +57,11 @@ SHARES = (
     ("aggregation", ("fl/aggregation.py", "fl/kernels")),
     ("checks", ("fl/check.py", "fl/tensors/", "node/admission.py")),
     ("ordering and availability", ("consensus/",)),
+    ("node", ("/node/",)),
+    ("event loop, TLS, sockets", ("asyncio/runners.py",)),
 )
+IDLE = ("_worker (", "Condition.wait (", "wait (")
+"""How the innermost frame of a thread that waits for work begins."""
 
 
 class Sender:
@@ -169,6 +173,8 @@ def profile_of(stacks: str) -> dict[str, float]:
     for line in stacks.splitlines():
         path, _, count = line.rpartition(" ")
         frames = path.split(";")[::-1]
+        if frames[0].startswith(IDLE):
+            continue
         counted[next((found for frame in frames if (found := _share(frame))), "other")] += int(count)
     whole = sum(counted.values()) or 1
     return {name: round(count / whole, 3) for name, count in counted.most_common()}
