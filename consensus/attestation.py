@@ -118,9 +118,6 @@ class Attestation:
     def open_results(self) -> list[RoundKey]:
         return list(self._own_results)
 
-    def certified_result(self, job: bytes, number: int) -> Certificate | None:
-        return self._certified_results.get((job, number))
-
     def deadline(self) -> int | None:
         return self._said_ms + RESEND_MS if self._unheard() else None
 

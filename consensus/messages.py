@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Annotated
 
 from chain.batch import SignedBatch
-from chain.block import Block, Header
+from chain.block import Block
 from chain.certificate import Certificate, Vote
 from chain.codec import U8, U64, CodecError, Count, Digest, Length, Signature, decode, encode
 
@@ -92,14 +92,6 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
-class Handover:
-    """How an epoch ended: the header that names the next set, and the old set's finalization of it."""
-
-    header: Header
-    finalization: Certificate
-
-
-@dataclass(frozen=True, slots=True)
 class ViewQuery:
     nonce: Digest
 
@@ -140,7 +132,6 @@ MESSAGES: dict[int, tuple[type, int, Channel]] = {
     5: (FetchBlock, 64, Channel.CONSENSUS),
     6: (BlockAnswer, 256 * _KIB, Channel.CONSENSUS),
     7: (Status, 16 * _KIB, Channel.CONSENSUS),
-    8: (Handover, 16 * _KIB, Channel.CONSENSUS),
     9: (ViewQuery, 64, Channel.CONSENSUS),
     10: (ViewAnswer, 16 * _KIB, Channel.CONSENSUS),
     20: (BatchOffer, _BATCH_FRAME, Channel.DATA),

@@ -28,7 +28,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
-from chain.certificate import ValidatorSet
 from chain.keys import SigningKey
 from consensus.messages import FRAME_LIMIT
 from node.ports import Channel, Down, Frame, LinkEvent, Peer, PeerAddress, Up
@@ -570,12 +569,3 @@ def parse_address(address: str) -> tuple[str, int]:
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
         raise ValueError(f"{address!r} is not of the form host:port")
     return host, int(port)
-
-
-def peer_addresses(validators: ValidatorSet, overrides: Mapping[Peer, str]) -> dict[Peer, PeerAddress]:
-    """Where the validators listen, as their records say, unless this node's configuration says otherwise."""
-    addresses: dict[Peer, PeerAddress] = {}
-    for member in validators.members:
-        host, port = parse_address(overrides.get(member.consensus_key, member.address))
-        addresses[member.consensus_key] = PeerAddress(member.link_key, host, port)
-    return addresses

@@ -14,7 +14,6 @@ from typing import Any, Generic, Literal, TypeVar, cast
 from urllib.parse import parse_qsl, unquote
 
 from chain.cid import CidError, parse_cid
-from fl.members import is_name
 from node.rpc.problems import MEDIA_TYPE, Problem
 from node.rpc.schema import MAX_U64, Schema
 
@@ -170,12 +169,6 @@ def read_cid(text: str) -> bytes:
         return parse_cid(text)
     except CidError as error:
         raise Unreadable(f"is {error}") from None
-
-
-def read_name(text: str) -> str:
-    if not is_name(text):
-        raise Unreadable("must be 1 to 64 characters of A-Z a-z 0-9 . _ and -")
-    return text
 
 
 def read_flag(text: str) -> bool:

@@ -30,7 +30,6 @@ from consensus.messages import (
     BatchAnswer,
     BatchOffer,
     BlockAnswer,
-    Handover,
     Proposal,
     RangeAnswer,
     ViewAnswer,
@@ -118,8 +117,6 @@ class Wire:
                 for row in rows:
                     if row.finalization is not None:
                         self._certificate(sender, row.finalization)
-            case Handover(_, finalization):
-                self._certificate(sender, finalization)
             case ViewAnswer(_, _, _, entry) if entry is not None:
                 self._certificate(sender, entry)
             case BlockAnswer(block):
