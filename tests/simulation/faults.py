@@ -18,6 +18,7 @@ from tests.simulation.ports import Traits
 from tests.simulation.scenario import Feature, Scenario
 
 DEFAULT = Traits()
+AT_ONCE_S = 0.01
 OUTAGES_S = (0.005, 0.02, 0.1, 0.5, 2.0, 5.0)
 """Most are short: a validator that is back within its view can contradict itself, one that is late cannot."""
 
@@ -89,6 +90,7 @@ class Faults:
         self.over = True
         for task in (*self._tasks, *self._returns.values()):
             task.cancel()
+        self._returns.clear()
         self._aim = None
         self.arena.network.heal()
         self.arena.network.set_conditions(Conditions())
@@ -109,8 +111,8 @@ class Faults:
     def _revival(self, host: Station) -> Callable[[], None]:
         def crashed() -> None:
             host.node = None
-            if not self.over and not host.gone and host.index not in self._returns:
-                after = self._back_after.pop(host.index, None)
+            if not host.gone and host.index not in self._returns:
+                after = AT_ONCE_S if self.over else self._back_after.pop(host.index, None)
                 seconds = self._outage() if after is None else after
                 self._returns[host.index] = self.arena.spawn(self._return(host, seconds))
 
@@ -121,7 +123,7 @@ class Faults:
 
     async def _return(self, host: Station, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        del self._returns[host.index]
+        self._returns.pop(host.index, None)
         if not host.machine.running and not host.gone:
             await host.live(self.arena.genesis)
 
