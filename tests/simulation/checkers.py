@@ -243,6 +243,9 @@ class Wire:
             place = (epoch, notarize.view)
             if self.notarized.setdefault(place, subject) != subject:
                 self._findings.report(f"view {notarize.view} has two notarizations")
+            for between in range(notarize.parent_view + 1, notarize.view):
+                if (epoch, between) in self.finalized:
+                    self._skipped(between, notarize.view)
         elif certificate.kind == VoteKind.NULLIFY:
             place = (epoch, decode(Nullify, subject, 256).view)
             self.nullified.add(place)
@@ -255,6 +258,9 @@ class Wire:
                 self._findings.report(f"view {finalize.view} has two finalizations")
             if place in self.nullified:
                 self._findings.report(f"view {finalize.view} has a finalization and a nullification")
+            for (other, view), held in self.notarized.items():
+                if other == epoch and decode(Notarize, held, 256).parent_view < finalize.view < view:
+                    self._skipped(finalize.view, view)
             notarized = self.notarized.get(place)
             if notarized is not None and decode(Notarize, notarized, 256).block != finalize.block:
                 self._findings.report(f"view {finalize.view} has a finalization of another block than it notarized")
@@ -271,6 +277,9 @@ class Wire:
             result = decode(Result, subject, 256)
             if self.results.setdefault((result.job, result.round), subject) != subject:
                 self._findings.report(f"two results are certified of round {result.round}")
+
+    def _skipped(self, final: int, by: int) -> None:
+        self._findings.report(f"the notarized block of view {by} does not stand on the final one of view {final}")
 
 
 class Chain:

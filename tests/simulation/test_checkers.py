@@ -169,6 +169,20 @@ def test_a_finalization_and_a_nullification_of_one_view_are_found_in_either_orde
         assert len(watch.found) == 1
 
 
+def test_a_notarized_block_that_passes_over_a_final_one_is_found_in_either_order() -> None:
+    final = certificate(VoteKind.FINALIZE, Finalize(2, BLOCK))
+    over, on_it = Notarize(3, 1, OTHER), Notarize(3, 2, OTHER)
+    for order in ((final, certificate(VoteKind.NOTARIZE, over)), (certificate(VoteKind.NOTARIZE, over), final)):
+        watch = Watch()
+        for each in order:
+            watch.wire.overheard(each)
+        assert len(watch.found) == 1
+    watch = Watch()
+    watch.wire.overheard(final)
+    watch.wire.overheard(certificate(VoteKind.NOTARIZE, on_it))
+    assert not watch.found
+
+
 # The chain
 
 
