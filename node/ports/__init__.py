@@ -14,21 +14,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, ParamSpec, Protocol, TypeVar
+from enum import Enum, auto
+from typing import ClassVar, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from consensus.effects import Now
 from consensus.messages import Channel
 
 __all__ = [
     "AlreadyLocked",
+    "Buffer",
+    "Bulk",
     "Channel",
     "Clock",
+    "DataPorts",
     "Disk",
     "DiskFailure",
     "DiskFull",
     "Down",
     "Frame",
     "Kv",
+    "LeafOutcome",
     "LinkEvent",
     "Links",
     "NoSuchFile",
@@ -36,14 +41,22 @@ __all__ = [
     "Offload",
     "Peer",
     "PeerAddress",
+    "PeerGone",
+    "Pipe",
+    "PipeDown",
+    "PipeEvent",
+    "PipeUp",
     "PortError",
     "Ports",
+    "Serve",
     "Up",
     "check_name",
 ]
 
 Peer = bytes
 """A validator, named by its consensus key (33 bytes)."""
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -116,6 +129,14 @@ class Disk(Protocol):
 
         One write of a name at a time.
         """
+
+    def write_at(self, name: str, offset: int, data: Buffer) -> None:
+        """Creates the file; what lies between its end and `offset` reads as zeros. Different places of one file
+        may be written from several threads at once. Raises DiskFull or DiskFailure, the place then undefined."""
+
+    def view(self, name: str) -> memoryview:
+        """The whole file, read-only and mapped, not copied: it outlives an unlink, and must not be asked for of a
+        file that is still written or cut. Raises NoSuchFile."""
 
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
         """At most `size` bytes from `offset`, fewer at the end of the file. Raises NoSuchFile."""
@@ -228,10 +249,90 @@ class Links(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class PipeUp:
+    """The other process is there, and knows nothing of what was said before."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipeDown:
+    """The other process is gone; frames that it did not answer may or may not have reached it."""
+
+
+PipeEvent = bytes | PipeUp | PipeDown
+
+
+class Pipe(Protocol):
+    """Frames between the two processes of one validator, in order. The core's end lets the data process be started
+    again whenever it is gone; at the data process's end PipeDown is the last event."""
+
+    def send(self, frame: bytes) -> bool:
+        """False if nobody is there. Requests that wait for answers bound what is under way."""
+
+    async def receive(self) -> PipeEvent: ...
+
+    async def close(self) -> None: ...
+
+
+class LeafOutcome(Enum):
+    TAKEN = auto()
+    REJECTED = auto()
+    """`take` said that these are not the leaf's bytes."""
+    ABSENT = auto()
+    """The peer says that it does not have it."""
+
+
+class PeerGone(PortError):
+    """No connection to this peer, or it ended before the answer came."""
+
+    code = "PEER_GONE"
+
+
+Serve = Callable[[Peer, bytes], Buffer]
+"""The answer to a peer's request; called on a thread of its own connection. What it returns may be a part of a
+mapped file."""
+
+
+class Bulk(Protocol):
+    """Connections for bytes in bulk, apart from the links: each side asks on one that it dialled, and answers on those
+    that others dialled. Blocking sockets on threads: an event loop never touches the bytes."""
+
+    async def start(self, peers: Mapping[Peer, PeerAddress], serve: Serve) -> int:
+        """The port that is listened on."""
+
+    async def update(self, peers: Mapping[Peer, PeerAddress]) -> None: ...
+
+    async def ask(self, peer: Peer, request: bytes, limit_bytes: int) -> bytes:
+        """Raises PeerGone. Several requests to one peer may be under way; it answers in their order."""
+
+    async def leaf(
+        self, peer: Peer, request: bytes, size_bytes: int, take: Callable[[memoryview], bool]
+    ) -> LeafOutcome:
+        """An answer of exactly `size_bytes`, given to `take` on the receiving thread; an empty one is ABSENT. The
+        memory is used again when `take` returns. Raises PeerGone."""
+
+    def punish(self, peer: Peer, reason: str) -> None:
+        """Ends the connections and refuses that peer for a while, longer each time."""
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
 class Ports:
     """What one incarnation of a node is given."""
 
     links: Links
+    disk: Disk
+    kv: Kv
+    offload: Offload
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class DataPorts:
+    """What one incarnation of a data process is given; disk and rows are its own."""
+
+    core: Pipe
+    bulk: Bulk
     disk: Disk
     kv: Kv
     offload: Offload
