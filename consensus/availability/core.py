@@ -106,8 +106,8 @@ class Availability:
         match event:
             case Received(peer, message):
                 self._received(peer, message, now, out)
-            case Submit(transactions):
-                self._creation.submit(transactions, out)
+            case Submit(transactions, alone):
+                self._creation.submit(transactions, alone, out)
             case Checked(batch, verdict):
                 self._voting.checked(batch, verdict, now, out)
             case Advanced(height, executed):

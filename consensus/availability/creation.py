@@ -33,6 +33,8 @@ class Creation:
         """By transaction id, the own batch whose ordering it waits for."""
         self._offer_ms: dict[bytes, int] = {}
         """When to offer an uncertified own batch again, by digest."""
+        self._alone: set[bytes] = set()
+        """Own batches of one transaction that names a blob: peers vote once they hold it, which may take a while."""
         self._restored: set[bytes] = set()
         """Replayed, until finality is known."""
         self._last: bytes | None = None
@@ -49,11 +51,11 @@ class Creation:
     def _speaks(self) -> bool:
         return self._desk.committee.me is not None and guards.may_speak(self._desk.muted)
 
-    def submit(self, transactions: tuple[tuple[bytes, bytes, int], ...], out: Output) -> None:
+    def submit(self, transactions: tuple[tuple[bytes, bytes, int], ...], alone: bool, out: Output) -> None:
         refused: list[bytes] = []
         for id, transaction, valid_until_ms in transactions:
             lot = self._carried.get(id)
-            waiting = Waiting(id, transaction, valid_until_ms)
+            waiting = Waiting(id, transaction, valid_until_ms, alone)
             if not guards.may_pack(id in self._pool, lot is not None):
                 if lot is not None and guards.may_acknowledge(lot.own, lot.certificate):
                     # The client's answer was lost: what was acknowledged once may be so again.
@@ -80,6 +82,10 @@ class Creation:
     def deadline(self) -> int | None:
         if not self._may_create():
             return None
+        if self._pool.has_alone and guards.may_seal_alone(self._alone_in_flight):
+            return 0
+        if not self._pool.has_shared:
+            return None
         return guards.seal_at(self._sealed_ms, self._is_settled, self._is_full, self._in_flight)
 
     def _may_create(self) -> bool:
@@ -100,16 +106,29 @@ class Creation:
 
     @property
     def _is_full(self) -> bool:
-        return self._pool.size_bytes + BATCH_OVERHEAD_BYTES >= self._desk.params.batch_bytes
+        return self._pool.shared_bytes + BATCH_OVERHEAD_BYTES >= self._desk.params.batch_bytes
 
     @property
     def _in_flight(self) -> int:
-        return len(self._offer_ms)
+        return len(self._offer_ms) - self._alone_in_flight
+
+    @property
+    def _alone_in_flight(self) -> int:
+        return sum(digest in self._alone for digest in self._offer_ms)
 
     def progress(self, now: Now, out: Output) -> None:
         self._retire_certified()
-        if self._may_create() and guards.may_seal(
-            now.mono_ms, self._sealed_ms, self._is_settled, self._is_full, self._in_flight
+        while self._pool.has_alone and self._may_create() and guards.may_seal_alone(self._alone_in_flight):
+            waiting, expired = self._pool.take_alone(now.wall_ms)
+            if expired:
+                out.events.append(TransactionsExpired(tuple(expired)))
+            if waiting is not None:
+                self._alone.add(self._offer([waiting], now, out).digest)
+                self._retire_certified()
+        if (
+            self._pool.has_shared
+            and self._may_create()
+            and guards.may_seal(now.mono_ms, self._sealed_ms, self._is_settled, self._is_full, self._in_flight)
         ):
             self._seal(now, out)
             self._retire_certified()
@@ -120,18 +139,21 @@ class Creation:
         packed, expired = self._pool.pack(min(desk.params.batch_bytes, left), now.wall_ms)
         if expired:
             out.events.append(TransactionsExpired(tuple(expired)))
-        if not packed:
-            return
+        if packed:
+            self._sealed_ms = now.mono_ms
+            self._last = self._offer(packed, now, out).digest
+
+    def _offer(self, packed: list[Waiting], now: Now, out: Output) -> Lot:
+        desk = self._desk
         signed = self._sign([waiting.transaction for waiting in packed], out)
         lot = make_lot(reference(signed), desk.committee.key.public, signed)
         lot.cargo = tuple((waiting.id, waiting.valid_until_ms) for waiting in packed)
-        self._sealed_ms = now.mono_ms
-        self._last = lot.digest
         desk.store(signed, lot.digest, True, out)
         self._enter(lot, now)
         desk.announce(lot, out)
         out.send.append(Send(ALL, BatchOffer(signed)))
         self._certifying.cast(lot, None, now, out)
+        return lot
 
     def _sign(self, transactions: list[bytes], out: Output) -> SignedBatch:
         desk = self._desk
@@ -205,12 +227,14 @@ class Creation:
         self._offer_ms.pop(lot.digest, None)
         if lot.signed is None:
             return
+        # What a batch of one transaction held goes alone again: it may name a blob, and if not, nothing is lost by it.
+        alone = len(lot.cargo) == 1
         returned: list[Waiting] = []
         for (id, valid_until_ms), transaction in zip(lot.cargo, lot.signed.batch.transactions, strict=True):
             if self._carried.get(id) is lot:
                 del self._carried[id]
                 if valid_until_ms >= now.wall_ms:
-                    returned.append(Waiting(id, transaction, valid_until_ms))
+                    returned.append(Waiting(id, transaction, valid_until_ms, alone))
         self._pool.put_back(returned)
 
     def expired(self, lot: Lot, now: Now) -> None:
@@ -218,7 +242,7 @@ class Creation:
             return
         if lot.digest not in self._restored:
             self._withdraw(lot, now)
-            del self._own[lot.digest]
+            self._leave(lot)
             return
         # It expired while this validator was down, and whether it had been ordered is not told of so long ago. It had:
         # if it was certified, all the others named it in time.
@@ -228,12 +252,16 @@ class Creation:
         if not lot.own:
             return
         self._offer_ms.pop(lot.digest, None)
-        del self._own[lot.digest]
+        self._leave(lot)
         for id, _ in lot.cargo:
             if self._carried.get(id) is lot:
                 del self._carried[id]
         # It may have been withdrawn and been ordered all the same.
         self._pool.discard(id for id, _ in lot.cargo)
+
+    def _leave(self, lot: Lot) -> None:
+        del self._own[lot.digest]
+        self._alone.discard(lot.digest)
 
     # After a restart
 
@@ -246,6 +274,8 @@ class Creation:
         lot.cargo = tuple(_cargo(signed.batch.transactions))
         self._sequence = max(self._sequence, lot.reference.sequence + 1)
         self._enter(lot, now)
+        if len(lot.cargo) == 1:
+            self._alone.add(lot.digest)
         self._restored.add(lot.digest)
         self._offer_ms[lot.digest] = now.mono_ms
 

@@ -111,8 +111,16 @@ def may_seal(now_ms: int, sealed_ms: int | None, settled: bool, full: bool, in_f
     return now_ms >= seal_at(sealed_ms, settled, full, in_flight)
 
 
+def may_seal_alone(in_flight: int) -> bool:
+    """Whatever else is under way: what waits for a blob and what does not never wait for each other."""
+    return in_flight < ALONE_IN_FLIGHT
+
+
 SEAL_GAP_MS = 10
 SEAL_PATIENCE_MS = 1_000
+ALONE_IN_FLIGHT = 24
+"""Own uncertified batches of one transaction with a blob: peers hold more offers than these, so that there is always
+room for the others."""
 OFFERS_IN_FLIGHT = 4
 """Own uncertified batches beyond which a full pool waits for the second to pass: peers hold only a few offers."""
 

@@ -18,7 +18,7 @@ class Verdict(Enum):
     OK = auto()
     BAD = auto()
     PENDING = auto()
-    """It names a job that has not been executed here yet."""
+    """It names a job that has not been executed here yet, or a blob that there is no room for."""
 
 
 # Inputs
@@ -26,9 +26,11 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Transactions that admission accepted: (id, encoded transaction, valid until, in ms of block time)."""
+    """Transactions that admission accepted: (id, encoded transaction, valid until, in ms of block time). Those that
+    name blobs go `alone`, each in a batch of its own, for peers vote for it only when they hold the blob."""
 
     transactions: tuple[tuple[bytes, bytes, int], ...]
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

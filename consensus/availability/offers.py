@@ -11,6 +11,8 @@ from consensus.availability.inputs import Verdict
 
 OFFERS_HELD = 8
 """A creator: what it offers beyond these is dropped, for it offers again each second."""
+ALONE_HELD = 32
+"""And so many more with one transaction each, which may wait for a blob."""
 BAD_REMEMBERED = 1_024
 
 
@@ -30,6 +32,14 @@ class Offer:
     @property
     def digest(self) -> bytes:
         return self.reference.batch
+
+    @property
+    def is_alone(self) -> bool:
+        return self.reference.transactions == 1
+
+    @property
+    def places(self) -> int:
+        return ALONE_HELD if self.is_alone else OFFERS_HELD
 
 
 class Offers:
@@ -62,7 +72,7 @@ class Offers:
         known = offers.get(offer.digest)
         if known is not None:
             known.pulled |= offer.pulled
-        elif len(offers) < OFFERS_HELD:
+        elif sum(each.is_alone == offer.is_alone for each in offers.values()) < offer.places:
             offers[offer.digest] = offer
 
     def release(self, digest: bytes) -> Offer | None:

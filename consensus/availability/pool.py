@@ -20,6 +20,8 @@ class Waiting:
     id: bytes
     transaction: bytes
     valid_until_ms: int
+    alone: bool = False
+    """Goes into a batch of its own."""
 
     @property
     def packed_bytes(self) -> int:
@@ -28,37 +30,52 @@ class Waiting:
 
 class Pool:
     def __init__(self) -> None:
-        self._waiting: dict[bytes, Waiting] = {}
+        self._shared: dict[bytes, Waiting] = {}
+        self._alone: dict[bytes, Waiting] = {}
         self.size_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._shared) + len(self._alone)
 
     def __contains__(self, id: bytes) -> bool:
-        return id in self._waiting
+        return id in self._shared or id in self._alone
+
+    @property
+    def has_shared(self) -> bool:
+        return bool(self._shared)
+
+    @property
+    def has_alone(self) -> bool:
+        return bool(self._alone)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Of what may share a batch."""
+        return self.size_bytes - sum(waiting.packed_bytes for waiting in self._alone.values())
 
     def room(self) -> int:
-        if len(self._waiting) >= POOL_TRANSACTIONS:
+        if len(self) >= POOL_TRANSACTIONS:
             return 0
         return max(0, POOL_BYTES - self.size_bytes)
 
     def add(self, waiting: Waiting) -> None:
-        self._waiting[waiting.id] = waiting
+        (self._alone if waiting.alone else self._shared)[waiting.id] = waiting
         self.size_bytes += waiting.packed_bytes
 
     def put_back(self, returned: Iterable[Waiting]) -> None:
         """To the front, and beyond the bounds if need be: what was taken once is not dropped for want of room,
         and own outstanding batches are bounded by the creator's quota."""
-        rest = self._waiting
-        self._waiting = {}
+        shared, alone = self._shared, self._alone
+        self._shared, self._alone = {}, {}
         for waiting in returned:
-            if waiting.id not in rest:
+            if waiting.id not in shared and waiting.id not in alone:
                 self.add(waiting)
-        self._waiting |= rest
+        self._shared |= shared
+        self._alone |= alone
 
     def discard(self, ids: Iterable[bytes]) -> None:
         for id in ids:
-            waiting = self._waiting.pop(id, None)
+            waiting = self._shared.pop(id, None) or self._alone.pop(id, None)
             if waiting is not None:
                 self.size_bytes -= waiting.packed_bytes
 
@@ -67,7 +84,7 @@ class Pool:
         packed: list[Waiting] = []
         expired: list[bytes] = []
         left = limit_bytes - BATCH_OVERHEAD_BYTES
-        for waiting in self._waiting.values():
+        for waiting in self._shared.values():
             if waiting.valid_until_ms < wall_ms:
                 expired.append(waiting.id)
                 continue
@@ -78,3 +95,15 @@ class Pool:
         self.discard(expired)
         self.discard(waiting.id for waiting in packed)
         return packed, expired
+
+    def take_alone(self, wall_ms: int) -> tuple[Waiting | None, list[bytes]]:
+        """Takes out the oldest that goes alone, and the ids of those met on the way that are past their time."""
+        expired: list[bytes] = []
+        found = None
+        for waiting in self._alone.values():
+            if waiting.valid_until_ms >= wall_ms:
+                found = waiting
+                break
+            expired.append(waiting.id)
+        self.discard(expired if found is None else (*expired, found.id))
+        return found, expired

@@ -9,7 +9,7 @@ from chain.certificate import VoteKind, sign_vote
 from chain.codec import encode
 from chain.genesis import Params
 from consensus.availability import Advanced, Checked, Verdict
-from consensus.availability.offers import OFFERS_HELD
+from consensus.availability.offers import ALONE_HELD, OFFERS_HELD
 from consensus.availability.tally import LOOSE_VOTES
 from consensus.effects import Received
 from consensus.messages import BatchOffer
@@ -20,8 +20,11 @@ from tests.consensus.availability.world import World, ids, signed_batch, status,
 def test_a_creator_that_offers_without_end_holds_a_few_offers() -> None:
     world = World()
     for sequence in range(100):
-        world.step(0, Received(1, BatchOffer(signed_batch(1, sequence, created=500))))
+        world.step(0, Received(1, BatchOffer(signed_batch(1, sequence, created=500, nonces=(0, 1)))))
     assert world.core(0).counts()["offers"] == OFFERS_HELD
+    for sequence in range(100, 200):
+        world.step(0, Received(1, BatchOffer(signed_batch(1, sequence, created=500))))
+    assert world.core(0).counts()["offers"] == OFFERS_HELD + ALONE_HELD
     world.step(0, Received(2, BatchOffer(signed_batch(2))))
     assert len(world.machines[0].checks) == 1
 
@@ -29,7 +32,7 @@ def test_a_creator_that_offers_without_end_holds_a_few_offers() -> None:
 def test_a_creator_that_offers_without_end_is_voted_for_within_its_quota() -> None:
     world = World(params=replace(Params(), creator_quota_batches=16))
     for sequence in range(100):
-        signed = signed_batch(1, sequence)
+        signed = signed_batch(1, sequence, nonces=(0, 1))
         world.step(0, Received(1, BatchOffer(signed)))
         world.step(0, Checked(reference(signed).batch, Verdict.OK))
     counts = world.core(0).counts()

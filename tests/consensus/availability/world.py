@@ -98,7 +98,8 @@ class World:
         self.blocks: list[tuple[bytes, ...]] = [()]
         self.wire: deque[tuple[int, int, bytes]] = deque()
         self.lost: Lost = lambda source, target, message: False
-        self.verdict: Callable[[int, bytes], Verdict] = lambda node, batch: Verdict.OK
+        self.verdict: Callable[[int, bytes], Verdict | None] = lambda node, batch: Verdict.OK
+        """None while the application cannot say yet: the blob is still on its way."""
         self.sent: list[tuple[int, int, object]] = []
         self.machines = [Machine(self._core(node)) for node in range(n)]
 
@@ -149,6 +150,9 @@ class World:
                 self._post(node, self.node_at(request.peer), BatchAnswer(record.signed))
                 return
 
+    def is_asked(self, node: int) -> bool:
+        return any(self.verdict(node, digest) is not None for digest in self.machines[node].checks)
+
     def flush(self, node: int) -> None:
         machine = self.machines[node]
         while machine.queue:
@@ -178,7 +182,11 @@ class World:
     def answer_checks(self, node: int) -> None:
         checks, self.machines[node].checks = self.machines[node].checks, []
         for digest in checks:
-            self.step(node, Checked(digest, self.verdict(node, digest)))
+            verdict = self.verdict(node, digest)
+            if verdict is None:
+                self.machines[node].checks.append(digest)
+            else:
+                self.step(node, Checked(digest, verdict))
 
     def settle(self) -> None:
         """Until nothing moves but time."""
@@ -186,7 +194,7 @@ class World:
             for node in self.alive:
                 self.answer_checks(node)
                 self.flush(node)
-            if not self.wire and not any(self.machines[node].checks for node in self.alive):
+            if not self.wire and not any(self.is_asked(node) for node in self.alive):
                 return
             while self.wire:
                 self.deliver()
