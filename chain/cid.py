@@ -14,8 +14,8 @@ from hashlib import sha256
 CID_BYTES = 36
 LEAF_BYTES = 1024 * 1024
 
-_RAW_PREFIX = bytes([0x01, 0x55, 0x12, 0x20])
-_TREE_PREFIX = bytes([0x01, 0x70, 0x12, 0x20])
+RAW_PREFIX = bytes([0x01, 0x55, 0x12, 0x20])
+TREE_PREFIX = bytes([0x01, 0x70, 0x12, 0x20])
 
 
 class CidError(ValueError):
@@ -25,16 +25,16 @@ class CidError(ValueError):
 def raw_cid(data: bytes) -> bytes:
     if len(data) > LEAF_BYTES:
         raise CidError(f"one leaf has at most {LEAF_BYTES} bytes, not {len(data)}")
-    return _RAW_PREFIX + sha256(data).digest()
+    return RAW_PREFIX + sha256(data).digest()
 
 
 def check_cid(cid: bytes) -> None:
-    if len(cid) != CID_BYTES or cid[:4] not in (_RAW_PREFIX, _TREE_PREFIX):
+    if len(cid) != CID_BYTES or cid[:4] not in (RAW_PREFIX, TREE_PREFIX):
         raise CidError("not a CIDv1 with codec raw or dag-pb and a sha2-256 digest")
 
 
 def is_raw(cid: bytes) -> bool:
-    return len(cid) == CID_BYTES and cid.startswith(_RAW_PREFIX)
+    return len(cid) == CID_BYTES and cid.startswith(RAW_PREFIX)
 
 
 def cid_text(cid: bytes) -> str:
