@@ -29,6 +29,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 
+from benchmarks.processes import cpu_seconds
 from chain.cid import raw_cid
 from chain.codec import encode, pack
 from chain.keys import SigningKey
@@ -161,11 +162,6 @@ def update(sender: Sender, job: bytes, rules: JobRules, values: np.ndarray[Any, 
         rules.schema, rules.encoding, rules.range_bits, job.hex(), 1, sender.account.hex(), {"w": values}
     )
     return sender.sign(SubmitUpdate(job, 1, rules.initial, 10, (), raw_cid(payload), payload))
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def profile_of(stacks: str) -> dict[str, float]:
