@@ -60,7 +60,7 @@ COPY --from=build-trainer /opt/quorate /opt/quorate
 FROM base AS node
 COPY --from=build /opt/quorate /opt/quorate
 ENV QUORATE_CONFIG=/var/lib/quorate/node.toml
-EXPOSE 7600 7680
+EXPOSE 7600 7601 7680 7681
 # Ready is more than alive: executed up to the newest certificate, linked to a quorum, not draining.
 HEALTHCHECK --interval=15s --start-interval=2s --start-period=60s --timeout=10s --retries=4 \
     CMD ["quorate", "node", "ready"]

@@ -41,7 +41,7 @@ MOST_VALIDATORS = 10
 MOST_TRAINERS = 256
 
 LINKS_PORT, RPC_PORT = 7600, 7680
-"""In containers, where each has an address of its own."""
+"""In containers, where each has an address of its own; the data process has the ports after these."""
 
 _FIRST_PORT, _LAST_PORT = 20_000, 32_000
 """Below the range that systems give to outgoing connections, so that none takes a port before its node does."""
@@ -56,6 +56,9 @@ class Member:
     name: str
     address: str
     rpc: str
+    bulk: str = ""
+    door: str = ""
+    """Where the data process listens, unless that is one port above the others."""
     pid: int | None = None
     started: str = ""
 
@@ -308,15 +311,21 @@ def _containers(count: int) -> list[Member]:
 
 
 def _loopback(count: int) -> list[Member]:
-    ports = _free_ports(2 * count)
+    ports = iter(_free_ports(4 * count))
     return [
-        Member(f"v{number}", f"127.0.0.1:{ports[2 * number]}", f"http://127.0.0.1:{ports[2 * number + 1]}")
+        Member(
+            f"v{number}",
+            f"127.0.0.1:{next(ports)}",
+            f"http://127.0.0.1:{next(ports)}",
+            f"127.0.0.1:{next(ports)}",
+            f"127.0.0.1:{next(ports)}",
+        )
         for number in range(count)
     ]
 
 
 def _free_ports(count: int) -> list[int]:
-    start = random.randrange(_FIRST_PORT, _LAST_PORT - 20 * count)
+    start = random.randrange(_FIRST_PORT, _LAST_PORT - 10 * count)
     found: list[int] = []
     for port in range(start, _LAST_PORT):
         with socket.socket() as probe:
@@ -333,6 +342,7 @@ def _free_ports(count: int) -> list[int]:
 def _node_toml(member: Member, containers: bool) -> str:
     links = HostPort("0.0.0.0", LINKS_PORT) if containers else member.address
     rpc = HostPort("0.0.0.0", RPC_PORT) if containers else member.rpc.removeprefix("http://")
+    data = {("data", "listen"): member.bulk, ("data", "door"): member.door}
     return node_toml(
         {
             ("node", "data_dir"): "data",
@@ -343,6 +353,7 @@ def _node_toml(member: Member, containers: bool) -> str:
             ("links", "listen"): links,
             ("rpc", "listen"): rpc,
         }
+        | {setting: place for setting, place in data.items() if place}
     )
 
 

@@ -65,6 +65,26 @@ class RpcSection:
 
 
 @dataclass(frozen=True, slots=True)
+class DataSection:
+    """Of the data process: where bytes in bulk come from and go to, and how many are kept."""
+
+    listen: HostPort | None
+    advertise: HostPort | None
+    door: HostPort | None
+    advertise_door: str | None
+    gateways: tuple[str, ...]
+    member_bytes: int
+    blob_bytes: int
+    lease_ms: int
+    keep_update_rounds: int
+    keep_models: int
+    keep_models_every: int
+    archive: bool
+    sums_bytes: int
+    downloads: int
+
+
+@dataclass(frozen=True, slots=True)
 class LogSection:
     level: str
     format: str
@@ -84,12 +104,28 @@ class Config:
     node: NodeSection
     links: LinksSection
     rpc: RpcSection
+    data: DataSection
     log: LogSection
     limits: LimitsSection
 
     @property
     def admin_socket(self) -> Path:
         return self.node.data_dir / ADMIN_SOCKET
+
+    @property
+    def bulk_listen(self) -> HostPort:
+        """Where other validators pull blobs from: unless set, the port after that of the links."""
+        return self.data.listen or _after(self.links.listen)
+
+    @property
+    def door_listen(self) -> HostPort:
+        """Where clients put and get blobs: unless set, the port after that of the RPC."""
+        return self.data.door or _after(self.rpc.listen)
+
+
+def _after(place: HostPort) -> HostPort:
+    # After the last port there is none; the contradiction is reported, for the two are equal then.
+    return HostPort(place.host, min(place.port + 1, 2**16 - 1))
 
 
 Reader = Callable[[object, Path], object]
@@ -136,6 +172,25 @@ def _origins(value: object, _: Path) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) and "://" in item for item in value):
         raise ValueError('it must be a list of origins, as in ["https://board.example"]')
     return tuple(value)
+
+
+def _url(value: object, base: Path) -> str:
+    text = _text(value, base).rstrip("/")
+    if not text.startswith(("http://", "https://")) or not text.partition("://")[2]:
+        raise ValueError("it must be a URL, as in https://blobs.north.example")
+    return text
+
+
+def _urls(value: object, base: Path) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError('it must be a list of URLs, as in ["https://trustless-gateway.link"]')
+    return tuple(_url(item, base) for item in value)
+
+
+def _yes_or_no(value: object, _: Path) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("it must be true or false")
+    return value
 
 
 def _number(least: int, most: int) -> Reader:
@@ -194,6 +249,36 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             "bytes of transactions taken from one address", _number(65_536, 2**40), 16 * _MIB
         ),
     },
+    "data": {
+        "listen": Setting("where other validators pull blobs from; the port after that of [links] listen", _host_port),
+        "advertise": Setting("the address at which they reach that, where it is another", _host_port),
+        "door": Setting("where clients put and get blobs; the port after that of [rpc] listen", _host_port),
+        "advertise_door": Setting("the URL at which they reach that, where it is another", _url),
+        "gateways": Setting("IPFS gateways to ask for a data set or model that no validator has", _urls, ()),
+        "member_bytes": Setting(
+            "blobs that one member may have here before they are ordered", _number(_MIB, 2**60), 8192 * _MIB
+        ),
+        "blob_bytes": Setting("the largest blob that is taken from a client", _number(_MIB, 2**36), 8192 * _MIB),
+        "lease_ms": Setting(
+            "how long a blob that was put here waits for the transaction that names it",
+            _number(60_000, 30 * 86_400_000),
+            3_600_000,
+        ),
+        "keep_update_rounds": Setting("rounds whose updates are kept after they ended", _number(0, 1_000_000), 2),
+        "keep_models": Setting(
+            "newest models of a job that are kept, beside its first and its best", _number(1, 1_000_000), 3
+        ),
+        "keep_models_every": Setting(
+            "of older models, the one of every so many rounds is kept; 0 keeps none", _number(0, 1_000_000), 10
+        ),
+        "archive": Setting("keep every blob that was ever ordered", _yes_or_no, False),
+        "sums_bytes": Setting(
+            "memory for the sums of rounds that are still open; one that finds none is summed when it closes",
+            _number(0, 2**50),
+            1024 * _MIB,
+        ),
+        "downloads": Setting("blobs pulled from other validators at once", _number(1, 256), 8),
+    },
     "log": {
         "level": Setting("the least that is written", _one_of("debug", "info", "warning", "error"), "info"),
         "format": Setting("json (a line an event) or text", _one_of("json", "text"), "json"),
@@ -250,6 +335,7 @@ def read_config(content: Mapping[str, object], base: Path, environment: Mapping[
             NodeSection(**read["node"]),
             LinksSection(**read["links"]),
             RpcSection(**read["rpc"]),
+            DataSection(**read["data"]),
             LogSection(**read["log"]),
             LimitsSection(**read["limits"]),
         )
@@ -314,8 +400,16 @@ def _values(
 def _contradictions(config: Config) -> Iterator[str]:
     if (config.rpc.tls_cert is None) != (config.rpc.tls_key is None):
         yield "[rpc] tls_cert and tls_key belong together; set both or neither."
-    if config.rpc.listen == config.links.listen:
-        yield f"[links] listen and [rpc] listen are both {config.rpc.listen}; give each a port of its own."
+    places: dict[HostPort, str] = {}
+    for name, place in (
+        ("[links] listen", config.links.listen),
+        ("[rpc] listen", config.rpc.listen),
+        ("[data] listen", config.bulk_listen),
+        ("[data] door", config.door_listen),
+    ):
+        if place in places:
+            yield f"{places[place]} and {name} are both {place}; give each a port of its own."
+        places[place] = name
     socket_bytes = len(str(config.admin_socket).encode())
     if socket_bytes > _SOCKET_PATH_BYTES:
         yield (

@@ -1,0 +1,245 @@
+"""The pipe between the two processes of a validator: a Unix socket pair, one end made over to the child.
+
+Each frame is its length in four bytes and then itself. The first one is the child's set-up, so that no secret is on a
+command line or in the environment, and no passphrase is asked for twice.
+
+The end of the socket is the one sign of the other's end. Whatever becomes of the core, SIGKILL included, the system
+closes its end, and the data process goes; whatever becomes of the data process, the core starts another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from node.data.messages import FRAME_BYTES
+from node.ports import PipeDown, PipeEvent, PipeUp
+
+log = logging.getLogger("quorate.pipe")
+
+FIRST_BACKOFF_S = 0.2
+LAST_BACKOFF_S = 10.0
+SETTLED_S = 60.0
+"""Whoever lives that long is started again without delay when it ends."""
+
+PATIENCE_S = 5.0
+"""What a process that was asked to end is given before it is killed."""
+
+UNREAD_BYTES = 8 * FRAME_BYTES
+"""A process that takes none of so much hangs; it is killed and started again."""
+
+_LENGTH_BYTES = 4
+_BUFFER_BYTES = 256 * 1024
+
+_HOUSE = str(Path(__file__).resolve().parents[2])
+
+PROGRAM = (sys.executable, "-P", "-m", "node.data")
+
+
+class BrokenFrame(Exception):
+    """A length that no frame has: the two programs differ."""
+
+
+class _End:
+    """One end of a socket pair, as frames."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._length: int | None = None
+
+    @classmethod
+    async def over(cls, end: socket.socket) -> _End:
+        return cls(*await asyncio.open_unix_connection(sock=end, limit=_BUFFER_BYTES))
+
+    @property
+    def unread_bytes(self) -> int:
+        return self._writer.transport.get_write_buffer_size()
+
+    def send(self, frame: bytes) -> bool:
+        if len(frame) > FRAME_BYTES:
+            raise ValueError(f"a frame has at most {FRAME_BYTES} bytes, not {len(frame)}")
+        if self._writer.is_closing():
+            return False
+        self._writer.writelines((len(frame).to_bytes(_LENGTH_BYTES, "big"), frame))
+        return True
+
+    async def receive(self) -> bytes | None:
+        """None at the end. May be cancelled and called again without loss."""
+        try:
+            if self._length is None:
+                length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES), "big")
+                if length > FRAME_BYTES:
+                    raise BrokenFrame(f"a frame of {length} bytes, where {FRAME_BYTES} are allowed")
+                self._length = length
+            frame = await self._reader.readexactly(self._length)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+        self._length = None
+        return frame
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Life:
+    """One data process, from its start to its end."""
+
+    def __init__(self, process: asyncio.subprocess.Process, end: _End, began_s: float) -> None:
+        self.process = process
+        self.end = end
+        self.began_s = began_s
+
+    @classmethod
+    async def begin(cls, program: Sequence[str], setup: bytes) -> _Life:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with theirs:
+                ours.setblocking(False)
+                # The same program as this one, wherever it was started from.
+                path = os.pathsep.join(filter(None, (_HOUSE, os.environ.get("PYTHONPATH"))))
+                process = await asyncio.create_subprocess_exec(
+                    *program,
+                    str(theirs.fileno()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    env={**os.environ, "PYTHONPATH": path},
+                )
+            end = await _End.over(ours)
+        except BaseException:
+            ours.close()
+            raise
+        end.send(setup)
+        return cls(process, end, asyncio.get_running_loop().time())
+
+    async def over(self) -> int:
+        """Lets it end, or ends it; how it ended, as the system says."""
+        self.end.close()
+        try:
+            return await asyncio.wait_for(asyncio.shield(self.process.wait()), PATIENCE_S)
+        except TimeoutError:
+            log.warning("the data process does not end and is killed", extra={"pid": self.process.pid})
+            self.kill()
+            return await self.process.wait()
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self.process.kill()
+
+
+class CorePipe:
+    """The core's end. `receive` also starts the process, at first and again whenever it is gone: it must be called
+    all the time, by one task."""
+
+    def __init__(self, setup: bytes, program: Sequence[str] = PROGRAM) -> None:
+        self._setup = setup
+        self._program = program
+        self._life: _Life | None = None
+        self._backoff_s = 0.0
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        """Of the data process, while there is one."""
+        return None if self._life is None else self._life.process.pid
+
+    def send(self, frame: bytes) -> bool:
+        life = self._life
+        if life is None or not life.end.send(frame):
+            return False
+        if life.end.unread_bytes > UNREAD_BYTES:
+            log.error("the data process takes no more frames and is killed", extra={"pid": life.process.pid})
+            life.kill()
+        return True
+
+    async def receive(self) -> PipeEvent:
+        while not self._closed:
+            if self._life is None:
+                await asyncio.sleep(self._backoff_s)
+                if await self._begin():
+                    return PipeUp()
+                continue
+            life = self._life
+            try:
+                frame = await life.end.receive()
+            except BrokenFrame as error:
+                log.error("the data process cannot be understood", extra={"reason": str(error)})
+                life.kill()
+                frame = None
+            if frame is not None:
+                return frame
+            if not self._closed:
+                await self._bury(life)
+                return PipeDown()
+        # Nothing comes any more; whoever waits is ended by its owner.
+        return await asyncio.get_running_loop().create_future()
+
+    async def close(self) -> None:
+        self._closed = True
+        life, self._life = self._life, None
+        if life is not None:
+            await life.over()
+
+    async def _begin(self) -> bool:
+        try:
+            life = await _Life.begin(self._program, self._setup)
+        except OSError as error:
+            log.error("the data process cannot be started", extra={"reason": str(error)})
+            self._lengthen_backoff()
+            return False
+        if self._closed:
+            await life.over()
+            return False
+        self._life = life
+        log.debug("the data process was started", extra={"pid": life.process.pid})
+        return True
+
+    async def _bury(self, life: _Life) -> None:
+        self._life = None
+        code = await life.over()
+        lived_s = asyncio.get_running_loop().time() - life.began_s
+        if lived_s >= SETTLED_S:
+            self._backoff_s = 0.0
+        self._lengthen_backoff()
+        log.error(
+            "the data process ended; another one is started",
+            extra={"pid": life.process.pid, "exit": code, "lived_s": round(lived_s, 1), "in_s": self._backoff_s},
+        )
+
+    def _lengthen_backoff(self) -> None:
+        self._backoff_s = min(LAST_BACKOFF_S, 2 * self._backoff_s or FIRST_BACKOFF_S)
+
+
+class DataEnd:
+    """The data process's end. Its `receive` says PipeDown once, and with that the process has no purpose."""
+
+    def __init__(self, end: _End) -> None:
+        self._end = end
+
+    @classmethod
+    async def open(cls, descriptor: int) -> DataEnd:
+        end = socket.socket(fileno=descriptor)
+        end.setblocking(False)
+        end.set_inheritable(False)
+        return cls(await _End.over(end))
+
+    def send(self, frame: bytes) -> bool:
+        return self._end.send(frame)
+
+    async def receive(self) -> PipeEvent:
+        try:
+            frame = await self._end.receive()
+        except BrokenFrame:
+            frame = None
+        return PipeDown() if frame is None else frame
+
+    async def close(self) -> None:
+        self._end.close()
