@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fl.client.errors import BadInput
 from node.node import JOURNAL, LOCK
-from node.ports import AlreadyLocked, DiskFailure, NoSuchFile
+from node.ports import AlreadyLocked, Buffer, DiskFailure, NoSuchFile
 from node.records import read_journal_entry
 from node.segments import SegmentedLog
 
@@ -47,6 +47,12 @@ class ReadOnlyDisk:
 
     async def write_whole(self, name: str, data: bytes) -> None:
         raise DiskFailure(f"{name} is only to be read")
+
+    def write_at(self, name: str, offset: int, data: Buffer) -> None:
+        raise DiskFailure(f"{name} is only to be read")
+
+    def view(self, name: str) -> memoryview:
+        return memoryview(self.read(name))
 
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
         end = self.size(name)

@@ -11,14 +11,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import mmap
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.ports import TEMPORARY, AlreadyLocked, DiskFailure, DiskFull, NoSuchFile, check_name
+from node.ports import TEMPORARY, AlreadyLocked, Buffer, DiskFailure, DiskFull, NoSuchFile, check_name
 
 _OPEN_FILES = 64
 """Descriptors kept open; beyond, the one used longest ago is closed unless it waits for a sync."""
@@ -32,9 +34,10 @@ class _Open:
     descriptor: int
     size: int
     unsynced: bool
-    syncing: int = 0
+    in_use: int = 0
+    """Syncs and writes under way in other threads."""
     orphan: bool = False
-    """Unlinked or replaced while a sync was running: closed when that ends."""
+    """Unlinked or replaced while in use: closed when that ends."""
 
 
 def _failure(error: OSError, what: str) -> DiskFailure:
@@ -56,8 +59,12 @@ def _parent(name: str) -> str:
 
 
 class FileDisk:
+    """What is known of files is guarded, for bytes in bulk are written and viewed from any thread; the writing itself
+    is not, so that a large file's pieces are written side by side."""
+
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._guard = threading.RLock()
         absent = [each for each in (root, *root.parents) if not each.exists()]
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for each in absent:
@@ -75,62 +82,98 @@ class FileDisk:
         self._threads = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="disk")
 
     def append(self, name: str, data: bytes) -> None:
-        self._check(name)
-        file = self._file(name, create=True)
-        file.unsynced = True
-        view = memoryview(data)
+        with self._guard:
+            self._check(name)
+            file = self._file(name, create=True)
+            file.unsynced = True
+            view = memoryview(data)
+            written = 0
+            try:
+                while written < len(view):
+                    written += os.pwrite(file.descriptor, view[written:], file.size + written)
+            except OSError as error:
+                failure = _failure(error, f"cannot append to {name}")
+                try:
+                    if written:
+                        os.ftruncate(file.descriptor, file.size)
+                except OSError as worse:
+                    failure = _failure(worse, f"cannot take back a part of a write to {name}")
+                    self._failed[name] = failure
+                raise failure from error
+            file.size += written
+
+    def write_at(self, name: str, offset: int, data: Buffer) -> None:
+        with self._guard:
+            self._check(name)
+            file = self._file(name, create=True)
+            file.unsynced = True
+            file.in_use += 1
+        view = memoryview(data).cast("B")
         written = 0
         try:
             while written < len(view):
-                written += os.write(file.descriptor, view[written:])
+                written += os.pwrite(file.descriptor, view[written:], offset + written)
         except OSError as error:
-            failure = _failure(error, f"cannot append to {name}")
-            try:
+            raise _failure(error, f"cannot write to {name}") from error
+        finally:
+            with self._guard:
+                # A sync that began meanwhile did not see all of it.
+                file.unsynced = True
                 if written:
-                    os.ftruncate(file.descriptor, file.size)
-            except OSError as worse:
-                failure = _failure(worse, f"cannot take back a part of a write to {name}")
-                self._failed[name] = failure
-            raise failure from error
-        file.size += written
+                    file.size = max(file.size, offset + written)
+                self._let_go(file)
+
+    def view(self, name: str) -> memoryview:
+        with self._guard:
+            file = self._file(name)
+            if not file.size:
+                return memoryview(b"")
+            try:
+                return memoryview(mmap.mmap(file.descriptor, file.size, access=mmap.ACCESS_READ))
+            except (OSError, ValueError) as error:
+                raise DiskFailure(f"cannot map {name}: {error}") from error
 
     async def sync(self, name: str) -> None:
-        self._check(name)
-        file = self._file(name)
-        directories = self._unsettled(name)
-        file.unsynced = False
-        file.syncing += 1
+        with self._guard:
+            self._check(name)
+            file = self._file(name)
+            directories = self._unsettled(name)
+            file.unsynced = False
+            file.in_use += 1
 
         def over(failed: bool) -> None:
-            file.syncing -= 1
-            file.unsynced |= failed
-            if file.orphan and not file.syncing:
-                os.close(file.descriptor)
-            if not failed:
-                self._settle(directories)
+            with self._guard:
+                file.unsynced |= failed
+                self._let_go(file)
+                if not failed:
+                    self._settle(directories)
 
         await self._in_thread(self._sync_now, (name, file.descriptor, tuple(directories)), over)
 
     async def write_whole(self, name: str, data: bytes) -> None:
-        self._check(name)
-        if name in self._writing:
-            raise ValueError(f"{name} is being written already")
-        self._make_parent(name)
-        self._forget(name)
-        self._touch(_parent(name))
-        directories = self._unsettled(name)
-        self._writing.add(name)
+        with self._guard:
+            self._check(name)
+            if name in self._writing:
+                raise ValueError(f"{name} is being written already")
+            self._make_parent(name)
+            self._forget(name)
+            self._touch(_parent(name))
+            directories = self._unsettled(name)
+            self._writing.add(name)
 
         def over(failed: bool) -> None:
-            self._writing.discard(name)
-            self._forget(name)
-            if not failed:
-                self._settle(directories)
+            with self._guard:
+                self._writing.discard(name)
+                self._forget(name)
+                if not failed:
+                    self._settle(directories)
 
         await self._in_thread(self._write_now, (name, data, tuple(directories)), over)
 
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
-        file = self._file(name)
+        with self._guard:
+            file = self._file(name)
+            file.in_use += 1
         size = max(0, file.size - offset) if size is None else size
         pieces: list[bytes] = []
         try:
@@ -140,53 +183,60 @@ class FileDisk:
                 size -= len(piece)
         except OSError as error:
             raise _failure(error, f"cannot read {name}") from error
+        finally:
+            with self._guard:
+                self._let_go(file)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def size(self, name: str) -> int | None:
-        try:
-            return self._file(name).size
-        except NoSuchFile:
-            return None
+        with self._guard:
+            try:
+                return self._file(name).size
+            except NoSuchFile:
+                return None
 
     def truncate(self, name: str, size: int) -> None:
-        self._check(name)
-        file = self._file(name)
-        if size > file.size:
-            raise ValueError(f"{name} has {file.size} bytes; it cannot be cut to {size}")
-        file.unsynced = True
-        try:
-            os.ftruncate(file.descriptor, size)
-        except OSError as error:
-            raise _failure(error, f"cannot truncate {name}") from error
-        file.size = size
+        with self._guard:
+            self._check(name)
+            file = self._file(name)
+            if size > file.size:
+                raise ValueError(f"{name} has {file.size} bytes; it cannot be cut to {size}")
+            file.unsynced = True
+            try:
+                os.ftruncate(file.descriptor, size)
+            except OSError as error:
+                raise _failure(error, f"cannot truncate {name}") from error
+            file.size = size
 
     def rename(self, old: str, new: str) -> None:
-        self._check(old)
         check_name(new)
         if _parent(old) != _parent(new):
             raise ValueError(f"{old} and {new} are in different directories")
-        file = self._file(old)
-        try:
-            os.rename(self._path(old), self._path(new))
-        except OSError as error:
-            raise _failure(error, f"cannot rename {old} to {new}") from error
-        self._forget(new)
-        self._failed.pop(new, None)
-        self._open[new] = self._open.pop(old)
-        file.unsynced = True
-        self._touch(_parent(new))
+        with self._guard:
+            self._check(old)
+            file = self._file(old)
+            try:
+                os.rename(self._path(old), self._path(new))
+            except OSError as error:
+                raise _failure(error, f"cannot rename {old} to {new}") from error
+            self._forget(new)
+            self._failed.pop(new, None)
+            self._open[new] = self._open.pop(old)
+            file.unsynced = True
+            self._touch(_parent(new))
 
     def unlink(self, name: str) -> None:
         check_name(name)
-        try:
-            os.unlink(self._path(name))
-        except FileNotFoundError as error:
-            raise NoSuchFile(f"there is no file {name}") from error
-        except OSError as error:
-            raise _failure(error, f"cannot remove {name}") from error
-        self._forget(name)
-        self._failed.pop(name, None)
-        self._touch(_parent(name))
+        with self._guard:
+            try:
+                os.unlink(self._path(name))
+            except FileNotFoundError as error:
+                raise NoSuchFile(f"there is no file {name}") from error
+            except OSError as error:
+                raise _failure(error, f"cannot remove {name}") from error
+            self._forget(name)
+            self._failed.pop(name, None)
+            self._touch(_parent(name))
 
     def list(self, prefix: str = "") -> list[str]:
         parent, slash, _ = prefix.rpartition("/")
@@ -275,7 +325,7 @@ class FileDisk:
             self._open.move_to_end(name)
             return file
         check_name(name)
-        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CLOEXEC
         try:
             try:
                 descriptor = os.open(self._path(name), flags)
@@ -296,7 +346,7 @@ class FileDisk:
 
     def _close_one(self, keep: str) -> None:
         for name, file in self._open.items():
-            if name != keep and not file.unsynced and not file.syncing:
+            if name != keep and not file.unsynced and not file.in_use:
                 os.close(file.descriptor)
                 del self._open[name]
                 return
@@ -305,9 +355,15 @@ class FileDisk:
         file = self._open.pop(name, None)
         if file is None:
             return
-        if file.syncing:
+        if file.in_use:
             file.orphan = True
         else:
+            os.close(file.descriptor)
+
+    @staticmethod
+    def _let_go(file: _Open) -> None:
+        file.in_use -= 1
+        if file.orphan and not file.in_use:
             os.close(file.descriptor)
 
     async def _in_thread(

@@ -28,16 +28,16 @@ def failing(number: int) -> Callable[..., Any]:
     return fail
 
 
-def half_written(number: int) -> Callable[[int, Any], int]:
+def half_written(number: int) -> Callable[[int, Any, int], int]:
     """Writes a part, then fails: how a disk that becomes full behaves."""
-    real, calls = os.write, 0
+    real, calls = os.pwrite, 0
 
-    def write(descriptor: int, data: Any) -> int:
+    def write(descriptor: int, data: Any, offset: int) -> int:
         nonlocal calls
         calls += 1
         if calls > 1:
             raise OSError(number, os.strerror(number))
-        return real(descriptor, bytes(data)[: len(data) // 2])
+        return real(descriptor, bytes(data)[: len(data) // 2], offset)
 
     return write
 
@@ -49,7 +49,7 @@ async def test_a_write_that_found_no_room_is_taken_back(
     disk = FileDisk(tmp_path)
     disk.append("f", b"whole")
     with monkeypatch.context() as patch:
-        patch.setattr("os.write", half_written(number))
+        patch.setattr("os.pwrite", half_written(number))
         with pytest.raises(DiskFull, match="no space left"):
             disk.append("f", b"0123456789")
     assert (tmp_path / "f").read_bytes() == b"whole"
@@ -65,7 +65,7 @@ async def test_a_file_whose_half_write_cannot_be_taken_back_is_failed(
     disk = FileDisk(tmp_path)
     disk.append("f", b"whole")
     with monkeypatch.context() as patch:
-        patch.setattr("os.write", half_written(errno.ENOSPC))
+        patch.setattr("os.pwrite", half_written(errno.ENOSPC))
         patch.setattr("os.ftruncate", failing(errno.EIO))
         with pytest.raises(DiskFailure):
             disk.append("f", b"0123456789")
@@ -166,6 +166,76 @@ async def test_a_file_unlinked_during_its_sync_keeps_its_descriptor_until_the_en
         await asyncio.sleep(0.005)
     assert seen == [0]
     assert disk.read("f") == b"another file of that name"
+    disk.close()
+
+
+async def test_a_file_is_written_in_many_places_by_many_threads(tmp_path: Path) -> None:
+    disk = FileDisk(tmp_path)
+    pieces = {place * 4096: bytes([place]) * 4096 for place in range(1, 64)}
+
+    def write(offsets: list[int]) -> None:
+        for offset in offsets:
+            disk.write_at("blobs/b", offset, memoryview(pieces[offset]))
+
+    order = sorted(pieces, key=lambda offset: offset * 37 % 1009)
+    threads = [threading.Thread(target=write, args=(order[part::4],)) for part in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    await disk.sync("blobs/b")
+    assert disk.view("blobs/b") == bytes(4096) + b"".join(pieces.values())
+    disk.close()
+    assert (tmp_path / "blobs/b").read_bytes() == bytes(4096) + b"".join(pieces.values())
+
+
+async def test_a_place_that_cannot_be_written_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = FileDisk(tmp_path)
+    disk.write_at("f", 0, b"whole")
+    for number, failure in ((errno.ENOSPC, DiskFull), (errno.EIO, DiskFailure)):
+        with monkeypatch.context() as patch:
+            patch.setattr("os.pwrite", half_written(number))
+            with pytest.raises(failure) as caught:
+                disk.write_at("f", 5, b"0123456789")
+        assert type(caught.value) is failure
+    disk.write_at("f", 5, b"0123456789")
+    await disk.sync("f")
+    assert disk.read("f") == b"whole0123456789"
+    disk.close()
+
+
+async def test_a_file_unlinked_during_a_write_keeps_its_descriptor_until_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FileDisk(tmp_path)
+    entered, gate, real = threading.Event(), threading.Event(), os.pwrite
+
+    def pwrite(descriptor: int, data: Any, offset: int) -> int:
+        entered.set()
+        gate.wait(10)
+        return real(descriptor, data, offset)
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr("os.pwrite", pwrite)
+    writing = asyncio.get_running_loop().run_in_executor(None, disk.write_at, "f", 0, b"lost with its file")
+    await asyncio.to_thread(entered.wait, 10)
+    disk.unlink("f")
+    gate.set()
+    await writing
+    assert disk.list() == [] and disk.size("f") is None
+    disk.write_at("f", 0, b"another")
+    assert disk.read("f") == b"another"
+    disk.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_view_is_a_map_and_not_a_copy(tmp_path: Path) -> None:
+    disk = FileDisk(tmp_path)
+    disk.write_at("f", 0, b"mapped")
+    view = disk.view("f")
+    assert view.readonly and str(tmp_path / "f") in Path("/proc/self/maps").read_text()
+    del view
+    assert str(tmp_path / "f") not in Path("/proc/self/maps").read_text()
     disk.close()
 
 

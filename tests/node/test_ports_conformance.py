@@ -169,6 +169,51 @@ def test_what_was_synced_is_there_for_the_next_process(world: World) -> None:
     world.run(body)
 
 
+def test_a_file_is_written_at_any_place_and_in_any_order(world: World) -> None:
+    async def body() -> None:
+        disk = world.disk()
+        disk.write_at("blobs/b", 6, memoryview(b"world"))
+        assert disk.read("blobs/b") == bytes(6) + b"world"
+        disk.write_at("blobs/b", 0, bytearray(b"hello "))
+        disk.write_at("blobs/b", 4, b"O")
+        await disk.sync("blobs/b")
+        assert disk.read("blobs/b") == b"hellO world"
+        assert disk.size("blobs/b") == 11
+        disk.append("blobs/b", b"!")
+        assert disk.read("blobs/b", 6) == b"world!"
+        disk.close()
+        assert world.disk().read("blobs/b") == b"hellO world!"
+
+    world.run(body)
+
+
+def test_nothing_written_anywhere_is_an_empty_file(world: World) -> None:
+    async def body() -> None:
+        disk = world.disk()
+        disk.write_at("empty", 0, b"")
+        await disk.sync("empty")
+        assert disk.size("empty") == 0
+        assert disk.view("empty") == b""
+
+    world.run(body)
+
+
+def test_a_view_is_the_whole_file_and_outlives_its_name(world: World) -> None:
+    async def body() -> None:
+        disk = world.disk()
+        disk.write_at("blobs/b.part", 0, b"some bytes")
+        await disk.sync("blobs/b.part")
+        disk.rename("blobs/b.part", "blobs/b")
+        view = disk.view("blobs/b")
+        assert view.readonly and view[5:] == b"bytes" and len(view) == 10
+        disk.unlink("blobs/b")
+        assert view == b"some bytes"
+        with pytest.raises(NoSuchFile):
+            disk.view("blobs/b")
+
+    world.run(body)
+
+
 def test_a_missing_file_is_missed(world: World) -> None:
     async def body() -> None:
         disk = world.disk()
@@ -273,6 +318,8 @@ def test_no_name_leads_out_of_the_disk(world: World, name: str) -> None:
         disk = world.disk()
         with pytest.raises(ValueError, match="file name"):
             disk.append(name, b"x")
+        with pytest.raises(ValueError, match="file name"):
+            disk.write_at(name, 0, b"x")
         with pytest.raises(ValueError, match="file name"):
             await disk.write_whole(name, b"x")
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from consensus.effects import Now
-from node.ports import AlreadyLocked, DiskFailure, DiskFull, NoSuchFile, Ports, check_name
+from node.ports import AlreadyLocked, Buffer, DiskFailure, DiskFull, NoSuchFile, Ports, check_name
 from tests.simulation.loop import OWNER, Crash, VirtualLoop, drawn_from
 from tests.simulation.network import Endpoint, Network, SimulatedLinks
 
@@ -78,7 +78,7 @@ class _File:
     data: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)
     pending: list[tuple[int, bytes | None]] = field(default_factory=list)
-    """(offset, bytes) of an append, (size, None) of a truncation."""
+    """(offset, bytes) of a write, (size, None) of a truncation."""
     done: int = 0
 
     def settle(self, number: int) -> None:
@@ -109,7 +109,7 @@ def _apply(content: bytearray, operation: tuple[int, bytes | None]) -> None:
 
 
 def _surviving(pending: list[tuple[int, bytes | None]], chance: random.Random) -> list[tuple[int, bytes | None]]:
-    """Nothing, all, a beginning with a torn end, or any of the appends up to the first truncation that is
+    """Nothing, all, a beginning with a torn end, or any of the writes up to the first truncation that is
     lost."""
     case = chance.randrange(4)
     if case == 0 or not pending:
@@ -202,6 +202,28 @@ class SimulatedDisk:
     def append(self, name: str, data: bytes) -> None:
         check_name(name)
         self._append(name, data)
+
+    def write_at(self, name: str, offset: int, data: Buffer) -> None:
+        check_name(name)
+        self._power.operation("disk.write_at")
+        self._check(name)
+        file = self._medium.entries.get(name)
+        # A hole counts as written: room that the real file system would have lent to others.
+        growth = offset + len(data) - (0 if file is None else len(file.data))
+        if self._machine.traits.capacity_bytes is not None and self.free_bytes() < growth:
+            raise DiskFull(f"cannot write to {name}: no space left on the device")
+        if file is None:
+            file = _File()
+            self._medium.change(name, file)
+        if len(data):
+            write = (offset, bytes(data))
+            file.pending.append(write)
+            _apply(file.data, write)
+
+    def view(self, name: str) -> memoryview:
+        """Not a copy, as on the real one: whoever cuts or lengthens a file that is viewed gets a BufferError."""
+        self._power.check()
+        return memoryview(self._file(name).data).toreadonly()
 
     async def sync(self, name: str) -> None:
         check_name(name)
