@@ -21,6 +21,7 @@ from fl.state import META, job_of, open_jobs, read_record, round_of
 from node.health import LIVE_BLOCKS, Health, Reason
 from node.node import Node
 from node.ports import Channel
+from node.rpc.tally import Answered
 
 SETTLED_VIEWS = 4
 """Votes of a view still come in while the next few are under way; after so many it is seen who has missed it."""
@@ -40,7 +41,7 @@ _PHASES = {phase.value: phase.name.lower() for phase in Phase}
 
 
 class Metrics:
-    """An observer of its node."""
+    """An observer of its node, and the tally of its doors."""
 
     def __init__(self, node: Node, health: Health, version: str) -> None:
         self._node = node
@@ -64,14 +65,14 @@ class Metrics:
             ["height"],
             registry=registry,
         )
-        self.requests = Counter(
+        self._requests = Counter(
             "quorate_rpc_requests", "Requests answered.", ["route", "method", "status"], registry=registry
         )
-        self.request_seconds = Histogram(
+        self._request_seconds = Histogram(
             "quorate_rpc_seconds", "Time to answer, waiting included.", ["route"], buckets=_SECONDS, registry=registry
         )
-        self.connections = Gauge("quorate_rpc_connections", "Open connections of clients.", registry=registry)
-        self.turned_away = Counter(
+        self._connections = Gauge("quorate_rpc_connections", "Open connections of clients.", registry=registry)
+        self._turned_away = Counter(
             "quorate_rpc_connections_refused", "Connections closed for a limit.", ["reason"], registry=registry
         )
         self.subscribers = Gauge("quorate_rpc_subscribers", "Open event streams.", registry=registry)
@@ -87,6 +88,21 @@ class Metrics:
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
+
+    # Tally
+
+    def connected(self) -> None:
+        self._connections.inc()
+
+    def left(self) -> None:
+        self._connections.dec()
+
+    def turned_away(self, reason: str) -> None:
+        self._turned_away.labels(reason).inc()
+
+    def answered(self, answered: Answered) -> None:
+        self._requests.labels(answered.route, answered.method, str(answered.status)).inc()
+        self._request_seconds.labels(answered.route).observe(answered.seconds)
 
     # Observer
 

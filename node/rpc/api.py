@@ -8,6 +8,7 @@ from chain.certificate import Certificate, Executed, VoteKind, read_subject
 from node.health import Health
 from node.metrics import Metrics
 from node.node import Node
+from node.rpc.desk import Reception
 from node.rpc.event_log import EventLog
 from node.rpc.limits import Places, RpcLimits, Turnstile
 from node.rpc.problems import Problem
@@ -23,19 +24,23 @@ class Api:
     openapi: bytes = b""
     events: EventLog = field(init=False)
     subscribers: Places = field(init=False)
-    turnstile: Turnstile = field(init=False)
+    reception: Reception = field(init=False)
 
     def __post_init__(self) -> None:
         self.events = EventLog(self.node.store, lambda: self.node.executor.executed.events)
-        self.turnstile = Turnstile(self.limits)
+        self.reception = Reception(self.limits, self.metrics, self.node.ports.clock)
         self.subscribers = Places(self.limits.subscribers, self.limits.subscribers_by_client)
 
     @property
     def executed_height(self) -> int:
         return self.node.executor.executed.lineage.height
 
+    @property
+    def turnstile(self) -> Turnstile:
+        return self.reception.turnstile
+
     def now_s(self) -> float:
-        return self.node.ports.clock.now().mono_ms / 1000
+        return self.reception.now_s()
 
     def certified(self) -> tuple[Certificate, Executed]:
         """The newest execution certificate of a state that this node can still prove; raises NOT_PROVEN_YET."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -18,33 +17,26 @@ from typing import cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from node.metrics import Metrics
-from node.ports import PortError
 from node.rpc.limits import Places, RpcLimits, client_of
 from node.rpc.problems import Problem
 from node.rpc.requests import Response, problem_response
+from node.rpc.tally import Tally
 
 log = logging.getLogger("quorate.rpc")
 
-BACKLOG = 128
 LINGER_S = 1.0
 """How long what a refused client still sends is read and thrown away, so that it can read why."""
 _ACCEPT_AGAIN_S = 0.2
 _SERVER = "quorate"
 
 
-class CannotListen(PortError):
-    """The address or the path is taken, or not ours to take."""
-
-    code = "CANNOT_LISTEN"
-
-
-def http_response(response: Response) -> web.Response:
-    return web.Response(
-        body=response.body,
-        status=response.status,
-        headers={"Content-Type": response.media_type, **response.headers},
-    )
+def http_response(response: Response) -> web.StreamResponse:
+    headers = {"Content-Type": response.media_type, **response.headers}
+    if response.pieces is None:
+        return web.Response(body=response.body, status=response.status, headers=headers)
+    answer = web.StreamResponse(status=response.status, headers=headers)
+    answer.content_length = response.size_bytes
+    return answer
 
 
 def _canned(problem: Problem) -> bytes:
@@ -171,12 +163,12 @@ class Door:
         listener: socket.socket,
         answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         limits: RpcLimits,
-        metrics: Metrics,
+        tally: Tally,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._listener = listener
         self._limits = limits
-        self._metrics = metrics
+        self._tally = tally
         self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._places = Places(limits.connections, limits.connections_by_client)
@@ -211,7 +203,7 @@ class Door:
                 continue
             client = client_of(address[0]) if address else "socket"
             if self._places.take(client):
-                self._metrics.connections.inc()
+                self._tally.connected()
                 task = self._loop.create_task(self._welcome(sock, client))
                 self._welcoming.add(task)
                 task.add_done_callback(self._welcoming.discard)
@@ -219,7 +211,7 @@ class Door:
                 self._turn_away(sock)
 
     def _turn_away(self, sock: socket.socket) -> None:
-        self._metrics.turned_away.labels("crowded").inc()
+        self._tally.turned_away("crowded")
         with sock:
             if self._tls is None:
                 try:
@@ -236,7 +228,7 @@ class Door:
             if inside:
                 inside = False
                 self._places.leave(client)
-                self._metrics.connections.dec()
+                self._tally.left()
 
         def connection() -> Connection:
             return Connection(self._server, self._loop, self._limits, client, left)
@@ -248,47 +240,10 @@ class Door:
             )
         except (OSError, TimeoutError) as error:
             log.debug("no TLS", extra={"client": client, "reason": str(error)})
-            self._metrics.turned_away.labels("handshake").inc()
+            self._tally.turned_away("handshake")
             left()
             sock.close()
         except asyncio.CancelledError:
             left()
             sock.close()
             raise
-
-
-def listen_tcp(host: str, port: int) -> socket.socket:
-    """Raises CannotListen."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror}; check [rpc] listen") from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror}; check [rpc] listen") from error
-    return listener
-
-
-def listen_unix(path: str) -> socket.socket:
-    """Only this user can connect, from the first moment on. A socket that a killed process left is replaced: the lock
-    of the data directory says that it is nobody's. Raises CannotListen."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)
-    try:
-        if os.path.lexists(path):
-            os.unlink(path)
-        listener.bind(path)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise CannotListen(f"cannot listen on {path}: {error.strerror or error}; check the data directory") from error
-    finally:
-        os.umask(mask)
-    return listener

@@ -75,7 +75,7 @@ def find_job(api: Api, text: str) -> tuple[bytes, Job]:
     named = read_record(read, Named, job_name_key(text))
     job = job_of(read, named.holder) if named is not None else None
     if named is None or job is None:
-        raise Problem.unknown("UNKNOWN_JOB", "No job has this id or name.")
+        raise Problem.beside("UNKNOWN_JOB", "No job has this id or name.")
     return named.holder, job
 
 
@@ -139,7 +139,7 @@ async def job_member(api: Api, request: Request) -> Response:
     account = request[ACCOUNT]
     joined = read_record(api.node.store.state, Joined, joined_key(identity, account))
     if joined is None:
-        raise Problem.unknown("NOT_JOINED", "This account has not joined the job.")
+        raise Problem.beside("NOT_JOINED", "This account has not joined the job.")
     return json_response(job_member_view(account, _name(api, account), joined))
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
-from node.rpc.problems import MEDIA_TYPE, missing
+from node.rpc.problems import MEDIA_TYPE, kind_beside
 from node.rpc.requests import JSON, MSGPACK, Param
-from node.rpc.routes import Answer, Route
 from node.rpc.schema import Components, Schema
+from node.rpc.table import Answer, Route
 from node.rpc.views import ProblemView
 
 _ALWAYS = ("RATE_LIMITED", "TOO_MANY_CONNECTIONS", "INTERNAL")
@@ -23,7 +23,7 @@ _INTRODUCTION = (
 )
 
 
-def document(routes: Iterable[Route], version: str) -> Schema:
+def document(routes: Iterable[Route[Any]], version: str) -> Schema:
     components = Components()
     problem = components.of(ProblemView)
     paths: dict[str, Schema] = defaultdict(dict)
@@ -37,7 +37,7 @@ def document(routes: Iterable[Route], version: str) -> Schema:
     }
 
 
-def _operation(route: Route, components: Components, problem: Schema) -> Schema:
+def _operation(route: Route[Any], components: Components, problem: Schema) -> Schema:
     operation: Schema = {
         "summary": route.summary,
         "operationId": _name(route),
@@ -54,7 +54,7 @@ def _operation(route: Route, components: Components, problem: Schema) -> Schema:
     return operation
 
 
-def _name(route: Route) -> str:
+def _name(route: Route[Any]) -> str:
     words = [segment.strip("{}").replace(".", "_") for segment in route.path.split("/") if segment and segment != "v1"]
     return "_".join([route.method.lower(), *words])
 
@@ -69,11 +69,11 @@ def _parameter(param: Param[Any]) -> Schema:
     }
 
 
-def _responses(route: Route, components: Components, problem: Schema) -> Schema:
+def _responses(route: Route[Any], components: Components, problem: Schema) -> Schema:
     responses: Schema = {str(status): _response(answer, components) for status, answer in route.answers.items()}
     codes: dict[int, list[str]] = defaultdict(list)
     for code in _codes(route):
-        codes[int(missing(code).status)].append(code)
+        codes[int(kind_beside(code).status)].append(code)
     for status, named in sorted(codes.items()):
         response: Schema = {
             "description": f"{HTTPStatus(status).phrase}: {', '.join(named)}.",
@@ -85,7 +85,7 @@ def _responses(route: Route, components: Components, problem: Schema) -> Schema:
     return responses
 
 
-def _codes(route: Route) -> list[str]:
+def _codes(route: Route[Any]) -> list[str]:
     own = [*route.problems]
     if route.params or route.body is not None:
         own.append("BAD_PARAMETER")

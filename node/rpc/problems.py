@@ -37,9 +37,22 @@ PROBLEMS: dict[str, Kind] = {
     "UNKNOWN_ROUND": Kind(HTTPStatus.NOT_FOUND, "The job has no such round."),
     "UNKNOWN_BLOB": Kind(HTTPStatus.NOT_FOUND, "This node holds no blob of this CID."),
     "UNKNOWN_EVENT": Kind(HTTPStatus.NOT_FOUND, "There is no event of this index."),
+    "NO_MANIFEST": Kind(HTTPStatus.CONFLICT, "Nothing of this CID is being uploaded here; send its manifest first."),
+    "NO_LEAVE": Kind(HTTPStatus.UNAUTHORIZED, "This needs a leave that a member has signed, and none that fits came."),
+    "LEAVE_EXPIRED": Kind(HTTPStatus.UNAUTHORIZED, "The leave has run out, or runs for longer than a day."),
+    "LEAVE_MISMATCH": Kind(HTTPStatus.FORBIDDEN, "The leave is for something else than what is asked for."),
+    "BLOB_NOT_YOURS": Kind(HTTPStatus.FORBIDDEN, "The blob is its owner's, and not public."),
+    "KIND_NOT_TAKEN": Kind(HTTPStatus.FORBIDDEN, "Blobs of this kind are made by validators, not uploaded."),
+    "QUOTA_EXCEEDED": Kind(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The member has as many bytes here as it may, that no block names yet."
+    ),
+    "WRONG_MANIFEST": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The manifest is not that of this CID and size."),
+    "WRONG_LEAF": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The bytes are not those of this leaf."),
+    "WRONG_CID": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The bytes do not hash to this CID; nothing of them is kept."),
     "METHOD_NOT_ALLOWED": Kind(HTTPStatus.METHOD_NOT_ALLOWED, "The path does not take this method."),
     "TOO_SLOW": Kind(HTTPStatus.REQUEST_TIMEOUT, "The request took too long to arrive."),
     "NOT_PROVEN_YET": Kind(HTTPStatus.CONFLICT, "No execution certificate covers it yet.", 1),
+    "LENGTH_REQUIRED": Kind(HTTPStatus.LENGTH_REQUIRED, "The body's length must be said beforehand."),
     "BODY_TOO_LARGE": Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is larger than this address takes."),
     "UNSUPPORTED_MEDIA_TYPE": Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is of a type not taken here."),
     "BAD_RANGE": Kind(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "The blob has no such range."),
@@ -48,12 +61,14 @@ PROBLEMS: dict[str, Kind] = {
     "INTERNAL": Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "The node met a fault of its own; its log says more."),
     "BUSY": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The node takes no more at this time.", 1),
     "TOO_MANY_CONNECTIONS": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections are open.", 1),
+    "CORE_DOWN": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The node's other process does not answer at this time.", 2),
     "NOT_READY": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot serve clients well at this time.", 1),
     "DISK_FULL": Kind(HTTPStatus.INSUFFICIENT_STORAGE, "The node's disk is full up to its reserve.", 30),
 }
 
 _NOT_FOUND = frozenset({"UNKNOWN_JOB", "UNKNOWN_MEMBER", "NOT_JOINED"})
-"""Of transactions' codes, those that reads answer too."""
+_FORBIDDEN = frozenset({"NOT_MEMBER", "WRONG_KEY"})
+"""Of transactions' codes, those that other routes answer too, and as what."""
 
 
 def kind_of(code: str) -> Kind:
@@ -65,8 +80,11 @@ def kind_of(code: str) -> Kind:
     return Kind(HTTPStatus.BAD_REQUEST if bytes_decide else HTTPStatus.CONFLICT, refusal.sentence)
 
 
-def missing(code: str) -> Kind:
-    return Kind(HTTPStatus.NOT_FOUND, CODES[code].sentence) if code in _NOT_FOUND else kind_of(code)
+def kind_beside(code: str) -> Kind:
+    """As what it is answered where no transaction is submitted."""
+    if code in _NOT_FOUND:
+        return Kind(HTTPStatus.NOT_FOUND, CODES[code].sentence)
+    return Kind(HTTPStatus.FORBIDDEN, CODES[code].sentence) if code in _FORBIDDEN else kind_of(code)
 
 
 class Problem(Exception):
@@ -96,9 +114,9 @@ class Problem(Exception):
         return cls(refused.code, refused.sentence)
 
     @classmethod
-    def unknown(cls, code: str, detail: str = "") -> Problem:
-        """That what a path names is not there."""
-        return cls(code, detail, kind=missing(code))
+    def beside(cls, code: str, detail: str = "") -> Problem:
+        """A transaction's code, where none is submitted: what the path names is not there, or the sender may not."""
+        return cls(code, detail, kind=kind_beside(code))
 
     def document(self) -> dict[str, object]:
         document: dict[str, object] = {

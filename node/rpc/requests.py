@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 from urllib.parse import parse_qsl, unquote
 
 from chain.cid import CidError, parse_cid
+from node.ports import Buffer
 from node.rpc.problems import MEDIA_TYPE, Problem
 from node.rpc.schema import MAX_U64, Schema
 
@@ -47,6 +48,17 @@ class Param(Generic[T]):
         return self.default is _REQUIRED
 
 
+class Incoming(Protocol):
+    """A body that is still with its sender: nothing of it is read before it is asked for."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What the sender has declared; it cannot send more."""
+
+    async def fill(self, buffer: memoryview, within_s: float) -> None:
+        """The next bytes of it, as many as there is room for. Raises TOO_SLOW, and MALFORMED_BODY if it ends early."""
+
+
 @dataclass(slots=True)
 class Request:
     """`client` is the address that limits are counted by; `values` holds what `read_parameters` made."""
@@ -57,6 +69,10 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     media_type: str = ""
+    held_bytes: int = 0
+    """Of the body, counted at the turnstile."""
+    incoming: Incoming | None = None
+    """In place of `body`, on routes that read theirs in pieces."""
 
     def __getitem__(self, param: Param[T]) -> T:
         return cast(T, self.values[param.name])
@@ -68,6 +84,10 @@ class Response:
     media_type: str
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    size_bytes: int | None = None
+    """Of `pieces` together; none if nobody knows before the end."""
+    pieces: AsyncGenerator[Buffer, None] | None = None
+    """In place of `body`: each is asked for when the client has taken the one before it."""
 
 
 def json_response(value: object, status: int = 200, **headers: str) -> Response:

@@ -1,69 +1,25 @@
-"""The table of routes. Requests are matched against it, and the OpenAPI document is made from it."""
+"""The routes of the core process: its public ones and the operator's."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from node.rpc import admin, events, fl_views, jobs, ledger, models, state, status, transactions, views
 from node.rpc.api import Api
-from node.rpc.problems import Problem
-from node.rpc.requests import JSON, LIMIT, MSGPACK, OCTETS, TEXT, Param, Request, Response
-from node.rpc.schema import Schema
-
-Handler = Callable[[Api, Request], Awaitable[Response]]
-Stream = Callable[[Api, Request, Callable[[str], Awaitable[None]]], Awaitable[None]]
-
-LIST_COST = 5
-PROOF_COST = 2
-"""How many requests one of these counts for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """`view` is the type of a JSON answer; other media are bytes."""
-
-    media_type: str
-    view: Any = None
-    about: str = "What was asked for."
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """Media types that a route takes, with the schema of each and the most bytes of it."""
-
-    media: Mapping[str, tuple[Schema, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    method: str
-    path: str
-    handler: Handler | None
-    summary: str
-    answers: Mapping[int, Answer]
-    params: tuple[Param[Any], ...] = ()
-    problems: tuple[str, ...] = ()
-    body: Body | None = None
-    cost: int = 1
-    stream: Stream | None = None
-
-    @property
-    def tag(self) -> str:
-        return self.path.split("/")[2] if self.path.count("/") > 1 else self.path.strip("/")
+from node.rpc.requests import JSON, LIMIT, MSGPACK, OCTETS, TEXT, Param
+from node.rpc.table import LIST_COST, PROOF_COST, Answer, Body, Handler, Route
 
 
 def _get(
     path: str,
-    handler: Handler,
+    handler: Handler[Api],
     summary: str,
     view: Any,
     *params: Param[Any],
     problems: tuple[str, ...] = (),
     cost: int = 1,
     media_type: str = JSON,
-) -> Route:
+) -> Route[Api]:
     return Route("GET", path, handler, summary, {200: Answer(media_type, view)}, params, problems, cost=cost)
 
 
@@ -100,7 +56,7 @@ _SUBMISSION = Body(
     }
 )
 
-_SUBMIT = Route(
+_SUBMIT: Route[Api] = Route(
     "POST",
     "/v1/transactions",
     transactions.submit,
@@ -114,7 +70,7 @@ _SUBMIT = Route(
     _SUBMISSION,
 )
 
-_STREAM = Route(
+_STREAM: Route[Api] = Route(
     "GET",
     "/v1/events/ws",
     None,
@@ -126,7 +82,7 @@ _STREAM = Route(
     stream=events.stream,
 )
 
-_MODEL = Route(
+_MODEL: Route[Api] = Route(
     "GET",
     "/v1/models/{cid}",
     models.model,
@@ -141,7 +97,7 @@ _MODEL = Route(
     cost=PROOF_COST,
 )
 
-PUBLIC: tuple[Route, ...] = (
+PUBLIC: tuple[Route[Api], ...] = (
     _SUBMIT,
     _get(
         "/v1/transactions/{id}",
@@ -331,7 +287,7 @@ PUBLIC: tuple[Route, ...] = (
 
 _DRAIN = Body({JSON: ({"type": "object"}, 1024)})
 
-ADMIN: tuple[Route, ...] = (
+ADMIN: tuple[Route[Api], ...] = (
     _get("/v1/admin/status", status.status, "How the node is.", views.NodeStatusView),
     Route(
         "POST",
@@ -344,54 +300,3 @@ ADMIN: tuple[Route, ...] = (
     ),
     Route("POST", "/v1/admin/stop", admin.stop, "Stop the node.", {202: Answer(JSON, views.StoppingView)}),
 )
-
-
-@dataclass(slots=True)
-class _Place:
-    """In the tree of path segments."""
-
-    literals: dict[str, _Place] = field(default_factory=dict)
-    named: tuple[str, _Place] | None = None
-    routes: dict[str, Route] = field(default_factory=dict)
-
-
-class Table:
-    """Finds the route of a path; a literal segment goes before a parameter."""
-
-    def __init__(self, routes: tuple[Route, ...]) -> None:
-        self.routes = routes
-        self._root = _Place()
-        for route in routes:
-            place = self._root
-            for segment in route.path[1:].split("/"):
-                if segment.startswith("{"):
-                    name = segment.strip("{}")
-                    place.named = place.named or (name, _Place())
-                    if place.named[0] != name:
-                        raise ValueError(f"{route.path}: this segment is called {place.named[0]} in another route")
-                    place = place.named[1]
-                else:
-                    place = place.literals.setdefault(segment, _Place())
-            place.routes[route.method] = route
-
-    def find(self, method: str, segments: list[str]) -> tuple[Route, dict[str, str]]:
-        """Raises UNKNOWN_PATH or METHOD_NOT_ALLOWED. HEAD is found where GET is."""
-        place: _Place | None = self._root
-        values: dict[str, str] = {}
-        for segment in segments:
-            if place is None:
-                break
-            if segment in place.literals:
-                place = place.literals[segment]
-            elif place.named is not None and segment:
-                values[place.named[0]] = segment
-                place = place.named[1]
-            else:
-                place = None
-        if place is None or not place.routes:
-            raise Problem("UNKNOWN_PATH")
-        route = place.routes.get("GET" if method == "HEAD" else method)
-        if route is None:
-            allowed = sorted({*place.routes, *(["HEAD"] if "GET" in place.routes else [])})
-            raise Problem("METHOD_NOT_ALLOWED", headers={"Allow": ", ".join(allowed)})
-        return route, values

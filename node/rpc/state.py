@@ -81,5 +81,5 @@ async def member(api: Api, request: Request) -> Response:
     identity = request[ACCOUNT]
     found = member_of(api, identity)
     if found is None:
-        raise Problem.unknown("UNKNOWN_MEMBER")
+        raise Problem.beside("UNKNOWN_MEMBER")
     return json_response(member_view(identity, found, identity in _registrars(api)))

@@ -15,7 +15,8 @@ from node.rpc.api import Api
 from node.rpc.limits import RpcLimits
 from node.rpc.problems import Problem
 from node.rpc.requests import JSON, MSGPACK, Request, Response, problem_response, read_parameters, split_target
-from node.rpc.routes import PUBLIC, Route, Table
+from node.rpc.routes import PUBLIC
+from node.rpc.table import Route, Table
 
 TABLE = Table(PUBLIC)
 
@@ -39,7 +40,7 @@ class Caller:
         self.metrics = Metrics(node, self.health, "test")
         self.api = Api(node, self.health, self.metrics, limits or RpcLimits(), "test")
 
-    def request(self, method: str, target: str, body: bytes = b"", media_type: str = "") -> tuple[Route, Request]:
+    def request(self, method: str, target: str, body: bytes = b"", media_type: str = "") -> tuple[Route[Api], Request]:
         segments, query = split_target(target)
         route, path = TABLE.find(method, segments)
         values = read_parameters(route.params, path, query)
