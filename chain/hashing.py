@@ -46,6 +46,7 @@ class Domain(StrEnum):
     BEACON_SECRET = "quorate/beacon-secret"
     JOB = "quorate/job"
     RULES = "quorate/rules"
+    DATASET = "quorate/dataset"
     LEAVE = "quorate/leave"
     LEAF = "quorate/leaf"
     NODE = "quorate/node"

@@ -1,7 +1,8 @@
 """The verdict on a transaction's bytes: what admission asks, and what every vote for a batch attests.
 
 It is a pure function of the bytes, the chain's parameters, and rules of jobs, which never change. So it is
-the same on every node and at every time, and execution relies on it instead of repeating it.
+the same on every node and at every time, and execution relies on it instead of repeating it. Where a blob takes the
+place of bytes in the transaction, the verdict names it, and `fl.blobs` judges its bytes wherever they are.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from chain.genesis import Params
 from chain.keys import WeakKey, check_public_key
 from chain.transaction import Transaction, tx_id, verify_transaction
+from fl.blobs import Demand
 from fl.errors import Refused
 from fl.state import RulesOf
 from fl.transactions import read_body, read_transaction
@@ -21,6 +23,8 @@ class Checked:
     tx: Transaction
     id: bytes
     body: object
+    demand: Demand | None
+    """The blob that the transaction names instead of carrying it, of which nothing has been looked at."""
 
 
 def check_transaction(
@@ -35,8 +39,8 @@ def check_transaction(
     # Before the payload, so that a stranger's bytes cost one signature and no more.
     if verify_signature and not verify_transaction(tx):
         raise _why_unverified(tx)
-    row.check(body, tx, params, rules_of)
-    return Checked(tx, tx_id(tx), body)
+    demand = row.check(body, tx, params, rules_of)
+    return Checked(tx, tx_id(tx), body, demand)
 
 
 def _why_unverified(tx: Transaction) -> Refused:

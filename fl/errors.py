@@ -1,9 +1,10 @@
 """Every refusal, by a stable code: who decides it, and the sentence that a person reads.
 
-What *bytes* decide is refused at admission and consumes nothing. What *state* decides is refused in execution:
-one receipt, and the nonce is consumed. *Nobody's* refusals leave neither, because the account that would pay
-is not the one that signed, or its nonce is not free. A *round's* codes say why a
-round failed, an *item's* why it was ignored.
+What *bytes* decide is refused at admission and consumes nothing. So is a transaction whose blob one node does not
+hold, or has no room for, though another node may (BLOB_MISSING, BLOB_FULL). What *state* decides is refused in
+execution: one receipt, and the nonce is consumed. *Nobody's* refusals leave neither, because the account that would
+pay is not the one that signed, or its nonce is not free. A *round's* codes say why a round failed, an *item's* why it
+was ignored.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ _BYTES = {
     "OUT_OF_RANGE": "The update holds a value beyond the job's range.",
     "BAD_EXAMPLES": "The number of examples must be from 1 to 2^32.",
     "BAD_METRICS": "The update must give one value for each metric that the job names.",
-    "BAD_CID": "The payload does not hash to the CID that the transaction names.",
+    "BAD_CID": "The payload does not hash to the CID that the transaction names, or no payload of its size can.",
+    "BAD_DATASET": "The data set's entry is out of its limits.",
+    "BLOB_MISSING": "The blob that the transaction names is not whole on this node; put it here, then send again.",
+    "BLOB_FULL": "The node has no room for the blob, or its account has put as many bytes as it may; use another node.",
 }
 
 _STATE = {
@@ -57,7 +61,7 @@ _STATE = {
     "REVOKED": "The member has been revoked.",
     "UNKNOWN_MEMBER": "No member has this account id.",
     "ALREADY_MEMBER": "The account is a member already.",
-    "NAME_TAKEN": "Another member, or another open job, has this name.",
+    "NAME_TAKEN": "Another member, another open job, or another data set of this owner has this name.",
     "UNKNOWN_JOB": "No job has this id.",
     "JOB_CLOSED": "The job is finished or stopped.",
     "JOB_NOT_PAUSED": "Only a paused job can be resumed.",
@@ -70,6 +74,8 @@ _STATE = {
     "LATE": "The round takes no more updates.",
     "DUPLICATE": "The member has answered this round already.",
     "WRONG_BASE": "The update starts from another model than the round's.",
+    "UNKNOWN_DATASET": "No data set has this id.",
+    "WITHDRAWN": "The data set has been withdrawn.",
     "FAULT": "Execution met a fault of its own and left the state untouched; please report it.",
 }
 

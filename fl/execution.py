@@ -10,6 +10,7 @@ from chain.genesis import Params
 from chain.log import EMPTY, Frontier, append, leaf_digest
 from fl.records import Event, EventKind, Meta, OpenJob, OpenJobs, Receipt
 from fl.state import EVENTS, META, OPEN_JOBS, RECEIPTS, Read, State
+from fl.tensors.layout import Schema
 
 OK = "ok"
 """The status of a transaction that was executed and not refused."""
@@ -53,16 +54,25 @@ class AggregationTask:
 
 
 @dataclass(frozen=True, slots=True)
+class NewModel:
+    """A model that the state names from this block on. Its bytes came in the transaction, or are zeros behind the
+    header that the schema implies; with neither it is a blob that the votes for its batch found here."""
+
+    cid: bytes
+    inline: bytes
+    zeros: Schema | None
+
+
+@dataclass(frozen=True, slots=True)
 class BlockOutcome:
-    """`writes` are the rows of state; `rows` and `nodes` are stored beside it, under roots in it; `models`
-    are the blobs (CID, bytes) that the state names from this block on."""
+    """`writes` are the rows of state; `rows` and `nodes` are stored beside it, under roots in it."""
 
     writes: dict[bytes, bytes | None]
     receipts: tuple[bytes, ...]
     events: tuple[bytes, ...]
     nodes: tuple[LogNode, ...]
     rows: tuple[tuple[bytes, bytes], ...]
-    models: tuple[tuple[bytes, bytes], ...]
+    models: tuple[NewModel, ...]
     aggregations: tuple[AggregationTask, ...]
 
 
@@ -105,7 +115,7 @@ class Execution:
         self.receipts: list[Receipt] = []
         self.events: list[Event] = []
         self.rows: list[tuple[bytes, bytes]] = []
-        self.models: list[tuple[bytes, bytes]] = []
+        self.models: list[NewModel] = []
         self.aggregations: list[AggregationTask] = []
         self.touched: set[bytes] = set()
         self._nodes: list[LogNode] = []

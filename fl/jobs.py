@@ -10,9 +10,10 @@ from chain.codec import Digest, Length
 from chain.genesis import Params
 from chain.hashing import Domain, digest
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
+from fl.blobs import Demand
 from fl.cohort import join, leave
 from fl.errors import Refused
-from fl.execution import Call, Effect, Execution
+from fl.execution import Call, Effect, Execution, NewModel
 from fl.members import is_registrar, member_in_role
 from fl.records import (
     MAX_OPEN_JOBS,
@@ -29,7 +30,7 @@ from fl.records import (
     Round,
 )
 from fl.rounds import fail_round
-from fl.rules import check_initial_model, check_rules, parameters_of, rules_hash, zero_model
+from fl.rules import check_initial_model, check_rules, parameters_of, rules_hash, zero_model_cid
 from fl.state import RulesOf, State, job_key, job_name_key, joined_key, round_key, rules_key
 from fl.tensors.grid import MAX_UPDATES
 
@@ -38,7 +39,8 @@ _ENDED = (JobStatus.FINISHED, JobStatus.STOPPED)
 
 @dataclass(frozen=True, slots=True)
 class CreateJob:
-    """`model` is the initial model's blob, or empty for a model of zeros; the rules name its CID."""
+    """`model` is the initial model inline. Empty, it is the model of zeros if the rules name that one's CID, and else
+    the blob that they name."""
 
     rules: JobRules
     model: Annotated[bytes, Length(0, MAX_TRANSACTION_BYTES)]
@@ -70,9 +72,9 @@ def job_id(tx_id: bytes) -> bytes:
     return digest(Domain.JOB, tx_id)
 
 
-def check_creation(body: CreateJob, tx: Transaction, params: Params, rules_of: RulesOf) -> None:
+def check_creation(body: CreateJob, tx: Transaction, params: Params, rules_of: RulesOf) -> Demand | None:
     check_rules(body.rules, params)
-    check_initial_model(body.rules, body.model, params)
+    return check_initial_model(body.rules, body.model, params, tx.sender)
 
 
 def create_job(execution: Execution, call: Call, body: CreateJob) -> Effect:
@@ -94,7 +96,8 @@ def create_job(execution: Execution, call: Call, body: CreateJob) -> Effect:
     state.put(job_key(job), _created(execution, call, rules, parameters))
     execution.set_open_job(OpenJob(job, NEVER, parameters))
     execution.count(jobs=1)
-    execution.models.append((rules.initial, body.model or zero_model(rules.schema)))
+    zeros = not body.model and rules.initial == zero_model_cid(rules.schema)
+    execution.models.append(NewModel(rules.initial, body.model, rules.schema if zeros else None))
     execution.event(EventKind.JOB_CREATED, job, subject=call.sender)
     return Effect(job=job)
 

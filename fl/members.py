@@ -45,13 +45,19 @@ def is_registrar(state: State, account: bytes) -> bool:
     return registrars is not None and account in registrars.accounts
 
 
-def member_in_role(state: State, account: bytes, role: Role) -> Member:
-    """The member behind this account, or NOT_MEMBER, REVOKED or UNAUTHORISED."""
+def member_of(state: State, account: bytes) -> Member:
+    """The member behind this account, whatever its roles, or NOT_MEMBER or REVOKED."""
     member = state.get(Member, member_key(account))
     if member is None:
         raise Refused("NOT_MEMBER")
     if member.revoked:
         raise Refused("REVOKED")
+    return member
+
+
+def member_in_role(state: State, account: bytes, role: Role) -> Member:
+    """The member behind this account, or NOT_MEMBER, REVOKED or UNAUTHORISED."""
+    member = member_of(state, account)
     if role not in member.roles:
         raise Refused("UNAUTHORISED", f"This needs the role {role.value}; a registrar grants it.")
     return member

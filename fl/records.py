@@ -50,6 +50,8 @@ class Kind(IntEnum):
     ROTATE_KEY = 2
     REGISTER_MEMBER = 16
     REVOKE_MEMBER = 17
+    REGISTER_DATASET = 24
+    WITHDRAW_DATASET = 25
     CREATE_JOB = 32
     STOP_JOB = 33
     RESUME_JOB = 34
@@ -70,7 +72,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """Whose a name is: an account or a job."""
+    """Whose a name is: an account, a job or a data set."""
 
     holder: Digest
 
@@ -87,6 +89,27 @@ class Member:
     roles: Annotated[tuple[Word, ...], Count(0, 8)]
     revoked: bool
     height: U64
+
+
+DATASET_TEXT_BYTES = 4096
+DatasetText = Annotated[str, Length(0, DATASET_TEXT_BYTES)]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What its owner says of a data set, of which the chain may hold the bytes, know the CID, or neither.
+    `withdrawn_height` is 0 until it is withdrawn; the entry itself stays."""
+
+    owner: Digest
+    name: Name
+    cid: MaybeCid
+    size_bytes: U64
+    stored: bool
+    schema: DatasetText
+    policy: DatasetText
+    licence: Annotated[str, Length(0, 64)]
+    height: U64
+    withdrawn_height: U64
 
 
 class ConfigType(StrEnum):
@@ -237,7 +260,8 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An accepted update: a leaf of its round's log. The payload is in transaction `index` of `batch`."""
+    """An accepted update: a leaf of its round's log. The payload is in transaction `index` of `batch`, or is the
+    blob `cid` if none is there."""
 
     tx_id: Digest
     member: Digest
@@ -303,6 +327,8 @@ class EventKind(StrEnum):
     KEY_ROTATED = "key_rotated"
     MEMBER_REGISTERED = "member_registered"
     MEMBER_REVOKED = "member_revoked"
+    DATASET_REGISTERED = "dataset_registered"
+    DATASET_WITHDRAWN = "dataset_withdrawn"
     JOB_CREATED = "job_created"
     JOB_JOINED = "job_joined"
     JOB_LEFT = "job_left"

@@ -19,6 +19,7 @@ from chain.codec import I64, U64, Count, Digest, Length, decode, encode
 from chain.genesis import Params
 from chain.log import EMPTY
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
+from fl.blobs import Demand, update_demand
 from fl.errors import PendingJob, Refused
 from fl.execution import AggregationTask, Call, Effect, Execution
 from fl.members import member_in_role
@@ -59,8 +60,8 @@ from fl.tensors.encodings import check_payload
 
 @dataclass(frozen=True, slots=True)
 class SubmitUpdate:
-    """A member's answer to a round: the change against `base`, as the blob `payload`, inline. `metrics` are
-    in the order of the job's names."""
+    """A member's answer to a round: the change against `base`, as the blob `cid`, whose bytes are `payload` if they
+    come inline. `metrics` are in the order of the job's names."""
 
     job: Digest
     round: U64
@@ -68,7 +69,7 @@ class SubmitUpdate:
     examples: I64
     metrics: Annotated[tuple[I64, ...], Count(0, MAX_METRICS)]
     cid: Cid
-    payload: Annotated[bytes, Length(1, MAX_TRANSACTION_BYTES)]
+    payload: Annotated[bytes, Length(0, MAX_TRANSACTION_BYTES)]
 
 
 def later(time_ms: int, span_ms: int) -> int:
@@ -76,15 +77,17 @@ def later(time_ms: int, span_ms: int) -> int:
     return min(time_ms + span_ms, NEVER)
 
 
-def check_update(body: SubmitUpdate, tx: Transaction, params: Params, rules_of: RulesOf) -> None:
+def check_update(body: SubmitUpdate, tx: Transaction, params: Params, rules_of: RulesOf) -> Demand | None:
     if len(body.payload) > params.inline_bytes:
         raise Refused("OVERSIZE", f"An inline payload may take {params.inline_bytes} bytes.")
-    if raw_cid(body.payload) != body.cid:
+    if body.payload and raw_cid(body.payload) != body.cid:
         raise Refused("BAD_CID")
     rules = rules_of(body.job)
     if rules is None:
         raise PendingJob(body.job)
     _check_numbers(body, rules)
+    if not body.payload:
+        return update_demand(body.cid, rules, body.job, body.round, tx.sender)
     check_payload(
         rules.schema,
         rules.encoding,
@@ -94,6 +97,7 @@ def check_update(body: SubmitUpdate, tx: Transaction, params: Params, rules_of: 
         tx.sender.hex(),
         body.payload,
     )
+    return None
 
 
 def _check_numbers(body: SubmitUpdate, rules: JobRules) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
-from chain.cid import LEAF_BYTES, raw_cid
+from chain.cid import raw_cid
 from chain.codec import encode
 from chain.genesis import Params
 from chain.hashing import Domain, digest
+from chain.unixfs import MAX_FILE_BYTES, manifest_cid, zeros_manifest
+from fl.blobs import Demand, model_demand
 from fl.errors import Refused
 from fl.members import is_name
 from fl.records import (
@@ -19,7 +22,7 @@ from fl.records import (
 )
 from fl.tensors.encodings import ENCODINGS, payload_bytes
 from fl.tensors.grid import Grid
-from fl.tensors.layout import Schema, check_schema, layout_of
+from fl.tensors.layout import Schema, check_schema, layout_of, model_tensors
 from fl.tensors.model import check_model, model_form
 
 SYNCHRONOUS = "sync"
@@ -54,6 +57,13 @@ def zero_model(schema: Schema) -> bytes:
     return form.header + bytes(form.size_bytes - len(form.header))
 
 
+@lru_cache(maxsize=64)
+def zero_model_cid(schema: Schema) -> bytes:
+    """Of a model of any size, for the price of hashing two leaves."""
+    form = model_form(schema)
+    return manifest_cid(zeros_manifest(form.header, form.size_bytes))
+
+
 def grid_of(rules: JobRules) -> Grid:
     """The numbers of the job's sums; raises Refused("BAD_RULES") beyond what 64 bits can sum."""
     return Grid(rules.range_bits, rules.cap, rules.maximum)
@@ -79,24 +89,29 @@ def check_rules(rules: JobRules, params: Params) -> None:
     _check_sizes(rules, params)
 
 
-def check_initial_model(rules: JobRules, model: bytes, params: Params) -> None:
-    """Under rules that have been checked. The model comes inline, or not at all: then it is all zeros."""
+def check_initial_model(rules: JobRules, model: bytes, params: Params, creator: bytes) -> Demand | None:
+    """Under rules that have been checked. A model that does not come inline is all zeros, or the blob demanded."""
+    if not model:
+        return None if rules.initial == zero_model_cid(rules.schema) else model_demand(rules, creator)
     if len(model) > params.inline_bytes:
         raise Refused("OVERSIZE", f"An inline model may take {params.inline_bytes} bytes, not {len(model)}.")
-    if model:
-        check_model(rules.schema, model)
-    if raw_cid(model or zero_model(rules.schema)) != rules.initial:
+    check_model(rules.schema, model)
+    if raw_cid(model) != rules.initial:
         raise Refused("BAD_CID", "The initial model does not hash to the CID that the rules name.")
+    return None
 
 
 def _check_sizes(rules: JobRules, params: Params) -> None:
     check_schema(rules.schema, params.job_parameters)
-    update_bytes = payload_bytes(rules.schema, rules.encoding, _ANY_HEX, 2**64 - 1, _ANY_HEX)
-    if update_bytes > params.inline_bytes:
-        raise Refused("OVERSIZE", f"An update would take {update_bytes} bytes; inline go {params.inline_bytes}.")
-    model_bytes = model_form(rules.schema).size_bytes
-    if model_bytes > LEAF_BYTES:
-        raise Refused("OVERSIZE", f"A model would take {model_bytes} bytes; {LEAF_BYTES} are possible.")
+    # Before anything is made whose size grows with the model's.
+    _check_fits("The model's tensors", sum(each.size_bytes for each in model_tensors(rules.schema)))
+    _check_fits("The model", model_form(rules.schema).size_bytes)
+    _check_fits("An update", payload_bytes(rules.schema, rules.encoding, _ANY_HEX, 2**64 - 1, _ANY_HEX))
+
+
+def _check_fits(what: str, size_bytes: int) -> None:
+    if size_bytes > MAX_FILE_BYTES:
+        raise Refused("OVERSIZE", f"{what} would take {size_bytes} bytes; a blob has at most {MAX_FILE_BYTES}.")
 
 
 def _complaints(rules: JobRules) -> list[tuple[bool, str]]:

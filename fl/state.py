@@ -6,7 +6,7 @@ logs) leave execution beside them and are never read by it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from chain.codec import CodecError, decode, encode
@@ -14,6 +14,8 @@ from fl.records import Job, JobRules, OpenJobs, Round
 
 T = TypeVar("T")
 Read = Callable[[bytes], bytes | None]
+Rows = Callable[[bytes], Iterator[tuple[bytes, bytes]]]
+"""The rows of the state whose keys begin with a prefix, by key."""
 RulesOf = Callable[[bytes], JobRules | None]
 """The rules of a job, immutable, by its id; None while the job is unknown."""
 
@@ -25,6 +27,8 @@ VALIDATORS = b"validators"
 NEXT_VALIDATORS = b"validators/next"
 SET_SCHEDULE = b"validators/schedule"
 OPEN_JOBS = b"jobs/open"
+JOBS = b"job/"
+DATASETS = b"dataset/"
 
 MAX_VALUE_BYTES = 2**20
 """The largest values are validator sets, some hundred bytes a validator."""
@@ -56,11 +60,20 @@ def job_name_key(name: str) -> bytes:
 
 
 def job_key(job: bytes) -> bytes:
-    return b"job/" + job
+    return JOBS + job
 
 
 def rules_key(job: bytes) -> bytes:
     return b"rules/" + job
+
+
+def dataset_key(dataset: bytes) -> bytes:
+    return DATASETS + dataset
+
+
+def dataset_name_key(owner: bytes, name: str) -> bytes:
+    """Holds the newest data set of this owner that has this name."""
+    return b"name/dataset/" + owner + name.encode()
 
 
 def joined_key(job: bytes, account: bytes) -> bytes:

@@ -13,6 +13,14 @@ from chain.codec import CodecError, decode
 from chain.genesis import Params
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from fl.accounts import RotateKey, check_rotation, rotate_key
+from fl.blobs import Demand
+from fl.datasets import (
+    RegisterDataset,
+    WithdrawDataset,
+    check_dataset,
+    register_dataset,
+    withdraw_dataset,
+)
 from fl.errors import Refused
 from fl.execution import Call, Effect, Execution
 from fl.jobs import (
@@ -40,7 +48,7 @@ B = TypeVar("B")
 class KindRow(Generic[B]):
     kind: Kind
     body: type[B]
-    check: Callable[[B, Transaction, Params, RulesOf], None]
+    check: Callable[[B, Transaction, Params, RulesOf], Demand | None]
     execute: Callable[[Execution, Call, B], Effect]
 
 
@@ -54,6 +62,8 @@ KINDS: dict[int, KindRow[Any]] = {
         KindRow(Kind.ROTATE_KEY, RotateKey, check_rotation, rotate_key),
         KindRow(Kind.REGISTER_MEMBER, RegisterMember, check_registration, register_member),
         KindRow(Kind.REVOKE_MEMBER, RevokeMember, any_bytes, revoke_member),
+        KindRow(Kind.REGISTER_DATASET, RegisterDataset, check_dataset, register_dataset),
+        KindRow(Kind.WITHDRAW_DATASET, WithdrawDataset, any_bytes, withdraw_dataset),
         KindRow(Kind.CREATE_JOB, CreateJob, check_creation, create_job),
         KindRow(Kind.STOP_JOB, StopJob, any_bytes, stop_job),
         KindRow(Kind.RESUME_JOB, ResumeJob, any_bytes, resume_job),

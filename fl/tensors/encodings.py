@@ -3,7 +3,8 @@
 An update is the *change* of every averaged tensor against the round's model. Its payload is a safetensors
 file whose header names job, round and member, so a payload made for another place is not even well-formed;
 after the header come the encoded values and nothing else. `check_payload` is a pure function of bytes and
-immutable job rules: every validator gives the same verdict.
+immutable job rules: every validator gives the same verdict. It is the same whether a payload is looked at whole or
+in parts (`check_part`), since no value lies across the border of two.
 """
 
 from __future__ import annotations
@@ -19,21 +20,32 @@ from numpy.typing import NDArray
 from fl.errors import Refused
 from fl.tensors import floats
 from fl.tensors.f32 import F32
-from fl.tensors.layout import Bytes, Layout, Schema, StoredTensor, header_bytes, header_entries, layout_of, place
+from fl.tensors.layout import (
+    Bytes,
+    Layout,
+    Schema,
+    StoredTensor,
+    header_bytes,
+    header_entries,
+    holds_header,
+    layout_of,
+    place,
+)
 from fl.tensors.q8 import Q8
 
 
 class Encoding(Protocol):
-    """One way to write the flat vector. `offset` is where the header ends."""
+    """One way to write the flat vector. `offset` is where the header ends; every value of 4 bytes lies at a
+    multiple of 4 from there."""
 
     name: str
 
     def stored(self, layout: Layout) -> tuple[StoredTensor, ...]:
         """The tensors of the payload, in any order."""
 
-    def check(self, layout: Layout, range_bits: int, payload: Bytes, offset: int) -> None:
-        """Raises `Refused` unless what the payload decodes to is finite and within ±2^R. Header and length
-        are known to be right."""
+    def check(self, layout: Layout, range_bits: int, part: Bytes, start: int) -> None:
+        """Raises `Refused` unless what these bytes decode to is finite and within ±2^R. They stand at `start` behind
+        the header, a multiple of 4, and end with a whole value."""
 
     def encode(self, layout: Layout, range_bits: int, flat: NDArray[np.float32]) -> bytes:
         """The bytes after the header, of a canonical flat vector within ±2^R."""
@@ -57,7 +69,7 @@ class UpdateForm:
         return header_bytes("update", f"{job}/{round}/{member}", self.entries)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def update_form(schema: Schema, encoding: str) -> UpdateForm:
     if encoding not in ENCODINGS:
         raise Refused("NOT_SUPPORTED", f"The encoding {encoding!r} is unknown; known are {', '.join(ENCODINGS)}.")
@@ -93,7 +105,19 @@ def check_payload(
     `member` are lower-case hex."""
     form = update_form(schema, encoding)
     offset = check_frame(form, job, round, member, payload)
-    form.encoding.check(form.layout, range_bits, payload, offset)
+    form.encoding.check(form.layout, range_bits, memoryview(payload)[offset:], 0)
+
+
+def check_part(
+    schema: Schema, encoding: str, range_bits: int, job: str, round: int, member: str, start: int, part: Bytes
+) -> None:
+    """What `check_payload` says of the bytes from `start`, a multiple of 8, in a payload of the right length."""
+    form = update_form(schema, encoding)
+    header = form.header(job, round, member)
+    if not holds_header(header, start, part):
+        raise Refused("WRONG_HEADER")
+    values = memoryview(part)[max(0, len(header) - start) :]
+    form.encoding.check(form.layout, range_bits, values, max(0, start - len(header)))
 
 
 def encode_update(

@@ -15,8 +15,8 @@ class F32:
     def stored(self, layout: Layout) -> tuple[StoredTensor, ...]:
         return tuple(StoredTensor(each.name, "F32", each.shape) for each in layout.segments)
 
-    def check(self, layout: Layout, range_bits: int, payload: Bytes, offset: int) -> None:
-        floats.check_range(self.values(layout, payload, offset), range_bits)
+    def check(self, layout: Layout, range_bits: int, part: Bytes, start: int) -> None:
+        floats.check_range(array_at(part, "F32", len(part) // 4, 0), range_bits)
 
     def encode(self, layout: Layout, range_bits: int, flat: NDArray[np.float32]) -> bytes:
         return flat.astype("<f4", copy=False).tobytes()

@@ -18,8 +18,10 @@ INFINITY_BITS = 0x7F800000
 TINY_BITS = 0x00800000
 """Bits of the smallest normal F32, 2^−126; smaller ones are denormal."""
 
-_CHUNK = 1 << 18
-"""Values looked at together, so that a check of a large blob needs little memory."""
+SIGN_BIT = 0x80000000
+
+_CHUNK = 1 << 16
+"""Values looked at together, so that a check of a large blob needs little memory, most of it in a core's cache."""
 
 
 def range_bits_as_f32(range_bits: int) -> int:
@@ -36,9 +38,18 @@ def canonical(values: NDArray[Any]) -> NDArray[np.float32]:
     return array
 
 
+def largest(values: NDArray[Any]) -> int:
+    """The largest magnitude, as F32 bits; 0 of no values. Nothing is copied: read as signed integers, positive F32
+    are ordered by magnitude and above all negative ones; read as unsigned ones, it is the other way round."""
+    if not values.size:
+        return 0
+    bits = values.view(np.uint32)
+    return max(0, int(bits.view(np.int32).max()), int(bits.max()) - SIGN_BIT)
+
+
 def check_range(values: NDArray[Any], range_bits: int) -> None:
     """Raises `Refused` with NON_FINITE or OUT_OF_RANGE unless every |x| ≤ 2^R."""
-    top = max(int((chunk & np.uint32(0x7FFFFFFF)).max()) for chunk in _chunks(values))
+    top = largest(values)
     if top >= INFINITY_BITS:
         raise Refused("NON_FINITE", "The update holds NaN or infinity; look at the learning rate and the loss.")
     if top > range_bits_as_f32(range_bits):
@@ -46,15 +57,12 @@ def check_range(values: NDArray[Any], range_bits: int) -> None:
 
 
 def is_canonical(values: NDArray[Any]) -> bool:
-    for chunk in _chunks(values):
-        magnitudes = chunk & np.uint32(0x7FFFFFFF)
-        if bool((magnitudes >= INFINITY_BITS).any()):
-            return False
-        if bool(((magnitudes < TINY_BITS) & (chunk != 0)).any()):
+    if largest(values) >= INFINITY_BITS:
+        return False
+    bits = values.view(np.uint32)
+    for start in range(0, bits.size, _CHUNK):
+        chunk = bits[start : start + _CHUNK]
+        small = (chunk & np.uint32(SIGN_BIT - 1)) < np.uint32(TINY_BITS)
+        if bool(chunk[small].any()):
             return False
     return True
-
-
-def _chunks(values: NDArray[Any]) -> list[NDArray[np.uint32]]:
-    bits = values.view(np.uint32)
-    return [bits[start : start + _CHUNK] for start in range(0, bits.size, _CHUNK)]

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from chain.codec import U32, Count, Length
 from fl.errors import Refused
 
-Bytes: TypeAlias = bytes | memoryview
+Bytes: TypeAlias = bytes | bytearray | memoryview
 
 AVERAGED, FROZEN, LOCAL = "averaged", "frozen", "local"
 ROLES = (AVERAGED, FROZEN, LOCAL)
@@ -168,7 +168,7 @@ def numpy_dtype(dtype: str) -> np.dtype[np.generic]:
     return np.dtype(_DTYPES[dtype][1])
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def layout_of(schema: Schema) -> Layout:
     segments: list[Segment] = []
     blocks, tiles, edges = [0], [0], [0]
@@ -223,6 +223,12 @@ def header_bytes(key: str, value: str, entries: str) -> bytes:
     text = f'{{"__metadata__":{{"{key}":"{value}"}},{entries}}}'.encode("ascii")
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def holds_header(header: bytes, start: int, part: Bytes) -> bool:
+    """Whether the bytes that stand at `start` of a blob are this header's, as far as it reaches into them."""
+    expected = header[start : start + len(part)]
+    return part[: len(expected)] == expected
 
 
 def array_at(blob: Bytes, dtype: str, count: int, offset: int) -> NDArray[np.generic]:

@@ -28,11 +28,14 @@ from fl.tensors.layout import (
     array_at,
     header_bytes,
     header_entries,
+    holds_header,
     layout_of,
     model_tensors,
     numpy_dtype,
     place,
 )
+
+_WRONG_HEADER = "The blob's header is not the one that the job's schema implies."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,11 @@ class Run:
     """In bytes, from the start of the blob."""
     start: int
     stop: int
+
+    @property
+    def end(self) -> int:
+        """In bytes, like `offset`."""
+        return self.offset + 4 * (self.stop - self.start)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +64,7 @@ class ModelForm:
     runs: tuple[Run, ...]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def model_form(schema: Schema) -> ModelForm:
     layout = layout_of(schema)
     placed = place(model_tensors(schema))
@@ -65,7 +73,7 @@ def model_form(schema: Schema) -> ModelForm:
     runs: list[Run] = []
     for segment in layout.segments:
         offset = len(header) + places[segment.name].start
-        if runs and runs[-1].offset + 4 * (runs[-1].stop - runs[-1].start) == offset:
+        if runs and runs[-1].end == offset:
             runs[-1] = Run(runs[-1].offset, runs[-1].start, segment.stop)
         else:
             runs.append(Run(offset, segment.start, segment.stop))
@@ -86,7 +94,7 @@ def build_model(schema: Schema, tensors: Mapping[str, NDArray[Any] | bytes]) -> 
     blob = bytearray(form.size_bytes)
     blob[: len(form.header)] = form.header
     for run in form.runs:
-        blob[run.offset : run.offset + 4 * (run.stop - run.start)] = flat[run.start : run.stop].tobytes()
+        blob[run.offset : run.end] = flat[run.start : run.stop].tobytes()
     for placed in form.placed:
         name = placed.tensor.name
         if name not in averaged:
@@ -125,10 +133,19 @@ def parse_model(schema: Schema, blob: Bytes) -> dict[str, NDArray[Any]]:
 
 def check_model(schema: Schema, blob: Bytes) -> None:
     """Raises `Refused("BAD_MODEL")` unless this is a model blob of the schema with canonical averaged tensors."""
+    check_model_frame(model_form(schema), blob)
+    check_model_part(schema, 0, blob)
+
+
+def check_model_part(schema: Schema, start: int, part: Bytes) -> None:
+    """What `check_model` says of the bytes from `start`, a multiple of 8, in a blob of the right length."""
     form = model_form(schema)
-    check_model_frame(form, blob)
+    if not holds_header(form.header, start, part):
+        raise Refused("BAD_MODEL", _WRONG_HEADER)
     for run in form.runs:
-        if not floats.is_canonical(array_at(blob, "F32", run.stop - run.start, run.offset)):
+        # No value lies across the end of a part: runs begin at multiples of 4, as parts do.
+        first, last = max(run.offset, start), min(run.end, start + len(part))
+        if first < last and not floats.is_canonical(array_at(part, "F32", (last - first) // 4, first - start)):
             raise Refused(
                 "BAD_MODEL", "An averaged tensor holds NaN, infinity, −0 or a denormal; let the SDK build the blob."
             )
@@ -136,6 +153,6 @@ def check_model(schema: Schema, blob: Bytes) -> None:
 
 def check_model_frame(form: ModelForm, blob: Bytes) -> None:
     if blob[: len(form.header)] != form.header:
-        raise Refused("BAD_MODEL", "The blob's header is not the one that the job's schema implies.")
+        raise Refused("BAD_MODEL", _WRONG_HEADER)
     if len(blob) != form.size_bytes:
         raise Refused("BAD_MODEL", f"The model must have {form.size_bytes} bytes, not {len(blob)}.")

@@ -30,11 +30,17 @@ class Q8:
         ]
         return (*values, *scales)
 
-    def check(self, layout: Layout, range_bits: int, payload: Bytes, offset: int) -> None:
-        scales = self.scales(layout, payload, offset)
-        if not np.isfinite(scales).all():
+    def check(self, layout: Layout, range_bits: int, part: Bytes, start: int) -> None:
+        count = max(0, min(len(part) // 4, layout.blocks.size - 1 - start // 4))
+        if not count:
+            return
+        scales = array_at(part, "F32", count, 0)
+        top = floats.largest(scales)
+        if top >= floats.INFINITY_BITS:
             raise Refused("NON_FINITE", "A scale of the update is NaN or infinite.")
-        if not ((scales >= 0) & (scales <= np.float32(2.0 ** (range_bits - 7)))).all():
+        # −0 is the one negative that is let through: it decodes to zeros.
+        negative = int(scales.view(np.uint32).max()) > floats.SIGN_BIT
+        if negative or top > floats.range_bits_as_f32(range_bits - 7):
             raise Refused("OUT_OF_RANGE", f"A scale of the update is negative or beyond 2^{range_bits} / 128.")
 
     def encode(self, layout: Layout, range_bits: int, flat: NDArray[np.float32]) -> bytes:

@@ -21,13 +21,14 @@ from chain.codec import decode, encode
 from chain.genesis import Genesis, GenesisMember, Params, SetChange, check_genesis
 from chain.keys import SigningKey
 from chain.transaction import Transaction, account_id, sign_transaction
+from chain.unixfs import cid_of
 from fl.check import Checked, check_transaction
-from fl.execution import AggregationTask, BlockInput, BlockOutcome
+from fl.execution import AggregationTask, BlockInput, BlockOutcome, NewModel
 from fl.jobs import CreateJob, JoinJob, job_id
 from fl.machine import execute_block, genesis_state
 from fl.records import Account, Event, Job, JobRules, Member, Receipt, Round
 from fl.rounds import SubmitUpdate
-from fl.rules import EQUAL, FEDAVG, SYNCHRONOUS, VISIBLE_TO_VALIDATORS, rules_hash, zero_model
+from fl.rules import EQUAL, FEDAVG, SYNCHRONOUS, VISIBLE_TO_VALIDATORS, rules_hash, zero_model, zero_model_cid
 from fl.state import account_key, job_key, member_key, read_record, round_key, rules_key, rules_of
 from fl.tensors.encodings import encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
@@ -194,7 +195,7 @@ class Ledger:
                 self.state[key] = value
         self.height, self.time_ms = block.height, block.time_ms
         self.rows.update(outcome.rows)
-        self.models.update(outcome.models)
+        self.models.update((each.cid, model_bytes(each)) for each in outcome.models if each.inline or each.zeros)
         self.nodes.update({(name, level, index): digest for name, level, index, digest in outcome.nodes})
         self.receipts += [decode(Receipt, data, len(data)) for data in outcome.receipts]
         self.events += [decode(Event, data, len(data)) for data in outcome.events]
@@ -243,6 +244,10 @@ class Ledger:
         return [event.kind for event in self.events]
 
 
+def model_bytes(model: NewModel) -> bytes:
+    return model.inline or zero_model(model.zeros) if model.zeros else model.inline
+
+
 def ledger(validators: int = 4, trainers: int = 4, **changes: Any) -> Ledger:
     genesis = make_genesis(validators, trainers, **changes)
     return Ledger(genesis, genesis_state(genesis))
@@ -273,7 +278,7 @@ def make_rules(**changes: Any) -> JobRules:
         app_digest=b"",
     )
     rules = replace(rules, **changes)
-    return rules if rules.initial else replace(rules, initial=raw_cid(zero_model(rules.schema)))
+    return rules if rules.initial else replace(rules, initial=zero_model_cid(rules.schema))
 
 
 @dataclass
@@ -294,13 +299,14 @@ class Running:
         return self.ledger.round(self.job)
 
     def body(self, trainer: Actor, *, value: float = 0.5, **changes: Any) -> SubmitUpdate:
-        """An update that the chain accepts, every value of it the same, but for the changes."""
+        """An update that the chain accepts, every value of it the same, but for the changes. With an empty payload it
+        names the blob instead."""
         rules, state = self.ledger.rules(self.job), self.ledger.job(self.job)
         round = changes.get("round", state.round)
         delta = {
             spec.name: np.full(spec.shape, value, np.float32) for spec in rules.schema.tensors if spec.role == AVERAGED
         }
-        payload = changes.get("payload") or encode_update(
+        payload = encode_update(
             rules.schema, rules.encoding, rules.range_bits, self.job_hex, round, trainer.account.hex(), delta
         )
         given: dict[str, Any] = {
@@ -309,7 +315,7 @@ class Running:
             "base": state.model,
             "examples": 10,
             "metrics": (1_000_000,) * len(rules.metrics),
-            "cid": raw_cid(payload),
+            "cid": cid_of(changes.get("payload") or payload),
             "payload": payload,
         }
         return SubmitUpdate(**{**given, **changes})

@@ -13,14 +13,16 @@ from typing import Any
 from chain.block import Evidence, Item, ItemKind, Ready
 from chain.codec import decode, encode
 from chain.log import Frontier
+from chain.unixfs import cid_of
 from fl.accounts import RotateKey, rotation
+from fl.datasets import RegisterDataset, WithdrawDataset
 from fl.execution import OK
 from fl.jobs import CreateJob, JoinJob, LeaveJob, ResumeJob, StopJob, job_id
 from fl.machine import wants_block_at
 from fl.members import RegisterMember, RevokeMember
 from fl.records import JobStatus, Kind, Meta, Phase, Receipt, Round
 from fl.rounds import SubmitUpdate, entries_of
-from fl.state import EVENTS, META, RECEIPTS, job_key, joined_key, open_jobs, read_record
+from fl.state import DATASETS, EVENTS, META, RECEIPTS, job_key, joined_key, open_jobs, read_record
 from tests.fl.builders import (
     Actor,
     Ledger,
@@ -44,6 +46,7 @@ class Play:
         self.people = [*self.trainers, self.creator, self.registrar]
         self.people += [self.ledger.actor("newcomer-0"), self.ledger.actor("stranger")]
         self.jobs: list[bytes] = []
+        self.datasets: list[bytes] = []
         self.old: list[bytes] = []
 
     def block(self) -> None:
@@ -58,6 +61,7 @@ class Play:
             proposer=draw.randrange(self.ledger.genesis.validator_set.n),
             within_window=draw.random() < 0.9,
         )
+        self.datasets = [key[len(DATASETS) :] for key in self.ledger.state if key.startswith(DATASETS)]
         check_totals(self.ledger)
 
     def transaction(self) -> bytes:
@@ -97,6 +101,10 @@ class Play:
         if draw.random() < 0.02:
             return self.sign(who, LeaveJob(job))
         if draw.random() < 0.05:
+            return self.sign(
+                who, draw.choice((self.dataset(), WithdrawDataset(draw.choice([*self.datasets, bytes(32)]))))
+            )
+        if draw.random() < 0.05:
             name = f"newcomer-{draw.randrange(3)}"
             return self.sign(self.registrar, RegisterMember(name, signing_key(name).public, ("trainer",)))
         body = Running(self.ledger, job, self.creator, self.trainers).body(
@@ -106,6 +114,10 @@ class Play:
             wrong = ({"examples": 2**63 - 1}, {"examples": -1}, {"metrics": ()}, {"base": bytes(36)})
             body = replace(body, **draw.choice(wrong))
         return self.sign(who, body)
+
+    def dataset(self) -> RegisterDataset:
+        cid = cid_of(self.draw.randbytes(9))
+        return RegisterDataset(f"data-{self.draw.randrange(3)}", cid, 9, self.draw.random() < 0.5, "", "", "CC0-1.0")
 
     def creation(self) -> bytes:
         draw = self.draw
@@ -136,6 +148,8 @@ class Play:
         bodies: list[object] = [
             rotation(who.key, self.ledger.chain_id, who.account),
             RegisterMember(f"m{draw.randrange(4)}", new.public, draw.choice(((), ("trainer",), ("king",)))),
+            RegisterDataset("d", bytes(36), number, draw.random() < 0.5, "", "x" * 4096, ""),
+            WithdrawDataset(job),
             RevokeMember(draw.choice(self.people).account) if draw.random() < 0.1 else RevokeMember(bytes(32)),
             StopJob(job) if draw.random() < 0.3 else RotateKey(new.public, bytes(64)),
             ResumeJob(job),
@@ -143,6 +157,7 @@ class Play:
             JoinJob(job, bytes(32)),
             CreateJob(make_rules(initial=bytes(36), maximum=draw.choice((1, 2**32 - 1))), draw.randbytes(9)),
             SubmitUpdate(job, number, bytes(36), signed, (signed,) * draw.choice((0, 1, 16)), bytes(36), b"x"),
+            SubmitUpdate(job, number, bytes(36), signed, (), bytes(36), b""),
         ]
         nonce = draw.choice((None, None, None, 0, 5, 300, 2**64 - 1))
         tx = who.transaction(draw.choice(bodies), nonce=nonce, valid_until_ms=self.valid_until_ms())

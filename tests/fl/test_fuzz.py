@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from chain.block import Item
 from chain.codec import encode
+from chain.unixfs import cid_of
 from fl.check import check_transaction
+from fl.datasets import RegisterDataset
 from fl.errors import DecidedBy, PendingJob, Refused
 from fl.jobs import CreateJob, LeaveJob
 from fl.records import Kind, Phase
@@ -74,6 +76,8 @@ def good(who: Actor) -> list[bytes]:
     return [
         who.sign(RUNNING.body(who), nonce=0),
         RUNNING.creator.sign(CreateJob(make_rules(name="fuzzed"), b""), nonce=900),
+        who.sign(RUNNING.body(who, payload=b""), nonce=1),
+        who.sign(RegisterDataset("fuzzed", cid_of(b"scans"), 5, True, "csv", "none", "CC0-1.0"), nonce=2),
     ]
 
 

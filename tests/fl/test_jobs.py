@@ -7,13 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from chain.cid import raw_cid
+from chain.cid import LEAF_BYTES, raw_cid
 from chain.genesis import Params
+from chain.unixfs import cid_of
+from fl.blobs import BlobClaim, BlobKind, Demand
 from fl.errors import Refused
+from fl.execution import NewModel
 from fl.jobs import CreateJob, JoinJob, LeaveJob, ResumeJob, StopJob
 from fl.records import MAX_OPEN_JOBS, ConfigEntry, EventKind, JobStatus, Phase
-from fl.rules import check_rules, config_at, grid_of, rules_hash, zero_model
+from fl.rules import check_rules, config_at, grid_of, rules_hash, zero_model, zero_model_cid
 from fl.state import job_name_key, open_jobs, rules_of
+from fl.tensors.encodings import ENCODINGS
 from fl.tensors.layout import Schema, TensorSpec
 from fl.tensors.model import build_model
 from tests.fl.builders import (
@@ -67,7 +71,6 @@ def join(chain: Ledger, job: bytes, *people: Actor, **block: object) -> None:
         ({"config": (ConfigEntry("lr", 1, "integer", str(2**63)),)}, "BAD_CONFIG"),
         ({"config": (ConfigEntry("lr", 1, "decimal", "0.1"), ConfigEntry("lr", 1, "decimal", "0.2"))}, "BAD_CONFIG"),
         ({"config": (ConfigEntry("z", 1, "string", ""), ConfigEntry("a", 1, "string", ""))}, "BAD_CONFIG"),
-        ({"schema": Schema((TensorSpec("w", "F32", (9_000,), "averaged"),))}, "OVERSIZE"),
         ({"schema": Schema((TensorSpec("w", "F32", (2**27 + 1,), "averaged"),)), "initial": bytes(36)}, "BAD_SCHEMA"),
     ],
 )
@@ -77,11 +80,18 @@ def test_rules_out_of_their_limits_are_refused(changes: dict[str, object], code:
     assert refused.value.code == code
 
 
-def test_a_quantised_job_may_have_more_parameters_than_an_inline_model_holds() -> None:
-    schema = Schema((TensorSpec("w", "F32", (32_000,), "averaged"),))
-    check_rules(make_rules(schema=schema, encoding="q8"), Params())
+def test_models_are_bounded_by_the_chains_parameters_and_not_by_a_transaction() -> None:
+    schema = Schema((TensorSpec("w", "F32", (2**27,), "averaged"),))
+    for encoding in ENCODINGS:
+        check_rules(make_rules(schema=schema, encoding=encoding), Params())
+
+
+def test_a_model_is_no_larger_than_a_blob_can_be_whatever_the_chain_allows() -> None:
+    params = Params(job_parameters=2**40, open_parameters=2**40)
+    frozen = TensorSpec("table", "F64", (2**20, 2**13), "frozen")
+    schema = Schema((TensorSpec("w", "F32", (1,), "averaged"), frozen))
     with pytest.raises(Refused, match="OVERSIZE"):
-        check_rules(make_rules(schema=schema, encoding="f32"), Params())
+        check_rules(make_rules(schema=schema, initial=bytes(36)), params)
 
 
 def test_the_widest_allowed_rules_have_sums_that_64_bits_hold() -> None:
@@ -105,6 +115,35 @@ def test_an_initial_model_under_another_cid_is_refused_by_its_bytes() -> None:
     model = build_model(SCHEMA, {"weight": np.ones((3, 2)), "bias": np.arange(3.0)})
     with pytest.raises(Refused, match="BAD_CID"):
         chain.check(chain.actor("creator").sign(CreateJob(make_rules(), model)))
+
+
+def test_the_zero_model_is_known_by_its_cid_at_any_size() -> None:
+    for parameters in (1, 1000, LEAF_BYTES // 4 - 32, LEAF_BYTES // 4, 3 * LEAF_BYTES // 4 + 5):
+        frozen = TensorSpec("steps", "I64", (), "frozen")
+        schema = Schema((TensorSpec("w", "F32", (parameters,), "averaged"), frozen))
+        assert zero_model_cid(schema) == cid_of(zero_model(schema))
+
+
+def test_a_model_of_zeros_needs_no_blob_however_large_it_is() -> None:
+    chain = ledger()
+    schema = Schema((TensorSpec("w", "F32", (2**27,), "averaged"),))
+    data = chain.actor("creator").sign(CreateJob(make_rules(schema=schema), b""))
+    assert chain.check(data).demand is None
+    outcome = chain.block(data)
+    assert outcome.models == (NewModel(zero_model_cid(schema), b"", schema),)
+
+
+def test_an_initial_model_that_neither_comes_along_nor_is_zero_is_demanded_as_a_blob() -> None:
+    chain = ledger()
+    creator = chain.actor("creator")
+    for parameters in (6, 400_000):
+        schema = Schema((TensorSpec("w", "F32", (parameters,), "averaged"),))
+        model = build_model(schema, {"w": np.ones(parameters)})
+        rules = make_rules(name=f"of-{parameters}", schema=schema, initial=cid_of(model))
+        data = creator.sign(CreateJob(rules, b""))
+        claim = BlobClaim(rules.initial, len(model), BlobKind.MODEL, creator.account, b"", 0)
+        assert chain.check(data).demand == Demand(claim, rules)
+        assert chain.block(data).models == (NewModel(rules.initial, b"", None),)
 
 
 def test_rules_are_checked_again_before_they_become_state() -> None:

@@ -16,6 +16,7 @@ from chain.transaction import Transaction, account_id, sign_transaction
 from fl import jobs
 from fl.accounts import RotateKey, rotation
 from fl.check import check_transaction
+from fl.datasets import RegisterDataset, WithdrawDataset, dataset_id
 from fl.errors import CODES, DecidedBy, PendingJob, Refused
 from fl.jobs import CreateJob, JoinJob, LeaveJob, ResumeJob, StopJob
 from fl.members import RegisterMember, RevokeMember
@@ -27,6 +28,8 @@ IDENTITY_KEY = b"\x01\x01" + bytes(31)
 """The neutral point of the curve, under which one signature verifies for everything."""
 
 F64_SCHEMA = Schema((TensorSpec("w", "F64", (2,), "averaged"),))
+
+DATASET = RegisterDataset("scans", b"", 10**9, False, "", "", "")
 
 Case = Callable[[Running], bytes]
 
@@ -81,6 +84,7 @@ BYTES: dict[str, Case] = {
     "BAD_EXAMPLES": lambda r: update(r, examples=10**12),
     "BAD_METRICS": lambda r: update(r, metrics=()),
     "BAD_CID": lambda r: update(r, cid=raw_cid(b"another")),
+    "BAD_DATASET": lambda r: r.creator.sign(replace(DATASET, stored=True)),
 }
 
 
@@ -132,6 +136,14 @@ def joining(running: Running, accepted: bytes | None = None) -> bytes:
     return newcomer(running).sign(JoinJob(running.job, accepted or running.ledger.job(running.job).rules_hash))
 
 
+def withdrawn(running: Running) -> bytes:
+    """A data set's withdrawal, a second time."""
+    data = running.creator.sign(DATASET)
+    body = WithdrawDataset(dataset_id(running.ledger.check(data).id))
+    running.ledger.block(data, running.creator.sign(body))
+    return running.creator.sign(body)
+
+
 STATE: dict[str, Case] = {
     "VALID_UNTIL_FAR": lambda r: r.creator.sign(StopJob(r.job), valid_until_ms=GENESIS_MS + 25 * HOUR_MS),
     "UNAUTHORISED": lambda r: r.trainers[0].sign(CreateJob(make_rules(name="mine"), b"")),
@@ -152,6 +164,8 @@ STATE: dict[str, Case] = {
     "LATE": after_failure_of_round_one,
     "DUPLICATE": duplicate,
     "WRONG_BASE": lambda r: update(r, base=raw_cid(b"another model")),
+    "UNKNOWN_DATASET": lambda r: r.creator.sign(WithdrawDataset(bytes(32))),
+    "WITHDRAWN": withdrawn,
     "FAULT": update,
 }
 
@@ -161,7 +175,7 @@ def codes(decided_by: DecidedBy) -> set[str]:
 
 
 def test_every_code_has_a_case_here() -> None:
-    assert BYTES.keys() == codes(DecidedBy.BYTES)
+    assert BYTES.keys() == codes(DecidedBy.BYTES) - {"BLOB_MISSING", "BLOB_FULL"}, "what a node holds it alone knows"
     assert STATE.keys() == codes(DecidedBy.STATE)
     assert codes(DecidedBy.NOBODY) == {"EXPIRED", "NONCE_USED", "NONCE_FAR", "WRONG_KEY"}
 

@@ -121,7 +121,7 @@ class Chainlet:
         aggregations = len(self.ledger.aggregations)
         outcome = self.ledger.block(*transactions, **changes)
         self.tree.apply(self.height, outcome.writes, {key: state.get(key) for key in outcome.writes})
-        self.blobs.update(outcome.models)
+        self.blobs.update(self.ledger.models)
         for index, receipt in enumerate(self.ledger.receipts[before:], before):
             self.receipt_of[receipt.tx_id] = index
         self.frontiers[self.height] = decode(Frontier, self.ledger.state.get(RECEIPTS, encode(EMPTY)), 4096)
