@@ -33,6 +33,19 @@ def check_cid(cid: bytes) -> None:
         raise CidError("not a CIDv1 with codec raw or dag-pb and a sha2-256 digest")
 
 
+def version_1(cid: bytes) -> bytes:
+    """The CID, or the one of version 1 that means the same. A CID of version 0 is a bare digest of a dag-pb block."""
+    if len(cid) == CID_BYTES - 2 and cid.startswith(TREE_PREFIX[2:]):
+        return TREE_PREFIX[:2] + cid
+    check_cid(cid)
+    return cid
+
+
+def is_named(block: bytes | bytearray | memoryview, cid: bytes) -> bool:
+    """Whether the CID's digest is that of these bytes."""
+    return sha256(block).digest() == cid[-32:]
+
+
 def is_raw(cid: bytes) -> bool:
     return len(cid) == CID_BYTES and cid.startswith(RAW_PREFIX)
 

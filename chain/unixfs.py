@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, TypeAlias
 
-from chain.cid import LEAF_BYTES, RAW_PREFIX, TREE_PREFIX, CidError
+from chain.cid import LEAF_BYTES, RAW_PREFIX, TREE_PREFIX, CidError, version_1
 from chain.codec import U64, Length
+from chain.varint import VarintError, read_varint, to_varint
 
 __all__ = [
     "LEAF_BYTES",
@@ -216,11 +217,11 @@ def _levels(manifest: Manifest) -> list[list[_Inner]]:
 def _inner(cids: list[bytes], sizes: list[int], tree_sizes: list[int]) -> _Inner:
     parts = []
     for cid, tree_bytes in zip(cids, tree_sizes, strict=True):
-        link = b"\x0a\x24" + cid + b"\x12\x00\x18" + _varint(tree_bytes)
-        parts.append(b"\x12" + _varint(len(link)) + link)
+        link = b"\x0a\x24" + cid + b"\x12\x00\x18" + to_varint(tree_bytes)
+        parts.append(b"\x12" + to_varint(len(link)) + link)
     size_bytes = sum(sizes)
-    data = b"\x08\x02\x18" + _varint(size_bytes) + b"".join([b"\x20" + _varint(size) for size in sizes])
-    block = b"".join(parts) + b"\x0a" + _varint(len(data)) + data
+    data = b"\x08\x02\x18" + to_varint(size_bytes) + b"".join([b"\x20" + to_varint(size) for size in sizes])
+    block = b"".join(parts) + b"\x0a" + to_varint(len(data)) + data
     return _Inner(node_cid(block), block, size_bytes, len(block) + sum(tree_sizes))
 
 
@@ -279,14 +280,19 @@ class Node:
 
 _TYPE_RAW = 0
 _TYPE_FILE = 2
-_OLD_PREFIX = b"\x12\x20"
-"""Of a CID of version 0, which is a bare sha2-256 multihash and always names a dag-pb block."""
 
 
 def parse_node(block: bytes) -> Node:
     """Raises CidError unless the block is a node of a file's tree, and coherent in itself."""
     if len(block) > MAX_BLOCK_BYTES:
         raise CidError(f"a block has at most {MAX_BLOCK_BYTES} bytes, not {len(block)}")
+    try:
+        return _parse_node(block)
+    except VarintError as error:
+        raise CidError(f"a node is not well-formed: {error}") from None
+
+
+def _parse_node(block: bytes) -> Node:
     links: list[tuple[bytes, int]] = []
     data: bytes | None = None
     last_field = 0
@@ -320,11 +326,7 @@ def _parse_link(message: bytes) -> tuple[bytes, int]:
             tree_bytes = value
         elif field != 2 or not isinstance(value, bytes):
             raise CidError("a link has a hash, a name and a size")
-    if len(cid) == 34 and cid.startswith(_OLD_PREFIX):
-        return TREE_PREFIX + cid[2:], tree_bytes
-    if len(cid) == 36 and cid.startswith((RAW_PREFIX, TREE_PREFIX)):
-        return cid, tree_bytes
-    raise CidError("a file's links are CIDs with codec raw or dag-pb and a sha2-256 digest")
+    return version_1(cid), tree_bytes
 
 
 def _parse_data(message: bytes, links: tuple[tuple[bytes, int], ...]) -> Node:
@@ -363,46 +365,17 @@ def _parse_data(message: bytes, links: tuple[tuple[bytes, int], ...]) -> Node:
 # Protobuf, as much of it as this takes.
 
 
-def _varint(value: int) -> bytes:
-    if value < 0x80:
-        return bytes((value,))
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if at == len(data):
-            raise CidError("a number is cut short")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            break
-        shift += 7
-        if shift > 63:
-            raise CidError("a number has more than 64 bits")
-    if value >= 2**64 or (shift and not byte):
-        raise CidError("a number is longer than it need be, or has more than 64 bits")
-    return value, at
-
-
 def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
     """Number and value, in the order in which they stand."""
     at = 0
     while at < len(message):
-        key, at = _read_varint(message, at)
+        key, at = read_varint(message, at)
         field, wire = key >> 3, key & 7
         if wire == 0:
-            value, at = _read_varint(message, at)
+            value, at = read_varint(message, at)
             yield field, value
         elif wire == 2:
-            length, at = _read_varint(message, at)
+            length, at = read_varint(message, at)
             if length > len(message) - at:
                 raise CidError("a field is cut short")
             yield field, message[at : at + length]
