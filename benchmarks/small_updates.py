@@ -39,7 +39,7 @@ from fl.client.keyfile import load_key
 from fl.jobs import CreateJob, JoinJob
 from fl.records import JobRules
 from fl.rounds import SubmitUpdate
-from fl.rules import rules_hash, zero_model
+from fl.rules import rules_hash, zero_model_cid
 from fl.tensors.encodings import encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from fl.transactions import KIND_OF_BODY
@@ -135,7 +135,7 @@ def rules_of(name: str, parameters: int, trainers: int) -> JobRules:
     return JobRules(
         name=name,
         schema=schema,
-        initial=raw_cid(zero_model(schema)),
+        initial=zero_model_cid(schema),
         mode="sync",
         rule="fedavg",
         encoding="q8",

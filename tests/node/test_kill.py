@@ -3,14 +3,10 @@ needed. The moments are drawn from a seed that is printed; the machine adds chan
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -27,33 +23,15 @@ from tests.node.load import (
     submit,
     until,
 )
+from tests.node.networks import local_network
 
 QUICK = Params(heartbeat_ms=500)
 
 
 @pytest.fixture
-def network(request: pytest.FixtureRequest) -> Iterator[LocalNetwork]:
-    """Its directory is kept if the test fails: journals and logs are what it can be understood from."""
-    place = Path(tempfile.mkdtemp(prefix="quorate-kill-"))
-    failed = request.session.testsfailed
-    try:
-        made = LocalNetwork.create(place / "net", Plan(validators=4, open_admission=True, params=QUICK))
-    except BaseException:
-        shutil.rmtree(place)
-        raise
-    try:
-        for name in made.members:
-            made.start(name)
-        made.wait_ready(made.members, HANG_S)
+def network() -> Iterator[LocalNetwork]:
+    with local_network(Plan(validators=4, open_admission=True, params=QUICK)) as made:
         yield made
-    finally:
-        said = {name: made.status(name) for name in made.members}
-        for name in made.members:
-            made.kill(name)
-        if request.session.testsfailed == failed:
-            shutil.rmtree(place)
-        else:
-            print(f"\nkept: {place}\n{json.dumps(said, indent=1)}")
 
 
 def kill_at_random(network: LocalNetwork, times: int) -> None:
