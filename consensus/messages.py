@@ -9,7 +9,7 @@ from typing import Annotated
 from chain.batch import SignedBatch
 from chain.block import Block
 from chain.certificate import Certificate, Vote
-from chain.codec import U8, U64, CodecError, Count, Digest, Length, Signature, decode, encode
+from chain.codec import U8, U16, U64, CodecError, Count, Digest, Length, Signature, decode, encode
 
 
 class Channel(IntEnum):
@@ -120,6 +120,14 @@ class BatchAnswer:
     signed: SignedBatch
 
 
+@dataclass(frozen=True, slots=True)
+class DataAddress:
+    """Where the sender's data process listens for its peers; an empty host is the one that the links know."""
+
+    host: Annotated[str, Length(0, 255)]
+    port: U16
+
+
 _KIB = 1024
 _BATCH_FRAME = 1024 * _KIB + 64 * _KIB
 
@@ -139,6 +147,7 @@ MESSAGES: dict[int, tuple[type, int, Channel]] = {
     22: (BatchAnswer, _BATCH_FRAME, Channel.DATA),
     23: (FetchRange, 64, Channel.DATA),
     24: (RangeAnswer, 1024 * _KIB, Channel.DATA),
+    25: (DataAddress, 512, Channel.DATA),
 }
 
 _TYPE_OF = {cls: number for number, (cls, _, _) in MESSAGES.items()}

@@ -360,6 +360,14 @@ class Availability:
         """The list of a status frame."""
         return self._certifying.uncertified(self._now_ms)
 
+    def open_batches(self) -> tuple[bytes, ...]:
+        """By digest, those that may yet be ordered."""
+        return tuple(lot.digest for lot in self._desk.lots)
+
+    def offered(self) -> tuple[SignedBatch, ...]:
+        """Those that may yet be voted for."""
+        return tuple(offer.signed for offer in self._desk.offers)
+
     def counts(self) -> dict[str, int]:
         """For metrics, and for tests of the bounds."""
         desk = self._desk

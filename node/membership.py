@@ -1,0 +1,26 @@
+"""Who may speak for an account, and as what: the data process asks, the newest state answers."""
+
+from __future__ import annotations
+
+from chain.certificate import ValidatorSet
+from chain.transaction import account_id
+from fl.accounts import account_for
+from fl.errors import Refused
+from fl.records import Member
+from fl.state import Read, State, member_key, read_record
+
+VALIDATOR = "validator"
+"""The role of those who operate a validator of the set in office."""
+
+
+def standing_of(read: Read, validators: ValidatorSet, account: bytes, key: bytes) -> tuple[bool, tuple[str, ...]]:
+    """Whether the key is the account's present one, and the account's roles."""
+    member = read_record(read, Member, member_key(account))
+    roles = () if member is None or member.revoked else member.roles
+    if any(account_id(each.operator_key) == account for each in validators.members):
+        roles = (*roles, VALIDATOR)
+    try:
+        account_for(State(read), account, key)
+    except Refused:
+        return False, roles
+    return True, roles
