@@ -296,6 +296,12 @@ class Bulk(Protocol):
     """Connections for bytes in bulk, apart from the links: each side asks on one that it dialled, and answers on those
     that others dialled. Blocking sockets on threads: an event loop never touches the bytes."""
 
+    @property
+    def own(self) -> Peer: ...
+
+    def peers(self) -> frozenset[Peer]:
+        """All others, reachable or not, as `start` and `update` named them last."""
+
     async def start(self, peers: Mapping[Peer, PeerAddress], serve: Serve) -> int:
         """The port that is listened on."""
 
@@ -325,6 +331,8 @@ class Ports:
     kv: Kv
     offload: Offload
     clock: Clock
+    data: Pipe
+    """To the data process."""
 
 
 @dataclass(frozen=True, slots=True)
