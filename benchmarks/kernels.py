@@ -83,7 +83,8 @@ def measure_encoding(
         check_payload(schema, encoding, 8, JOB.hex(), 0, MEMBER.hex(), payload)
 
     def finish() -> None:
-        aggregation.finish(LOG_ROOT, base, cid_of=lambda data: bytes(36))
+        for _ in aggregation.finish(LOG_ROOT, base).model():
+            pass
 
     def add_singly() -> None:
         add(1)

@@ -1,14 +1,23 @@
-"""Aggregation of a round: updates stream in, the next model and the closing record come out.
+"""Aggregation of a round: updates stream in, the next model streams out, the closing record follows.
 
-However many updates a round takes, the memory is one int64 sum for each parameter. Sums are exact, so the
-order of updates, the number of threads and the cut into tiles leave no trace in the result: every honest
-validator computes the same bytes. Nothing in here decides which updates count; the frozen log of the round
-does, and payloads were checked (`fl.tensors.encodings.check_payload`) before a batch with them was voted for.
+However many updates a round takes, the memory is one int64 sum for each parameter: 8 bytes × parameters for a round in
+progress, and beside that one chunk of the model while it is written (`CHUNK_BYTES`) and some hundred bytes an update.
+Updates and the base model are read where they lie, in mapped files as a rule; nobody holds a model whole.
+
+Sums are exact, so the order of updates, the number of threads and the cut into tiles or chunks leave no trace in the
+result: every honest validator computes the same bytes. Nothing in here decides which updates count; the frozen log of
+the round does, and payloads were checked (`fl.tensors.encodings`, `fl.blobs`) before a batch with them was voted for.
+
+    sums = Aggregation(rules)
+    sums.add(update, ...)                    as they are accepted, in any order
+    closing = sums.finish(log_root, base)    once the log is frozen and all of it is added
+    for chunk in closing.model(): ...        raises Refused("MODEL_RANGE"): discard what was written
+    closing.closed(model_cid, base_cid)      or closing.failed("MODEL_RANGE", base_cid): the outcome with the record
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -24,14 +33,18 @@ from fl.tensors.encodings import UpdateForm, check_frame, update_form
 from fl.tensors.f32 import F32
 from fl.tensors.floats import INFINITY_BITS, range_bits_as_f32
 from fl.tensors.grid import Grid
-from fl.tensors.layout import TILE, Bytes, Schema, array_at
-from fl.tensors.model import ModelForm, check_model_frame, model_form
+from fl.tensors.layout import Bytes, Schema, array_at
+from fl.tensors.model import check_model_frame, model_form
 from fl.tensors.q8 import Q8
 
 RULE = "fedavg"
 
 SPAN_TILES = 64
 """Tiles in one piece of work: about a million values, so that a thread is worth waking for it."""
+
+CHUNK_BYTES = 1024 * 1024
+"""Of the model at a time, a multiple of 8. Hashing and writing a chunk takes longer than computing it, so it is not
+spread."""
 
 Work: TypeAlias = Callable[[], int]
 Spread: TypeAlias = Callable[[Sequence[Work]], Iterable[int]]
@@ -69,12 +82,85 @@ class AggregationOutcome:
     ok: bool
     code: str
     """Why the round failed; empty when it did not."""
-    model: bytes
-    """The new model's blob; empty when the round failed."""
     model_cid: bytes
+    """Empty when the round failed."""
     record: bytes
     """The closing record's blob; made in either case."""
     record_cid: bytes
+
+
+class Closing:
+    """The end of a round whose every update was added. Its sums must stay as they are until it is done with."""
+
+    def __init__(
+        self,
+        rules: AggregationRules,
+        sums: NDArray[np.int64],
+        weights: tuple[int, ...],
+        log_root: bytes,
+        base_model: Bytes,
+    ) -> None:
+        self._rules = rules
+        self._form = model_form(rules.schema)
+        check_model_frame(self._form, base_model)
+        self._sums = sums
+        self._weights = weights
+        self._log_root = log_root
+        self._base = memoryview(base_model)
+        self._denominator = rules.grid.denominator(sum(weights))
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the new model."""
+        return self._form.size_bytes
+
+    def model(self) -> Iterator[bytearray]:
+        """The new model's blob in consecutive chunks. Raises Refused("MODEL_RANGE") at the first that holds a value
+        beyond the range of F32: then there is no new model, and what came before is to be discarded."""
+        for start in range(0, self.size_bytes, CHUNK_BYTES):
+            # The header and frozen tensors pass from model to model; averaged ones are written over.
+            chunk = bytearray(self._base[start : start + CHUNK_BYTES])
+            for run in self._form.runs:
+                first, last = max(run.offset, start), min(run.end, start + len(chunk))
+                if first < last:
+                    self._apply(chunk, first - start, first, run.start + (first - run.offset) // 4, (last - first) // 4)
+            yield chunk
+
+    def _apply(self, chunk: bytearray, place: int, offset: int, first: int, count: int) -> None:
+        """Writes `count` values of the flat vector from `first` on, which stand at `offset` of a model."""
+        new: NDArray[np.float32] = np.frombuffer(chunk, np.float32, count, place)
+        old = array_at(self._base, "F32", count, offset).view(np.float32)
+        with np.errstate(over="ignore"):
+            top = apply_mean(new, old, self._sums[first : first + count], float(self._denominator))
+        if top >= INFINITY_BITS:
+            raise Refused("MODEL_RANGE")
+
+    def closed(self, model_cid: bytes, base_cid: bytes) -> AggregationOutcome:
+        """With the CID of what `model` gave."""
+        return self._outcome("", model_cid, base_cid)
+
+    def failed(self, code: str, base_cid: bytes) -> AggregationOutcome:
+        return self._outcome(code, b"", base_cid)
+
+    def _outcome(self, code: str, model_cid: bytes, base_cid: bytes) -> AggregationOutcome:
+        record = encode(
+            ClosingRecord(
+                version=CLOSING_VERSION,
+                rule=RULE,
+                kernel_version=KERNEL_VERSION,
+                job=self._rules.job,
+                round=self._rules.round,
+                log_root=self._log_root,
+                ok=not code,
+                code=code,
+                base=base_cid,
+                model=model_cid,
+                optimizer=b"",
+                denominator=self._denominator,
+                weights=self._weights,
+            )
+        )
+        return AggregationOutcome(not code, code, model_cid, record, raw_cid(record))
 
 
 class Aggregation:
@@ -112,40 +198,13 @@ class Aggregation:
             start = stop
         self._weights.update((update.index, update.weight) for update in updates)
 
-    def finish(
-        self, log_root: bytes, base_model: Bytes, cid_of: Callable[[bytes], bytes] = raw_cid
-    ) -> AggregationOutcome:
-        """The outcome of the round, once every entry of its log was added. A model that leaves the range of
-        F32 fails the round with MODEL_RANGE. The sums stay as they are."""
+    def finish(self, log_root: bytes, base_model: Bytes) -> Closing:
+        """What closes the round, once every entry of its log was added. The sums stay as they are."""
         self._check_usable()
         if not self._weights or self._weights.keys() != set(range(len(self._weights))):
             raise ValueError("every entry of the round's log must be added, from index 0 on, and at least one")
-        rules = self._rules
-        form = model_form(rules.schema)
-        check_model_frame(form, base_model)
         weights = tuple(self._weights[index] for index in range(len(self._weights)))
-        denominator = rules.grid.denominator(sum(weights))
-        model = self._applied(form, base_model, denominator)
-        model_cid = cid_of(model) if model else b""
-        code = "" if model else "MODEL_RANGE"
-        record = encode(
-            ClosingRecord(
-                version=CLOSING_VERSION,
-                rule=RULE,
-                kernel_version=KERNEL_VERSION,
-                job=rules.job,
-                round=rules.round,
-                log_root=log_root,
-                ok=not code,
-                code=code,
-                base=cid_of(bytes(base_model)),
-                model=model_cid,
-                optimizer=b"",
-                denominator=denominator,
-                weights=weights,
-            )
-        )
-        return AggregationOutcome(not code, code, model, model_cid, record, cid_of(record))
+        return Closing(self._rules, self._sums, weights, log_root, base_model)
 
     def _check_usable(self) -> None:
         if self._spoilt:
@@ -169,22 +228,6 @@ class Aggregation:
             raise Refused("OUT_OF_RANGE", "An update that was voted for holds a value beyond the job's range.")
         self._spoilt = False
 
-    def _applied(self, form: ModelForm, base_model: Bytes, denominator: int) -> bytes:
-        """The new model's blob, or nothing if a value is not finite."""
-        blob = bytearray(base_model)
-        pieces: list[Work] = []
-        step = SPAN_TILES * TILE
-        for run in form.runs:
-            for start in range(run.start, run.stop, step):
-                count = min(step, run.stop - start)
-                offset = run.offset + 4 * (start - run.start)
-                new: NDArray[np.float32] = np.frombuffer(blob, np.float32, count, offset)
-                old = array_at(base_model, "F32", count, offset).view(np.float32)
-                pieces.append(_applying(new, old, self._sums[start : start + count], denominator))
-        with np.errstate(over="ignore"):
-            finite = max(self._spread(pieces)) < INFINITY_BITS
-        return bytes(blob) if finite else b""
-
 
 _Piece: TypeAlias = Callable[[int, int], int]
 _Payloads: TypeAlias = Sequence[tuple[Bytes, int]]
@@ -192,10 +235,6 @@ _Payloads: TypeAlias = Sequence[tuple[Bytes, int]]
 
 def _over(piece: _Piece, first: int, last: int) -> Work:
     return lambda: piece(first, last)
-
-
-def _applying(new: NDArray[np.float32], old: NDArray[np.float32], sums: NDArray[np.int64], denominator: int) -> Work:
-    return lambda: apply_mean(new, old, sums, float(denominator))
 
 
 def _summing_f32(
