@@ -214,7 +214,7 @@ def test_a_header_longer_than_a_part_is_compared_in_every_part_that_it_reaches_i
         for place in range(0, header, 31):
             blob = spoilt(good, place, bytes([good[place] ^ 1]))
             start = place // 256 * 256
-            with pytest.raises(Refused, match="WRONG_HEADER|BAD_MODEL"):
+            with pytest.raises(Refused, match=r"WRONG_HEADER|BAD_MODEL"):
                 check_part(demand, start, blob[start : start + 256])
 
 
