@@ -8,16 +8,22 @@ Enters: a network file, a key file, your arrays. Leaves: models that are proven,
         task.submit(weights=weights, examples=examples, metrics={"loss": loss})
 """
 
+from fl.client.blobs import BlobReceipt, BlobStat
+from fl.client.download import Fetched
 from fl.client.errors import BadFile, BadInput, QuorateError, RefusedByChain, TimedOut, Unreachable, Unverified
 from fl.client.keyfile import load_key, new_key
 from fl.client.network import AsyncNetwork, connect_async
 from fl.client.receipt import Receipt
-from fl.client.sync import Job, Network, Task, connect
+from fl.client.sync import Blobs, Job, Network, Task, connect
 
 __all__ = [
     "AsyncNetwork",
     "BadFile",
     "BadInput",
+    "BlobReceipt",
+    "BlobStat",
+    "Blobs",
+    "Fetched",
     "Job",
     "Network",
     "QuorateError",

@@ -1,9 +1,11 @@
 """What a client keeps on disk for one account on one chain, so that a crash costs nothing and proofs outlive nodes.
 
     outbox/<nonce>.tx       signed transactions whose fate is not yet proven: sent again, byte for byte, after a restart
+    outbox/<cid>.blob       what such a transaction names instead of carrying it
     receipts/<tx id>.bin    the proof of what became of each: an encoded chain.light.ReceiptBundle
     journal.jsonl           one line an event: signed, acknowledged, proven, given_up
     genesis.bin, checkpoint.bin, head
+    models/<cid>            the models that were needed last; shared by the accounts of a chain
 
 A file in the outbox is made by linking it under its nonce, which fails if the nonce is taken: so several processes of
 one account share the nonces without a lock.
@@ -15,15 +17,17 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from chain.cid import CidError, cid_text, parse_cid
 from chain.codec import CodecError, decode, encode
 from chain.genesis import MAX_GENESIS_BYTES, Genesis
 from chain.light import Checkpoint, ReceiptBundle
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction, tx_id
+from chain.unixfs import Buffer, Hasher, manifest_cid
 from fl.client.errors import BadFile
 from fl.client.keyfile import sync_directory
 from fl.records import Receipt
@@ -33,6 +37,9 @@ T = TypeVar("T")
 _MAX_RECORD_BYTES = 4 * 1024 * 1024
 _NAMED_BYTES = 8
 """Of the chain id and of the account id, in the directory's name."""
+_MODELS_KEPT = 4
+_ABANDONED_S = 3_600.0
+"""A blob that no transaction names after so long belongs to a run that died before it signed one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +71,9 @@ class Home:
         self.directory = self.chain_directory / who
         self._outbox = self.directory / "outbox"
         self._receipts = self.directory / "receipts"
+        self._models = self.chain_directory / "models"
         try:
-            for each in (self._outbox, self._receipts):
+            for each in (self._outbox, self._receipts, self._models):
                 each.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise BadFile(
@@ -112,6 +120,62 @@ class Home:
 
     def _outbox_path(self, nonce: int) -> Path:
         return self._outbox / f"{nonce:020}.tx"
+
+    # Blobs
+
+    def keep_blob(self, parts: Iterable[Buffer]) -> bytes:
+        """A file in the outbox, durable when this returns its CID."""
+        hasher = Hasher()
+        temporary = self._outbox / f".blob.{os.getpid()}.{secrets.token_hex(4)}"
+        try:
+            with open(temporary, "xb") as file:
+                for part in parts:
+                    hasher.update(part)
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+            cid = manifest_cid(hasher.finish())
+            os.replace(temporary, self.blob_path(cid))
+        except OSError as error:
+            raise BadFile(
+                "UNWRITABLE", f"{self._outbox} takes no more: {error.strerror}.", "Make room, or use another home."
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_directory(self._outbox)
+        return cid
+
+    def blob_path(self, cid: bytes) -> Path:
+        return self._outbox / f"{cid_text(cid)}.blob"
+
+    def drop_blob(self, cid: bytes) -> None:
+        self.blob_path(cid).unlink(missing_ok=True)
+
+    def drop_abandoned_blobs(self, named: set[bytes]) -> None:
+        for path in [*self._outbox.glob("*.blob"), *self._outbox.glob(".blob.*")]:
+            try:
+                wanted = path.name.endswith(".blob") and parse_cid(path.stem) in named
+                if not wanted and path.stat().st_mtime < time.time() - _ABANDONED_S:
+                    path.unlink(missing_ok=True)
+            except (CidError, FileNotFoundError):
+                continue
+
+    def model_path(self, cid: bytes) -> Path:
+        """Where this model is, or is to be put. The ones that were wanted longest ago make room; whoever works with one
+        of them keeps its bytes."""
+        path = self._models / cid_text(cid)
+        if path.exists():
+            os.utime(path)
+        by_age = sorted((each for each in self._models.iterdir() if each != path), key=_changed, reverse=True)
+        for each in by_age[_MODELS_KEPT - 1 :]:
+            each.unlink(missing_ok=True)
+        return path
+
+    def keep_zeros(self, path: Path, header: bytes, size_bytes: int) -> None:
+        """A model of zeros takes no room on most disks."""
+        temporary = self._write_beside(path, header, durable=False)
+        os.truncate(temporary, size_bytes)
+        os.replace(temporary, path)
 
     # Receipts
 
@@ -198,6 +262,13 @@ def read_receipt(path: Path) -> StoredReceipt:
         return StoredReceipt(decode(Receipt, bundle.receipt, len(bundle.receipt)), bundle, path)
     except CodecError as error:
         raise BadFile("BAD_RECEIPT", f"{path} is damaged: {error}.", "Ask a node for it again.") from None
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _read(path: Path) -> bytes | None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chain.cid import LEAF_BYTES, cid_text, raw_cid
+from chain.cid import cid_text, raw_cid
+from chain.unixfs import Buffer
+from fl.client.blobfile import mapped
+from fl.client.blobs import Progress, quiet
 from fl.client.errors import BadInput, RefusedByChain, Unreachable, Unverified
 from fl.client.home import Pending
 from fl.client.jobdraft import Arrays, ConfigValue, config_value
@@ -33,11 +37,12 @@ from fl.records import (
     Round,
 )
 from fl.rounds import SubmitUpdate
-from fl.rules import config_at, rules_hash, zero_model
+from fl.rules import config_at, rules_hash, zero_model_cid
 from fl.state import job_key, joined_key, round_key
-from fl.tensors.encodings import encode_update
+from fl.tensors.encodings import flatten, update_form
+from fl.tensors.floats import check_range
 from fl.tensors.layout import AVERAGED
-from fl.tensors.model import parse_model
+from fl.tensors.model import model_form, parse_model
 from fl.transactions import read_body
 
 if TYPE_CHECKING:
@@ -61,6 +66,26 @@ class Standing:
     job: Job
     round: Round | None
     joined: Joined | None
+
+
+class Difference(Mapping[str, NDArray[Any]]):
+    """What training has changed, tensor by tensor as it is asked for: never all of it at once."""
+
+    def __init__(self, trained: Arrays, base: Arrays) -> None:
+        self._trained = trained
+        self._base = base
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        # In float64 the difference of two float32 is exact.
+        change: NDArray[Any] = self._trained[name].astype(np.float64)
+        change -= self._base[name]
+        return change
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._trained)
+
+    def __len__(self) -> int:
+        return len(self._trained)
 
 
 class AsyncTask:
@@ -96,27 +121,25 @@ class AsyncTask:
         if (weights is None) == (delta is None):
             raise BadInput("ONE_OF_TWO", "Give exactly one of `weights` and `delta`.", "See help(task.submit).")
         change = delta if delta is not None else self._difference(weights or {})
-        body = self._job.update(self._round, change, examples, metrics or {})
+        body = await asyncio.to_thread(self._job.update, self._round, change, examples, metrics or {})
         # A long outage must not end a long training: the update waits for the network to come back.
         self.receipt = await self._job.network.send(body, allow=_MOVED_ON, patience_s=math.inf)
         return self.receipt
 
-    def _difference(self, weights: Arrays) -> dict[str, NDArray[Any]]:
+    def _difference(self, weights: Arrays) -> Difference:
         unknown = weights.keys() - self._base.keys()
         if unknown:
             raise BadInput("UNKNOWN_TENSOR", f"The model has no tensor {', '.join(sorted(unknown))}.", "Check names.")
-        change = {}
+        trained = {}
         for name in self._job.averaged:
             if name not in weights:
                 raise BadInput("MISSING_TENSOR", f"The tensor {name!r} is missing.", "Give every averaged tensor.")
-            trained, base = np.asarray(weights[name]), self._base[name]
-            if trained.shape != base.shape:
+            trained[name], base = np.asarray(weights[name]), self._base[name]
+            if (shape := trained[name].shape) != base.shape:
                 raise BadInput(
-                    "WRONG_SHAPE", f"The tensor {name!r} has the shape {trained.shape}, not {base.shape}.", "Check it."
+                    "WRONG_SHAPE", f"The tensor {name!r} has the shape {shape}, not {base.shape}.", "Check it."
                 )
-            # In float64 the difference of two float32 is exact.
-            change[name] = trained.astype(np.float64) - base.astype(np.float64)
-        return change
+        return Difference(trained, self._base)
 
 
 class AsyncJob:
@@ -161,14 +184,25 @@ class AsyncJob:
         who = bytes.fromhex(account) if account is not None else self.network.sender.account
         return await self.network.record(Joined, joined_key(self._id, who))
 
+    async def model_cid(self, round: int | None = None) -> str:
+        """Of the newest model, or of the one that a round made (0: the initial)."""
+        return cid_text(await self._model_cid(round))
+
+    async def model_file(self, round: int | None = None, *, progress: Progress = quiet) -> tuple[str, Path]:
+        """CID and verified safetensors file of a model. The file is the home's, where the last few are kept: copy it if
+        you want to have it longer."""
+        cid = await self._model_cid(round)
+        return cid_text(cid), await self._file(cid, progress)
+
     async def model_bytes(self, round: int | None = None) -> tuple[str, bytes]:
-        """CID and verified safetensors file of the newest model, or of the one that a round made (0: the initial)."""
-        return await self._blob(await self._model_cid(round))
+        """The same as bytes: for models that fit into memory several times."""
+        text, path = await self.model_file(round)
+        return text, await asyncio.to_thread(path.read_bytes)
 
     async def model(self, round: int | None = None) -> dict[str, NDArray[Any]]:
         """The newest model, or the one that a round made, as arrays."""
-        _, blob = await self.model_bytes(round)
-        return {name: array.copy() for name, array in self._parsed(blob).items()}
+        _, path = await self.model_file(round)
+        return {name: array.copy() for name, array in self._parsed(mapped(path)).items()}
 
     async def _model_cid(self, round: int | None) -> bytes:
         if round is None:
@@ -180,12 +214,20 @@ class AsyncJob:
             raise BadInput("NO_MODEL", f"Round {round} of {self.name} has made no model.", "Name a closed round.")
         return found.model
 
-    async def _blob(self, cid: bytes) -> tuple[str, bytes]:
-        if cid == self.rules.initial and raw_cid(zero := zero_model(self.rules.schema)) == cid:
-            return cid_text(cid), zero
-        return cid_text(cid), await self.network.reader.blob(cid, LEAF_BYTES)
+    async def _file(self, cid: bytes, progress: Progress = quiet) -> Path:
+        kept = self.network.kept
+        path = kept.model_path(cid)
+        if path.exists():
+            return path
+        if cid == zero_model_cid(self.rules.schema):
+            form = model_form(self.rules.schema)
+            kept.keep_zeros(path, form.header, form.size_bytes)
+        else:
+            await self.network.blobs.get(cid_text(cid), path, progress=progress)
+        return path
 
-    def _parsed(self, blob: bytes) -> dict[str, NDArray[Any]]:
+    def _parsed(self, blob: memoryview) -> dict[str, NDArray[Any]]:
+        """Arrays over the blob's own bytes."""
         try:
             return parse_model(self.rules.schema, blob)
         except Refused as refused:
@@ -259,8 +301,7 @@ class AsyncJob:
             return None
         if joined.from_round > current.number or joined.answered >= current.number:
             return None
-        _, blob = await self._blob(current.base)
-        return AsyncTask(self, current, self._parsed(blob))
+        return AsyncTask(self, current, self._parsed(mapped(await self._file(current.base))))
 
     async def _resume(self) -> None:
         mine = [each for each in self.network.pending() if self._is_mine(each)]
@@ -275,25 +316,41 @@ class AsyncJob:
     # Updates
 
     def update(self, round: Round, delta: Arrays, examples: int, metrics: Mapping[str, float]) -> SubmitUpdate:
-        """The body that answers this round with this change of the averaged tensors."""
-        rules = self.rules
-        try:
-            payload = encode_update(
-                rules.schema, rules.encoding, rules.range_bits, self.id, round.number, self.network.account, delta
-            )
-        except Refused as refused:
-            raise RefusedByChain.of(refused.code, refused.sentence) from None
-        except ValueError as error:
-            raise BadInput("BAD_UPDATE", f"The update cannot be encoded: {error}.", "Check names and shapes.") from None
+        """The body that answers this round with this change of the averaged tensors. One that is too large to be
+        carried is in the outbox from here on."""
+        rules, number = self.rules, _examples(examples)
+        values = metric_values(rules.metrics, metrics)
+        cid, payload = self._payload(self._parts(round, delta))
         return SubmitUpdate(
             job=self._id,
             round=round.number,
             base=round.base,
-            examples=_examples(examples),
-            metrics=metric_values(rules.metrics, metrics),
-            cid=raw_cid(payload),
+            examples=number,
+            metrics=values,
+            cid=cid,
             payload=payload,
         )
+
+    def _parts(self, round: Round, delta: Arrays) -> tuple[Buffer, ...]:
+        """Of the payload. It is never put together: a large one would be in memory once more."""
+        rules = self.rules
+        form = update_form(rules.schema, rules.encoding)
+        try:
+            flat = flatten(form.layout, delta)
+            check_range(flat, rules.range_bits)
+        except Refused as refused:
+            raise RefusedByChain.of(refused.code, refused.sentence) from None
+        except ValueError as error:
+            raise BadInput("BAD_UPDATE", f"The update cannot be encoded: {error}.", "Check names and shapes.") from None
+        header = form.header(self.id, round.number, self.network.account)
+        return header, form.encoding.encode(form.layout, rules.range_bits, flat)
+
+    def _payload(self, parts: tuple[Buffer, ...]) -> tuple[bytes, bytes]:
+        """CID and what the transaction carries: nothing if that is too much, which is then in the outbox."""
+        if sum(map(len, parts)) <= self.network.genesis.params.inline_bytes:
+            payload = b"".join(parts)
+            return raw_cid(payload), payload
+        return self.network.sender.keep_blob(parts), b""
 
 
 def _examples(examples: int) -> int:

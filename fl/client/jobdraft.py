@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chain.cid import raw_cid
-from chain.transaction import MAX_TRANSACTION_BYTES
-from fl.client.errors import BadInput, RefusedByChain
+from chain.unixfs import cid_of
+from fl.client.errors import BadInput
 from fl.errors import Refused
-from fl.jobs import CreateJob
 from fl.records import ConfigEntry, ConfigType, JobRules
-from fl.rules import EXAMPLES, FEDAVG, SYNCHRONOUS, zero_model
+from fl.rules import EXAMPLES, FEDAVG, SYNCHRONOUS, zero_model_cid
 from fl.tensors.grid import DEFAULT_RANGE_BITS
 from fl.tensors.layout import AVERAGED, FROZEN, Schema, TensorSpec
 from fl.tensors.model import build_model
@@ -29,6 +28,14 @@ Config = Mapping[str, ConfigValue | Mapping[int, ConfigValue]]
 
 DEFAULT_CAP = 1 << 14
 """Examples beyond this weigh no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A job's rules and the model that it starts from, which is empty if it is all zeros."""
+
+    rules: JobRules
+    model: bytes
 
 
 def draft_job(
@@ -52,8 +59,8 @@ def draft_job(
     config: Config | None = None,
     app: str = "",
     app_digest: bytes = b"",
-) -> CreateJob:
-    """The transaction that creates this job. Averaged tensors become float32, `frozen` ones keep their bytes."""
+) -> Draft:
+    """What creates this job. Averaged tensors become float32, `frozen` ones keep their bytes."""
     unknown = set(frozen) - model.keys()
     if unknown:
         raise BadInput("UNKNOWN_TENSOR", f"The model has no tensor {', '.join(sorted(unknown))}.", "Check `frozen`.")
@@ -64,10 +71,11 @@ def draft_job(
         raise BadInput(refused.code, refused.sentence, "Give finite numbers that float32 can hold.") from None
     except ValueError as error:
         raise BadInput("BAD_MODEL", f"The model cannot be written: {error}.", "Check its tensors.") from None
+    initial = cid_of(blob)
     rules = JobRules(
         name=name,
         schema=schema,
-        initial=raw_cid(blob),
+        initial=initial,
         mode=SYNCHRONOUS,
         rule=FEDAVG,
         encoding=encoding,
@@ -87,12 +95,8 @@ def draft_job(
         app=app,
         app_digest=app_digest,
     )
-    if blob == zero_model(schema):
-        # Needs no bytes, however large it is.
-        return CreateJob(rules, b"")
-    if len(blob) > MAX_TRANSACTION_BYTES:
-        raise RefusedByChain.of("OVERSIZE", f"The model takes {len(blob)} bytes; only one of zeros may be so large.")
-    return CreateJob(rules, blob)
+    # Zeros need no bytes, however many there are.
+    return Draft(rules, b"" if initial == zero_model_cid(schema) else blob)
 
 
 def _spec(name: str, array: NDArray[Any], frozen: bool) -> TensorSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import string
 from collections.abc import Iterable
@@ -14,10 +15,12 @@ from chain.genesis import Genesis
 from chain.keys import SigningKey
 from chain.light import Checkpoint
 from chain.transaction import account_id
+from fl.client.blobs import AsyncBlobs
+from fl.client.doors import Signer
 from fl.client.errors import BadFile, BadInput, RefusedByChain, Unverified
 from fl.client.home import Home, Pending, default_root, read_receipt
 from fl.client.job import AsyncJob
-from fl.client.jobdraft import Arrays, draft_job
+from fl.client.jobdraft import Arrays, Draft, draft_job
 from fl.client.keyfile import load_key
 from fl.client.networkfile import NetworkFile, read_network
 from fl.client.nodes import Nodes, Unusable
@@ -25,6 +28,7 @@ from fl.client.reader import Proven, Reader
 from fl.client.receipt import Receipt
 from fl.client.sender import VALID_FOR_MS, Sender
 from fl.execution import OK
+from fl.jobs import CreateJob
 from fl.members import is_name
 from fl.records import JobRules, Member, Named
 from fl.state import job_name_key, member_key, rules_key
@@ -41,6 +45,7 @@ class AsyncNetwork:
         self._nodes = nodes
         self._home = home
         self._sender: Sender | None = None
+        self.blobs: AsyncBlobs
         self._rules: dict[bytes, JobRules] = {}
         self.file = file
         self.reader = reader
@@ -81,6 +86,11 @@ class AsyncNetwork:
     @property
     def nodes(self) -> Nodes:
         return self._nodes
+
+    @property
+    def kept(self) -> Home:
+        """What is on disk for the account."""
+        return self._home
 
     @property
     def account(self) -> str:
@@ -149,9 +159,16 @@ class AsyncNetwork:
 
     async def create_job(self, name: str, model: Arrays, **rules: Any) -> AsyncJob:
         """Create a job that starts from this model; `fl.client.jobdraft.draft_job` lists the rules."""
-        draft = draft_job(name, model, **rules)
-        receipt = await self.send(draft)
+        draft = await asyncio.to_thread(draft_job, name, model, **rules)
+        receipt = await self.send(await asyncio.to_thread(self._creation, draft))
         return await self._job(bytes.fromhex(receipt.job))
+
+    def _creation(self, draft: Draft) -> CreateJob:
+        """A model that is too large to be carried is in the outbox from here on."""
+        if len(draft.model) <= self.genesis.params.inline_bytes:
+            return CreateJob(draft.rules, draft.model)
+        self.sender.keep_blob((draft.model,))
+        return CreateJob(draft.rules, b"")
 
     def pending(self) -> list[Pending]:
         """Transactions whose fate is not yet proven."""
@@ -207,8 +224,12 @@ async def connect_async(
     except BaseException:
         await nodes.close()
         raise
-    if signing is not None and who is not None:
-        connected._sender = Sender(nodes, reader, kept, signing, who, connected.genesis.params, connected._rules.get)
+    signer = Signer(file.checkpoint.chain_id, who, signing) if signing is not None and who is not None else None
+    connected.blobs = AsyncBlobs(nodes, kept, signer, lambda: reader.checkpoint.validators.f + 1)
+    if signer is not None:
+        connected._sender = Sender(
+            nodes, reader, kept, signer, connected.genesis.params, connected._rules.get, connected.blobs
+        )
     return connected
 
 

@@ -151,6 +151,10 @@ class Nodes:
         ordered = self.in_order()
         return [node for node in ordered if node.cool_until <= now] or ordered
 
+    def cool_s(self) -> float:
+        """Until the first of them may be asked again; 0 when one may be now."""
+        return max(0.0, min(node.cool_until for node in self._nodes) - time.monotonic())
+
     def prefer(self, node: Node) -> None:
         self._preferred = self._nodes.index(node)
 
@@ -226,8 +230,8 @@ class Nodes:
             async with self.session().request(
                 request.method, node.url + request.path, params=request.query, data=request.body, headers=headers
             ) as response:
-                body = await _limited(response, request.limit_bytes)
-                return Reply(node.name, response.status, body, _seconds(response.headers.get("Retry-After")))
+                body = await limited(response, request.limit_bytes)
+                return Reply(node.name, response.status, body, seconds(response.headers.get("Retry-After")))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise Unusable(str(error) or type(error).__name__) from None
 
@@ -262,7 +266,7 @@ def _given_up(request: Request, failures: Mapping[str, Exception]) -> QuorateErr
     )
 
 
-async def _limited(response: aiohttp.ClientResponse, limit: int) -> bytes:
+async def limited(response: aiohttp.ClientResponse, limit: int) -> bytes:
     parts, size = [], 0
     async for part in response.content.iter_chunked(64 * 1024):
         size += len(part)
@@ -272,7 +276,7 @@ async def _limited(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _seconds(text: str | None) -> float:
+def seconds(text: str | None) -> float:
     try:
         return max(0.0, float(text)) if text is not None else 0.0
     except ValueError:

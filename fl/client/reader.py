@@ -14,7 +14,6 @@ from functools import partial
 from typing import TypeVar
 
 from chain.certificate import Certificate, Executed
-from chain.cid import CidError, cid_text, raw_cid
 from chain.codec import CodecError, decode
 from chain.genesis import MAX_GENESIS_BYTES, Genesis
 from chain.light import (
@@ -220,23 +219,7 @@ class Reader:
         self._accept(executed)
         return receipt
 
-    # Blobs and the genesis, which name themselves
-
-    async def blob(self, cid: bytes, limit_bytes: int) -> bytes:
-        def read(reply: Reply) -> bytes:
-            if reply.status == 404:
-                raise Behind(reply.problem())
-            if reply.status != 200:
-                raise Unusable(reply.problem())
-            try:
-                matches = raw_cid(reply.body) == cid
-            except CidError as error:
-                raise Unusable(str(error)) from None
-            if not matches:
-                raise Untrue("bytes that do not hash to the CID")
-            return reply.body
-
-        return await self._nodes.ask(Request("GET", f"/v1/models/{cid_text(cid)}", limit_bytes=limit_bytes), read)
+    # The genesis, which names itself
 
     async def genesis(self) -> Genesis:
         def read(reply: Reply) -> Genesis:

@@ -4,6 +4,9 @@
              ▲       └── no answer: the same bytes to the next node
              └── its nonce went to another transaction: sign again under the next
 
+A transaction may name a blob instead of carrying it. A node that lacks the blob says so and is given it, and then the
+transaction again; so whichever node takes the transaction has the blob, and nothing is lost if it dies before that.
+
 The same bytes may be sent to any number of nodes any number of times: they are executed once. A refusal counts when
 f + 1 nodes agree on it, one of which is honest.
 """
@@ -14,22 +17,24 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from chain.codec import CodecError, encode, pack
 from chain.genesis import Params
-from chain.keys import SigningKey
 from chain.transaction import MAX_TRANSACTION_BYTES, account_id, sign_transaction, tx_id
+from chain.unixfs import Buffer
 from fl.accounts import new_account
 from fl.check import check_transaction
+from fl.client.blobs import AsyncBlobs, NamedBlob, blob_named
+from fl.client.doors import Signer
 from fl.client.errors import BadFile, BadInput, RefusedByChain, TimedOut, Unreachable
 from fl.client.home import Home, Pending, StoredReceipt
-from fl.client.nodes import Behind, Nodes, Reply, Request, Unusable
+from fl.client.nodes import Behind, Node, Nodes, Reply, Request, Unusable
 from fl.client.reader import Reader
 from fl.errors import CODES, PendingJob, Refused
 from fl.records import Account, JobRules
 from fl.state import account_key
-from fl.transactions import KIND_OF_BODY
+from fl.transactions import KIND_OF_BODY, read_body
 
 log = logging.getLogger("quorate.client")
 
@@ -43,6 +48,7 @@ _OTHER_NODE_S = 2.0
 _NOT_YET = frozenset({"UNKNOWN_JOB", "NONCE_FAR"})
 """Refusals of a node that lags, or of a moment: they may be over in the next."""
 _NOT_YET_S = 15.0
+_BLOB_MISSING, _BLOB_FULL = "BLOB_MISSING", "BLOB_FULL"
 _EXPIRED_AT_MOST = 3
 """Signings of one body: after an outage a fresh one helps, with a wrong clock none does."""
 
@@ -63,18 +69,19 @@ class Sender:
         nodes: Nodes,
         reader: Reader,
         home: Home,
-        key: SigningKey,
-        account: bytes,
+        signer: Signer,
         params: Params,
         rules_of: RulesOf,
+        blobs: AsyncBlobs,
     ) -> None:
         self._nodes = nodes
         self._reader = reader
         self._home = home
-        self._key = key
+        self._key = signer.key
         self._params = params
         self._rules_of = rules_of
-        self.account = account
+        self._blobs = blobs
+        self.account = signer.account
         self._seen: Account | None = None
         self._spent: set[int] = set()
         self._signing = asyncio.Lock()
@@ -96,7 +103,11 @@ class Sender:
             except TimedOut:
                 pending, expired = None, expired + 1
                 if expired == _EXPIRED_AT_MOST:
+                    self._drop_blob(body)
                     raise
+            except (BadInput, RefusedByChain):
+                self._drop_blob(body)
+                raise
             except Unreachable as error:
                 if time.monotonic() - began > patience_s:
                     raise
@@ -167,6 +178,7 @@ class Sender:
             return await self.settle(pending)
         except (NonceTaken, RefusedByChain, TimedOut) as error:
             log.warning("transaction %s, kept from an earlier run, is given up: %s", pending.id.hex()[:16], error)
+            self._drop_blob(read_body(pending.tx)[1])
             return None
 
     async def settle(self, pending: Pending, patience_s: float = math.inf) -> StoredReceipt:
@@ -212,6 +224,7 @@ class Sender:
         self._home.keep_head(self._reader.head)
         self._spent.add(pending.tx.nonce)
         self._home.drop(pending)
+        self._drop_blob(read_body(pending.tx)[1])
         return stored
 
     async def _send_until_acknowledged(self, pending: Pending, patience_s: float) -> None:
@@ -251,12 +264,13 @@ class Sender:
         """None once a node has acknowledged it; else the refusal that f + 1 nodes agree on."""
         request = Request("POST", "/v1/transactions", {"wait": "available"}, pack((pending.data,)))
         needed = self._reader.checkpoint.validators.f + 1
+        named = blob_named(read_body(pending.tx)[1])
         pause, ends = _PAUSE_S, time.monotonic() + patience_s
         while True:
             refusals: dict[str, RefusedByChain] = {}
             for node in self._nodes.ready():
                 try:
-                    refusal = await self._nodes.ask_one(node, request, _read_answer)
+                    refusal = await self._offer(node, request, named)
                 except (Unusable, Behind) as error:
                     log.info("node %s did not take transaction %s: %s", node.name, pending.id.hex()[:16], error)
                     continue
@@ -274,6 +288,44 @@ class Sender:
                 )
             await asyncio.sleep(pause)
             pause = min(2 * pause, 4 * _MAX_PAUSE_S)
+
+    async def _offer(self, node: Node, request: Request, named: NamedBlob | None) -> RefusedByChain | None:
+        refusal = await self._asked(node, request, named)
+        if refusal is None or refusal.code != _BLOB_MISSING or named is None:
+            return refusal
+        try:
+            if not await self._blobs.supply(node, named):
+                return refusal
+        except RefusedByChain as refused:
+            return refused
+        return await self._asked(node, request, named)
+
+    async def _asked(self, node: Node, request: Request, named: NamedBlob | None) -> RefusedByChain | None:
+        """While the other validators pull a blob from the node, it has the transaction only as accepted. Any other node
+        would be as far, or ask for the blob once more."""
+        ends = time.monotonic() + self._blobs.spreads_s(named)
+        while True:
+            try:
+                return await self._nodes.ask_one(node, request, _read_answer)
+            except Behind:
+                if time.monotonic() > ends:
+                    raise
+            await asyncio.sleep(_MAX_PAUSE_S)
+
+    # Blobs that transactions name
+
+    def keep_blob(self, parts: Iterable[Buffer]) -> bytes:
+        """Its CID, once it is in the outbox for a transaction that is about to name it."""
+        in_flight = (blob_named(read_body(each.tx)[1]) for each in self._home.pending())
+        self._home.drop_abandoned_blobs({each.cid for each in in_flight if each is not None})
+        return self._home.keep_blob(parts)
+
+    def _drop_blob(self, body: object) -> None:
+        """Nothing needs it for this transaction any more; another one may."""
+        named = blob_named(body)
+        if named is None or any(blob_named(read_body(each.tx)[1]) == named for each in self._home.pending()):
+            return
+        self._home.drop_blob(named.cid)
 
 
 def _expired() -> TimedOut:
@@ -317,5 +369,7 @@ def _refusal(fields: dict[str, object]) -> RefusedByChain:
     code = fields.get("code")
     if not isinstance(code, str) or code not in CODES:
         raise Unusable(f"a refusal without a known code: {code}")
+    if code == _BLOB_FULL:
+        raise Unusable("it has no room for the blob")
     detail = fields.get("detail")
     return RefusedByChain.of(code, detail if isinstance(detail, str) else "")

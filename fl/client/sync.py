@@ -10,7 +10,7 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 from chain.keys import SigningKey
 from chain.light import Checkpoint
+from chain.unixfs import Buffer
+from fl.client.blobs import AsyncBlobs, BlobReceipt, BlobStat, Progress, quiet
+from fl.client.download import Fetched
 from fl.client.errors import BadInput
 from fl.client.job import AsyncJob, AsyncTask
 from fl.client.jobdraft import Arrays, ConfigValue
@@ -154,8 +157,16 @@ class Job:
         """The newest model, or the one that a round made (0: the initial one), as arrays."""
         return self._loop.run(self._job.model(round))
 
+    def model_cid(self, round: int | None = None) -> str:
+        return self._loop.run(self._job.model_cid(round))
+
+    def model_file(self, round: int | None = None) -> tuple[str, Path]:
+        """CID and verified safetensors file of a model. The file is the home's, where the last few are kept: copy it if
+        you want to have it longer."""
+        return self._loop.run(self._job.model_file(round))
+
     def model_bytes(self, round: int | None = None) -> tuple[str, bytes]:
-        """The same as a CID and a safetensors file."""
+        """The same as bytes: for models that fit into memory several times."""
         return self._loop.run(self._job.model_bytes(round))
 
     def join(self, accept: str | None = None) -> Receipt | None:
@@ -182,6 +193,50 @@ class Job:
         finally:
             if not self._loop.closed:
                 self._loop.run(_ended(tasks))
+
+
+class Blobs:
+    """`network.blobs`: files that are named by what is in them, put to a node and got from any."""
+
+    def __init__(self, loop: LoopThread, blobs: AsyncBlobs) -> None:
+        self._loop = loop
+        self._blobs = blobs
+
+    def put(
+        self,
+        given: str | os.PathLike[str] | Buffer,
+        kind: str = "dataset",
+        *,
+        progress: Progress = quiet,
+        patience_s: float | None = None,
+    ) -> BlobReceipt:
+        """Give a file, or bytes, to a node; the next one takes over where one fails. Run again after a break, it sends
+        what is missing."""
+        return self._loop.run(self._blobs.put(given, kind, progress=progress, patience_s=patience_s))
+
+    def get(
+        self,
+        cid: str,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        progress: Progress = quiet,
+        patience_s: float | None = None,
+    ) -> Fetched:
+        """A blob as a file: at `path`, or in this directory under its CID. What an earlier attempt left is kept as far
+        as it is right, and the file appears under its name only when it is whole."""
+        return self._loop.run(self._blobs.get(cid, path, progress=progress, patience_s=patience_s))
+
+    def stat(self, cid: str) -> list[BlobStat]:
+        """What each node that answers says of it."""
+        return self._loop.run(self._blobs.stat(cid))
+
+    def ls(self) -> list[dict[str, Any]]:
+        """The blobs of the first node that lists its own."""
+        return self._loop.run(_all(self._blobs.ls()))
+
+
+async def _all(found: AsyncIterator[T]) -> list[T]:
+    return [each async for each in found]
 
 
 async def _next(tasks: AsyncGenerator[AsyncTask, None]) -> AsyncTask | None:
@@ -232,6 +287,10 @@ class Network:
     def checkpoint(self) -> Checkpoint:
         """The newest validator set that the network file leads to."""
         return self._network.checkpoint
+
+    @property
+    def blobs(self) -> Blobs:
+        return Blobs(self._loop, self._network.blobs)
 
     @property
     def home(self) -> Path:

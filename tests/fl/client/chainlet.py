@@ -21,7 +21,7 @@ from aiohttp import web
 
 from chain.block import block_digest
 from chain.certificate import Certificate, Executed, Finalize, ValidatorSet, VoteKind, assemble, sign_vote
-from chain.cid import cid_text, parse_cid, raw_cid
+from chain.cid import cid_text
 from chain.codec import decode, encode, unpack
 from chain.genesis import Genesis, genesis_header
 from chain.keys import SigningKey
@@ -29,6 +29,7 @@ from chain.light import HandOver, ReceiptBundle, StateBundle
 from chain.log import EMPTY, Frontier, frontier_at, prove
 from chain.tree import StateTree
 from fl.accounts import free_account
+from fl.blobs import BlobKind, Demand, check_blob
 from fl.client.networkfile import NetworkFile, network_of, render_network
 from fl.errors import CODES, DecidedBy, PendingJob, Refused
 from fl.execution import AggregationTask
@@ -41,6 +42,7 @@ from fl.tensors.encodings import decode_update
 from fl.tensors.model import build_model, parse_model
 from fl.transactions import read_body, read_transaction
 from tests.fl.builders import Ledger, make_genesis, result_item, signing_key, validator
+from tests.fl.client.blobdoor import Door
 
 NODES = 4
 
@@ -50,6 +52,7 @@ class Face:
     """One node as clients see it, and what is wrong with it."""
 
     index: int
+    door: Door
     url: str = ""
     down: bool = False
     busy: bool = False
@@ -58,15 +61,19 @@ class Face:
     refuses: str = ""
     swallows: bool = False
     asked: int = 0
+    redirected: int = 0
     submitted: list[bytes] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return validator(self.index).name
 
 
 class Chainlet:
     def __init__(self, trainers: int = 4) -> None:
-        self.faces = [Face(index) for index in range(NODES)]
+        self.faces = [Face(index, Door(self._speaks_for)) for index in range(NODES)]
         self.ledger: Ledger
         self.tree: StateTree
-        self.blobs: dict[bytes, bytes] = {}
         self.receipt_of: dict[bytes, int] = {}
         self.frontiers: dict[int, Frontier] = {}
         self.sets: list[ValidatorSet] = []
@@ -82,6 +89,7 @@ class Chainlet:
 
     async def start(self) -> None:
         for face in self.faces:
+            await face.door.start()
             app = web.Application(client_max_size=8 * 1024 * 1024)
             app.add_routes(self._routes(face))
             runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -106,6 +114,21 @@ class Chainlet:
         await asyncio.sleep(0)
         for runner in self._runners:
             await runner.cleanup()
+        for face in self.faces:
+            await face.door.stop()
+
+    def _speaks_for(self, account: bytes, key: bytes) -> bool:
+        known = self.ledger.account(account)
+        return self.ledger.member(account) is not None and (known.key if known else key) == key
+
+    def spread(self, data: bytes | memoryview, kind: BlobKind, owner: bytes = b"") -> bytes:
+        """As the swarm would: every node has it from here on."""
+        for face in self.faces:
+            cid = face.door.hold(data, kind, owner)
+        return cid
+
+    def blob(self, cid: bytes) -> bytes:
+        return bytes(self.faces[0].door.whole[cid].data)
 
     @property
     def genesis(self) -> Genesis:
@@ -121,7 +144,9 @@ class Chainlet:
         aggregations = len(self.ledger.aggregations)
         outcome = self.ledger.block(*transactions, **changes)
         self.tree.apply(self.height, outcome.writes, {key: state.get(key) for key in outcome.writes})
-        self.blobs.update(self.ledger.models)
+        for cid, model in self.ledger.models.items():
+            if cid not in self.faces[0].door.whole:
+                self.spread(model, BlobKind.MODEL)
         for index, receipt in enumerate(self.ledger.receipts[before:], before):
             self.receipt_of[receipt.tx_id] = index
         self.frontiers[self.height] = decode(Frontier, self.ledger.state.get(RECEIPTS, encode(EMPTY)), 4096)
@@ -134,22 +159,22 @@ class Chainlet:
     def _aggregate(self, task: AggregationTask) -> None:
         """The weighted mean in float64: near enough for a client, which never computes it."""
         rules = self.ledger.rules(task.job)
-        base = parse_model(rules.schema, self.blobs[task.base_model])
+        base = parse_model(rules.schema, self.blob(task.base_model))
         total, weight = {name: np.zeros(array.shape) for name, array in base.items()}, 0
         for data in self.executed:
             tx = read_transaction(data, self.genesis.params)
             _, body = read_body(tx)
             if isinstance(body, SubmitUpdate) and (body.job, body.round) == (task.job, task.round):
+                payload = body.payload or self.blob(body.cid)
                 update = decode_update(
-                    rules.schema, rules.encoding, body.job.hex(), body.round, tx.sender.hex(), body.payload
+                    rules.schema, rules.encoding, body.job.hex(), body.round, tx.sender.hex(), payload
                 )
                 share = min(body.examples, rules.cap)
                 weight += share
                 for name, array in update.items():
                     total[name] += share * array.astype(np.float64)
         model = build_model(rules.schema, {name: base[name] + total[name] / weight for name in base})
-        self.blobs[raw_cid(model)] = model
-        self.block(items=[result_item(task, raw_cid(model))])
+        self.block(items=[result_item(task, self.spread(model, BlobKind.MODEL))])
 
     def hand_over(self) -> None:
         """The next epoch begins, with other keys."""
@@ -226,7 +251,7 @@ class Chainlet:
             route("GET", "/v1/genesis", self._genesis),
             route("GET", "/v1/checkpoint", self._checkpoint),
             route("GET", "/v1/state/{key}", self._state),
-            route("GET", "/v1/models/{cid}", self._model),
+            route("*", "/v1/blobs{rest:.*}", self._redirect),
             route("POST", "/v1/transactions", self._submit),
             route("GET", "/v1/transactions/{id}/receipt", self._receipt),
             route("GET", "/v1/events/ws", self._events),
@@ -254,11 +279,9 @@ class Chainlet:
             bundle = replace(bundle, value=b"\x90")
         return web.json_response({"bundle": _text(encode(bundle))})
 
-    async def _model(self, face: Face, request: web.Request) -> web.Response:
-        blob = self.blobs.get(parse_cid(request.match_info["cid"]))
-        if blob is None:
-            return _problem("UNKNOWN_BLOB", 404)
-        return web.Response(body=blob[:-1] + bytes([blob[-1] ^ 1]) if face.forges else blob)
+    async def _redirect(self, face: Face, request: web.Request) -> web.Response:
+        face.redirected += 1
+        return web.Response(status=307, headers={"Location": face.door.url + request.path_qs})
 
     async def _submit(self, face: Face, request: web.Request) -> web.Response:
         transactions = unpack(await request.read(), 4 * 1024 * 1024)
@@ -273,6 +296,7 @@ class Chainlet:
             checked = self.ledger.check(data)
             tx = checked.id
             if tx not in self.receipt_of:
+                self._judge(face, checked.demand)
                 now_ms = time.time_ns() // 1_000_000
                 free_account(State(self.ledger.state.get), checked.tx, now_ms, self.genesis.params.nonce_window)
         except PendingJob:
@@ -280,8 +304,22 @@ class Chainlet:
         except Refused as refused:
             return _refusal(refused)
         if not face.swallows and tx not in self.receipt_of:
+            self._swarm(face, checked.demand)
             self.block(data)
         return web.json_response({"answers": [{"id": tx.hex(), "status": "available"}]})
+
+    def _judge(self, face: Face, demand: Demand | None) -> None:
+        if demand is None:
+            return
+        held = face.door.whole.get(demand.claim.cid)
+        if held is None:
+            raise Refused("BLOB_MISSING")
+        check_blob(demand, held.data)
+
+    def _swarm(self, face: Face, demand: Demand | None) -> None:
+        if demand is not None:
+            held = face.door.whole[demand.claim.cid]
+            self.spread(held.data, held.kind, held.owner)
 
     async def _receipt(self, face: Face, request: web.Request) -> web.Response:
         index = self.receipt_of.get(bytes.fromhex(request.match_info["id"]))
@@ -335,6 +373,10 @@ class Running:
 
     def _call(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+
+    def run(self, work: Any) -> Any:
+        """Await something on the chain's own loop."""
+        return self._call(work)
 
     def do(self, act: Any, *args: Any, **changes: Any) -> Any:
         """Call something of the chain on the chain's own loop."""

@@ -39,7 +39,7 @@ def test_an_unknown_job_is_refused_by_its_code(chain: Running) -> None:
 def test_nodes_that_forge_are_passed_over(chain: Running, liars: int) -> None:
     chain.create(make_rules())
     for face in chain.faces[:liars]:
-        face.forges = True
+        face.forges = face.door.wrong_leaves = True
     with connect(**chain.settings(None)) as network:
         job = network.job("digits")
         cid, blob = job.model_bytes()
