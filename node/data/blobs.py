@@ -1,0 +1,608 @@
+"""The store of blobs: content-addressed files of any size, whole and durable before anything names them.
+
+    blobs/<cid>             whole
+    blobs/<cid>.part        staged: its leaves come from members and peers
+    blobs/draft-<n>.part    being written here; its CID is not known before the end
+
+Small and large blobs take the same road: file synced, renamed and directory synced, row written with sync,
+acknowledged. Deletion goes the other way: row deleted with sync, then the file. So whatever moment a crash picks, a
+row has its file, and a file without a row is rubbish that the next start takes away (or goes on filling, if it was
+staged). Only the disk itself can break that; what it lost becomes staged again, with the leaves that are still good,
+and is listed as `lost` until somebody has brought back the others.
+
+Memory does not grow with a blob: files are viewed mapped, leaves written as they come, hashes taken in pieces.
+`find`, `view`, `block`, `write` and a staging's leaves are for any thread, everything else for the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Coroutine, Iterable, Set
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+from chain.cid import CidError, cid_text
+from chain.unixfs import MAX_FILE_BYTES, Manifest, block_of, manifest_cid
+from fl.blobs import PUBLIC_KINDS, BlobKind
+from node.data import index
+from node.data.drafts import Draft, write_draft
+from node.data.errors import Discarded, StaleMark, TooLarge, Unfinished, WrongManifest, room
+from node.data.index import Blob, BlobIndex, Listed
+from node.data.leases import Lease, Leases
+from node.data.recovery import Recovered, recover
+from node.data.staging import DIRECTORY, PART, Reserve, Staging, part_name, sound, whole_name
+from node.ports import Buffer, Clock, Disk, DiskFailure, Kv, NoSuchFile, Offload, PortError
+
+__all__ = ["Blob", "BlobLimits", "BlobStore", "Draft", "Lease", "Listed", "Staging"]
+
+_T = TypeVar("_T")
+
+_VIEWS = 64
+"""Blobs that stay mapped after their last reader; each map holds a descriptor."""
+_HASHED_AT_ONCE = 16
+"""Leaves that one call in a thread hashes, some 20 ms, so that others get their turn between two."""
+_SWEPT_AT_ONCE = 32
+_PAGE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class BlobLimits:
+    reserve_bytes: int = 1 << 30
+    """Left free on the disk for ordering and everybody else."""
+    member_bytes: int = 4 << 30
+    """Of an account's blobs that no state names yet."""
+    member_leases: int = 256
+    lease_ms: int = 3_600_000
+    blob_bytes: int = MAX_FILE_BYTES
+    idle_ms: int = 900_000
+    """A staged blob or draft that nobody holds is rubbish once it was not touched for so long."""
+
+
+class BlobStore:
+    def __init__(self, disk: Disk, kv: Kv, clock: Clock, offload: Offload, limits: BlobLimits) -> None:
+        self.limits = limits
+        self.count = 0
+        self.size_bytes = 0
+        """Of whole blobs."""
+        self._disk = disk
+        self._kv = kv
+        self._clock = clock
+        self._offload = offload
+        self._reserve = Reserve(disk, limits.reserve_bytes)
+        self._index = BlobIndex(kv)
+        self._leases = Leases(limits.member_bytes, limits.member_leases)
+        self._pins: set[bytes] = set()
+        self._stagings: dict[bytes, Staging] = {}
+        self._resuming: dict[bytes, asyncio.Future[None]] = {}
+        self._resumption = asyncio.Lock()
+        self._under_way: set[asyncio.Future[Any]] = set()
+        self._drafts: dict[str, int | None] = {}
+        """By file name: when it was finished; not while it is written."""
+        self._drafted = 0
+        self._going: set[bytes] = set()
+        """Being deleted: found no more."""
+        self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
+        """By CID: one at a time moves its file and writes its row."""
+        self._mark: int | None = None
+        self._since_mark: set[bytes] = set()
+        self._views: OrderedDict[bytes, memoryview] = OrderedDict()
+        self._guard = threading.Lock()
+        """Of views and drafts."""
+
+    @classmethod
+    async def open(
+        cls, disk: Disk, kv: Kv, clock: Clock, offload: Offload, limits: BlobLimits | None = None
+    ) -> BlobStore:
+        store = cls(disk, kv, clock, offload, limits or BlobLimits())
+        store._begin(await offload.run(recover, disk, kv, store._index))
+        return store
+
+    def _begin(self, found: Recovered) -> None:
+        self.count, self.size_bytes = found.count, found.size_bytes
+        for cid, row, manifest, in_part in found.staged:
+            staging = self._staging(cid, manifest, BlobKind(row.kind), row.account)
+            staging.lost = row.lost
+            self._stagings[cid] = staging
+            if in_part:
+                self._resuming[cid] = asyncio.ensure_future(self._resume(staging))
+        self._leases.restore(self._index.leases())
+        self._pins.update(self._index.pins())
+        self._expire()
+
+    async def close(self) -> None:
+        """Disk, rows and threads may be closed after it."""
+        for task in self._resuming.values():
+            task.cancel()
+        under_way = [*self._under_way, *self._resuming.values()]
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+    # Whole blobs
+
+    def find(self, cid: bytes) -> Blob | None:
+        blob = self._index.find(cid)
+        return None if cid in self._going else blob
+
+    def blobs(self, after: bytes | None, limit: int) -> list[Listed]:
+        """In the order of their CIDs, those beyond `after`."""
+        return [each for each in self._index.page(after, limit) if each.cid not in self._going]
+
+    def view(self, cid: bytes) -> memoryview:
+        """All its bytes, mapped; they stay even when the blob is deleted. Raises NoSuchFile."""
+        with self._guard:
+            if (view := self._views.get(cid)) is not None:
+                self._views.move_to_end(cid)
+                return view[:]
+        if self.find(cid) is None:
+            raise NoSuchFile(f"there is no blob {cid_text(cid)}")
+        view = self._disk.view(whole_name(cid))
+        with self._guard:
+            if self.find(cid) is not None:
+                self._views[cid] = view
+            if len(self._views) > _VIEWS:
+                self._views.popitem(last=False)
+        return view[:]
+
+    def block(self, cid: bytes) -> tuple[Blob, int] | bytes | None:
+        """What this CID names among public blobs: a leaf, as its blob and index, or an inner node."""
+        if (blob := self.find(cid)) is not None and blob.public:
+            found = block_of(blob.manifest, cid)
+            return (blob, found) if isinstance(found, int) else found
+        for owner, leaf in self._index.owners(cid):
+            if (blob := self.find(owner)) is None or not blob.public:
+                continue
+            if leaf is not None:
+                return blob, leaf
+            if isinstance(node := block_of(blob.manifest, cid), bytes):
+                return node
+        return None
+
+    @property
+    def free_bytes(self) -> int:
+        return self._disk.free_bytes()
+
+    @property
+    def full(self) -> bool:
+        """The reserve is being used up: nothing more is promised until something is freed."""
+        return self._reserve.spare_bytes < 0
+
+    # Staged blobs
+
+    def staging(self, cid: bytes) -> Staging | None:
+        return self._stagings.get(cid)
+
+    @property
+    def staged_bytes(self) -> int:
+        return sum(each.size_bytes - each.missing_bytes for each in self._stagings.values())
+
+    @property
+    def lost(self) -> list[Staging]:
+        """Blobs that were whole here before the disk lost some of them."""
+        return [staging for staging in self._stagings.values() if staging.lost]
+
+    def stage(self, cid: bytes, manifest: Manifest, kind: BlobKind, account: bytes = b"") -> Staging:
+        """Begins, or resumes. Raises WrongManifest, TooLarge, QuotaExceeded, NoSpace.
+
+        An account gets a lease if it has none. Without an account the state wants the blob: the kind that it says then
+        holds, whoever has sent the bytes and as what.
+        """
+        if manifest.size_bytes > self.limits.blob_bytes:
+            raise TooLarge(f"a blob has at most {self.limits.blob_bytes} bytes here, not {manifest.size_bytes}")
+        try:
+            named = manifest_cid(manifest)
+        except CidError as error:
+            raise WrongManifest(str(error)) from error
+        if named != cid:
+            raise WrongManifest(f"these leaves make {cid_text(named)}, not {cid_text(cid)}")
+        staging = self._stagings.get(cid)
+        if staging is None and self.find(cid) is not None:
+            whole = self._staging(cid, manifest, kind, account)
+            whole.filled(whole_name(cid))
+            return whole
+        if staging is None:
+            self._check_room(cid, manifest.size_bytes)
+        puts = self._leased_to(account, cid, manifest.size_bytes, kind)
+        if staging is None:
+            staging = self._stagings[cid] = self._staging(cid, manifest, kind, account)
+            puts |= index.begin(cid, manifest, kind, account)
+        elif _holds(kind, staging.kind, account, staging.account):
+            staging.kind = kind
+            puts |= index.begin(cid, manifest, kind, staging.account)
+        staging.touch()
+        if puts:
+            with room():
+                self._kv.write(puts)
+        return staging
+
+    async def resumed(self, staging: Staging) -> None:
+        """Leaves from before a restart are hashed again in threads, blob by blob, and count one by one: once this
+        returns, all that are here count."""
+        if (resuming := self._resuming.get(staging.cid)) is not None:
+            await asyncio.shield(resuming)
+
+    async def _resume(self, staging: Staging) -> None:
+        try:
+            async with self._resumption:
+                missing = staging.missing()
+                for start in range(0, len(missing), _HASHED_AT_ONCE):
+                    await self._offload.run(staging.check, missing[start : start + _HASHED_AT_ONCE])
+        finally:
+            del self._resuming[staging.cid]
+
+    async def publish(self, staging: Staging) -> Blob:
+        """Once it returns, the blob is durable and found. Again for one that is published already: nothing more."""
+        return await self._to_the_end(self._publish(staging))
+
+    async def _publish(self, staging: Staging) -> Blob:
+        cid = staging.cid
+        async with self._turn(cid):
+            if (blob := self.find(cid)) is not None:
+                return await self._classify(blob, staging.kind, staging.account)
+            if self._stagings.get(cid) is not staging:
+                raise Discarded(f"{cid_text(cid)} was thrown away meanwhile; stage it again")
+            if not staging.whole:
+                raise Unfinished(f"{cid_text(cid)} lacks {staging.missing_count} leaves")
+            return await self._finish(staging)
+
+    async def _finish(self, staging: Staging) -> Blob:
+        cid, name = staging.cid, whole_name(staging.cid)
+        if staging.name != name:
+            try:
+                with room():
+                    await self._disk.sync(staging.name)
+            except PortError:
+                # Linux reports lost pages once. What the file holds is unknown from here on, so it goes.
+                with suppress(NoSuchFile):
+                    self._disk.unlink(staging.name)
+                staging.emptied()
+                raise
+            self._disk.rename(staging.name, name)
+            staging.moved(name)
+        with room():
+            await self._disk.sync(name)
+        blob = Blob(cid, staging.size_bytes, staging.kind, staging.manifest, staging.account)
+        await self._appear(blob)
+        del self._stagings[cid]
+        return blob
+
+    async def _appear(self, blob: Blob) -> None:
+        """Its file is durable."""
+        await self._write(*await self._offload.run(index.appear, blob))
+        self._index.forget(blob.cid)
+        self.count += 1
+        self.size_bytes += blob.size_bytes
+        self.touch(blob.cid)
+
+    async def discard(self, cid: bytes) -> None:
+        """Throws away a staged blob: nobody wants it, or its bytes are bad for good."""
+        async with self._turn(cid):
+            if (staging := self._stagings.get(cid)) is not None:
+                await self._discard(staging)
+
+    async def _discard(self, staging: Staging) -> None:
+        if (resuming := self._resuming.get(staging.cid)) is not None:
+            await asyncio.wait([resuming])
+        await self._offload.run(staging.close)
+        with room():
+            self._kv.write({}, index.vanish(staging.cid, staging.kind, staging.manifest))
+        self._stagings.pop(staging.cid, None)
+        with suppress(NoSuchFile):
+            self._disk.unlink(staging.name)
+
+    # Blobs made here
+
+    def write(self, kind: BlobKind, chunks: Iterable[Buffer], account: bytes = b"") -> Draft:
+        """Hashes and writes in one pass; for a thread. A draft that is not kept is dropped, or swept some time."""
+        with self._guard:
+            self._drafted += 1
+            name = f"{DIRECTORY}draft-{self._drafted}{PART}"
+            self._drafts[name] = None
+        try:
+            draft = write_draft(self._disk, self._reserve, name, kind, chunks, account)
+        except Exception:
+            with self._guard:
+                del self._drafts[name]
+            raise
+        with self._guard:
+            self._drafts[name] = self._clock.now().mono_ms
+        return draft
+
+    async def keep(self, draft: Draft) -> Blob:
+        """Publishes it: once this returns, the blob is durable and found."""
+        return await self._to_the_end(self._keep(draft))
+
+    async def put(self, kind: BlobKind, data: Buffer, account: bytes = b"") -> Blob:
+        return await self.keep(await self._offload.run(self.write, kind, [data], account))
+
+    async def _keep(self, draft: Draft) -> Blob:
+        cid = draft.cid
+        async with self._turn(cid):
+            if (blob := self.find(cid)) is not None:
+                self.drop(draft)
+                self.touch(cid)
+                return await self._classify(blob, draft.kind, draft.account)
+            with self._guard:
+                drafted = self._drafts.pop(draft.name, None) is not None
+            staging = self._stagings.get(cid)
+            if drafted:
+                staging = await self._adopt(draft, staging)
+            elif staging is None or not staging.whole:
+                raise Discarded(f"the draft of {cid_text(cid)} is gone; write it again")
+            return await self._finish(staging)
+
+    async def _adopt(self, draft: Draft, staging: Staging | None) -> Staging:
+        """The draft is the staged file from here on, in place of whatever leaves others have sent."""
+        if staging is None:
+            staging = self._staging(draft.cid, draft.manifest, draft.kind, draft.account)
+        else:
+            await self._offload.run(staging.close)
+            with suppress(NoSuchFile):
+                self._disk.unlink(staging.name)
+            if _holds(draft.kind, staging.kind, draft.account, staging.account):
+                staging.kind = draft.kind
+        staging.filled(draft.name)
+        self._stagings[draft.cid] = staging
+        return staging
+
+    def drop(self, draft: Draft) -> None:
+        with self._guard:
+            known = self._drafts.pop(draft.name, None) is not None
+        if known:
+            with suppress(NoSuchFile):
+                self._disk.unlink(draft.name)
+
+    # Leases and pins
+
+    async def lease(self, account: bytes, cid: bytes, size_bytes: int, kind: BlobKind) -> Lease:
+        """Promises an account room for a blob, or renews the promise. Raises QuotaExceeded, NoSpace, TooLarge."""
+        if size_bytes > self.limits.blob_bytes:
+            raise TooLarge(f"a blob has at most {self.limits.blob_bytes} bytes here, not {size_bytes}")
+        self._expire()
+        if self.find(cid) is None:
+            self._check_room(cid, size_bytes)
+        self._leases.check(account, cid, size_bytes)
+        lease = self._new_lease(account, cid, size_bytes, kind)
+        before = self._leases.of(account, cid)
+        self._leases.put(lease)
+        try:
+            await self._write({lease.key: lease.row})
+        except PortError:
+            if self._leases.of(account, cid) is lease:
+                self._leases.drop(lease)
+                if before is not None:
+                    self._leases.put(before)
+            raise
+        return lease
+
+    def leased_bytes(self, account: bytes) -> int:
+        """What counts against the account's quota."""
+        self._expire()
+        return self._leases.bytes_of(account)
+
+    def release(self, cid: bytes) -> None:
+        """The state answers for this blob from here on: it counts against nobody's quota any more."""
+        self._end(self._leases.on(cid))
+
+    def _expire(self) -> None:
+        self._end(self._leases.ended(self._clock.now().wall_ms))
+
+    def _end(self, leases: list[Lease]) -> None:
+        for lease in leases:
+            self._leases.drop(lease)
+        if leases:
+            with room():
+                self._kv.write({}, [lease.key for lease in leases])
+
+    def _new_lease(self, account: bytes, cid: bytes, size_bytes: int, kind: BlobKind) -> Lease:
+        return Lease(account, cid, size_bytes, kind, self._clock.now().wall_ms + self.limits.lease_ms)
+
+    def _leased_to(self, account: bytes, cid: bytes, size_bytes: int, kind: BlobKind) -> index.Puts:
+        """The row of a lease, for an account that has none on this blob or one of another size."""
+        if not account:
+            return {}
+        self._expire()
+        held = self._leases.of(account, cid)
+        if held is not None and held.size_bytes == size_bytes:
+            return {}
+        self._leases.check(account, cid, size_bytes)
+        self._check_room(cid, size_bytes)
+        lease = self._new_lease(account, cid, size_bytes, kind)
+        self._leases.put(lease)
+        return {lease.key: lease.row}
+
+    def _check_room(self, cid: bytes, size_bytes: int) -> None:
+        """For this blob, besides all that others are still to bring."""
+        promised = {each.cid: each.size_bytes for each in self._leases if self._index.listed(each.cid) is None}
+        promised |= {each.cid: each.missing_bytes for each in self._stagings.values()}
+        promised.setdefault(cid, size_bytes)
+        self._reserve.check(sum(promised.values()))
+
+    async def pin(self, cid: bytes) -> None:
+        """It stays, whatever the roots say."""
+        self._pins.add(cid)
+        await self._write({index.PIN + cid: b""})
+
+    async def unpin(self, cid: bytes) -> None:
+        await self._write({}, [index.PIN + cid])
+        self._pins.discard(cid)
+
+    @property
+    def pins(self) -> frozenset[bytes]:
+        return frozenset(self._pins)
+
+    # Deletion
+
+    def mark(self) -> int:
+        """Whatever comes or is touched from here on outlives the sweep with this token. A later mark replaces it."""
+        self._mark = int.from_bytes(self._clock.entropy(8), "big")
+        self._since_mark.clear()
+        return self._mark
+
+    def touch(self, cid: bytes) -> bool:
+        """It is wanted. False if it is not here, whole or staged."""
+        staging = self._stagings.get(cid)
+        if staging is not None:
+            staging.touch()
+        elif self.find(cid) is None:
+            return False
+        if self._mark is not None:
+            self._since_mark.add(cid)
+        return True
+
+    async def sweep(self, token: int, roots: Set[bytes]) -> tuple[int, int]:
+        """Deletes what is older than the mark and neither named by roots, leased nor pinned; says how many blobs and
+        bytes. Raises StaleMark."""
+        if token != self._mark:
+            raise StaleMark("these roots belong to a mark that another one or a restart has replaced")
+        self._expire()
+        named = [lease.cid for lease in self._leases if lease.cid in roots]
+        for cid in named:
+            self.release(cid)
+        count = size_bytes = 0
+        last: bytes | None = None
+        while page := self._index.page(last, _PAGE):
+            last = page[-1].cid
+            unwanted = [each for each in page if not self._stays(each.cid, roots)]
+            for start in range(0, len(unwanted), _SWEPT_AT_ONCE):
+                swept = await self._to_the_end(self._delete(unwanted[start : start + _SWEPT_AT_ONCE], roots))
+                count += len(swept)
+                size_bytes += sum(each.size_bytes for each in swept)
+            await asyncio.sleep(0)
+        await self._sweep_unfinished(roots)
+        self._mark = None
+        self._since_mark.clear()
+        return count, size_bytes
+
+    def _stays(self, cid: bytes, roots: Set[bytes]) -> bool:
+        return cid in roots or cid in self._pins or cid in self._since_mark or bool(self._leases.on(cid))
+
+    async def _delete(self, unwanted: list[Listed], roots: Set[bytes]) -> list[Listed]:
+        async with AsyncExitStack() as turns:
+            going = []
+            for each in unwanted:
+                turn = self._turn(each.cid)
+                if not turn.locked():
+                    await turns.enter_async_context(turn)
+                    going.append(each)
+            # Whoever has its turn wants it; and what was touched or leased a moment ago stays too.
+            going = [each for each in going if not self._stays(each.cid, roots) and self.find(each.cid) is not None]
+            cids = [each.cid for each in going]
+            self._going.update(cids)
+            try:
+                await self._write({}, await self._offload.run(self._rows_of, going))
+                for cid in cids:
+                    self._forget(cid)
+            finally:
+                self._going.difference_update(cids)
+            self.count -= len(going)
+            self.size_bytes -= sum(each.size_bytes for each in going)
+            for cid in cids:
+                # A file that cannot be removed has no row, so the next start tries again.
+                with suppress(DiskFailure):
+                    self._disk.unlink(whole_name(cid))
+            return going
+
+    def _rows_of(self, blobs: list[Listed]) -> list[bytes]:
+        rows: list[bytes] = []
+        for each in blobs:
+            rows += index.vanish(each.cid, each.kind, self._index.manifest(each.cid, each.size_bytes))
+        return rows
+
+    async def _sweep_unfinished(self, roots: Set[bytes]) -> None:
+        for staging in list(self._stagings.values()):
+            turn = self._turn(staging.cid)
+            idle = staging.idle_ms >= self.limits.idle_ms
+            if idle and not turn.locked() and not self._stays(staging.cid, roots):
+                await self.discard(staging.cid)
+        now_ms = self._clock.now().mono_ms
+        for name, finished_ms in list(self._drafts.items()):
+            if finished_ms is not None and now_ms - finished_ms >= self.limits.idle_ms:
+                with self._guard:
+                    del self._drafts[name]
+                with suppress(NoSuchFile):
+                    self._disk.unlink(name)
+
+    # What the disk did to them
+
+    async def verify(self, cid: bytes) -> list[int]:
+        """Reads all of a whole blob and says which leaves are not what they were. Raises NoSuchFile."""
+        if (blob := self.find(cid)) is None:
+            raise NoSuchFile(f"there is no blob {cid_text(cid)}")
+        bad: list[int] = []
+        for start in range(0, blob.manifest.count, _HASHED_AT_ONCE):
+            stop = min(start + _HASHED_AT_ONCE, blob.manifest.count)
+            bad += await self._offload.run(_unsound, self._disk, blob, range(start, stop))
+        return bad
+
+    async def damaged(self, cid: bytes) -> Staging | None:
+        """Verifies a blob that looks wrong. If it is, it is staged from here on, with the leaves that are good, and
+        found again once it is published; None if nothing is wrong with it."""
+        bad = set(await self.verify(cid))
+        return await self._to_the_end(self._lose(cid, bad)) if bad else None
+
+    async def _lose(self, cid: bytes, bad: set[int]) -> Staging | None:
+        async with self._turn(cid):
+            blob = self.find(cid)
+            if blob is None:
+                return self._stagings.get(cid)
+            self._going.add(cid)
+            try:
+                await self._write(*index.lose(cid, blob.size_bytes, blob.kind, blob.account))
+                self._forget(cid)
+            finally:
+                self._going.discard(cid)
+            self.count -= 1
+            self.size_bytes -= blob.size_bytes
+            staging = self._staging(cid, blob.manifest, blob.kind, blob.account)
+            staging.lost = True
+            self._stagings[cid] = staging
+            with suppress(NoSuchFile):
+                self._disk.rename(whole_name(cid), part_name(cid))
+            staging.filled(part_name(cid), but=bad)
+            return staging
+
+    # Between them
+
+    def _staging(self, cid: bytes, manifest: Manifest, kind: BlobKind, account: bytes) -> Staging:
+        return Staging(self._disk, self._clock, self._reserve, cid, manifest, kind, account)
+
+    async def _classify(self, blob: Blob, kind: BlobKind, account: bytes) -> Blob:
+        """The same bytes under another kind: readable by all once the state, or their owner, says so."""
+        if kind == blob.kind or not _holds(kind, blob.kind, account, blob.account):
+            return blob
+        changed = Blob(blob.cid, blob.size_bytes, kind, blob.manifest, blob.account)
+        await self._write(*await self._offload.run(index.appear, changed))
+        self._index.forget(blob.cid)
+        return changed
+
+    def _forget(self, cid: bytes) -> None:
+        self._index.forget(cid)
+        with self._guard:
+            self._views.pop(cid, None)
+
+    def _turn(self, cid: bytes) -> asyncio.Lock:
+        return self._turns.setdefault(cid, asyncio.Lock())
+
+    async def _write(self, puts: index.Puts, deletes: Iterable[bytes] = ()) -> None:
+        """Durably; in a thread, for it waits for the disk."""
+        with room():
+            await self._offload.run(self._kv.write, puts, list(deletes), sync=True)
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """A caller that gives up does not stop it half-way, with a row written and nobody who knows."""
+        task = asyncio.ensure_future(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+
+def _holds(kind: BlobKind, before: BlobKind, account: bytes, owner: bytes) -> bool:
+    """May `account` make public what came as private? The state may, and whoever brought it."""
+    return kind in PUBLIC_KINDS and before not in PUBLIC_KINDS and account in (b"", owner)
+
+
+def _unsound(disk: Disk, blob: Blob, indexes: Iterable[int]) -> list[int]:
+    return [leaf for leaf in indexes if not sound(disk, whole_name(blob.cid), blob.manifest, leaf)]

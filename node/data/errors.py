@@ -1,0 +1,57 @@
+"""What can be wrong with a blob that somebody wants kept, each with a code and a sentence for whoever sent it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from node.ports import DiskFull, PortError
+
+__all__ = ["Discarded", "NoSpace", "QuotaExceeded", "StaleMark", "TooLarge", "Unfinished", "WrongManifest", "room"]
+
+
+class WrongManifest(PortError):
+    """The leaves' digests are not those of the file that the CID names."""
+
+    code = "WRONG_MANIFEST"
+
+
+class TooLarge(PortError):
+    code = "BLOB_TOO_LARGE"
+
+
+class NoSpace(PortError):
+    """The disk's reserve would be used up. Nothing is broken: it works again once something was freed."""
+
+    code = "NO_SPACE"
+
+
+class QuotaExceeded(PortError):
+    code = "QUOTA_EXCEEDED"
+
+
+class Unfinished(PortError):
+    """Leaves are missing, so there is nothing yet to be published."""
+
+    code = "BLOB_UNFINISHED"
+
+
+class Discarded(PortError):
+    """The staged blob was thrown away meanwhile; whoever still wants it stages it anew."""
+
+    code = "BLOB_DISCARDED"
+
+
+class StaleMark(PortError):
+    """The roots belong to a mark that another one, or a restart, has replaced."""
+
+    code = "STALE_MARK"
+
+
+@contextmanager
+def room() -> Iterator[None]:
+    """A disk without room is no defect here: the reserve is only a forecast."""
+    try:
+        yield
+    except DiskFull as error:
+        raise NoSpace(str(error)) from error
