@@ -70,6 +70,14 @@ def test_an_unknown_encoding_is_refused() -> None:
     assert code_of(SMALL, "f64", b"") == "NOT_SUPPORTED"
 
 
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=40))
+def test_the_largest_magnitude_is_found_without_looking_at_values(bits: list[int]) -> None:
+    values = np.array(bits, np.uint32).view(np.float32)
+    assert floats.largest(values) == max((each & 0x7FFFFFFF for each in bits), default=0)
+    tiny = any(0 < each & 0x7FFFFFFF < floats.TINY_BITS or each == 0x80000000 for each in bits)
+    assert floats.is_canonical(values) == (not tiny and floats.largest(values) < floats.INFINITY_BITS)
+
+
 @pytest.mark.parametrize("range_bits", [0, 8, 24])
 @pytest.mark.parametrize(
     ("bits", "code"),
