@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from chain.cid import raw_cid
 from chain.unixfs import Buffer, inner_blocks, leaf_cid, leaf_range, manifest_cid, manifest_of, node_cid
 from chain.varint import to_varint
 
@@ -63,7 +62,7 @@ def foreign_file(data: bytes, leaf_bytes: int, width: int, raw_leaves: bool) -> 
     for at in range(0, max(1, len(data)), leaf_bytes):
         part = data[at : at + leaf_bytes]
         block = part if raw_leaves else foreign_node([], part)
-        cid = raw_cid(block) if raw_leaves else node_cid(block)
+        cid = leaf_cid(sha256(block).digest()) if raw_leaves else node_cid(block)
         blocks[cid] = block
         level.append((cid, len(part)))
     while len(level) > 1:
