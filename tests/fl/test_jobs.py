@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from fl.blobs import BlobClaim, BlobKind, Demand
 from fl.errors import Refused
 from fl.execution import NewModel
 from fl.jobs import CreateJob, JoinJob, LeaveJob, ResumeJob, StopJob
+from fl.machine import execute_block
 from fl.records import MAX_OPEN_JOBS, ConfigEntry, EventKind, JobStatus, Phase
 from fl.rules import check_rules, config_at, grid_of, rules_hash, zero_model, zero_model_cid
 from fl.state import job_name_key, open_jobs, rules_of
@@ -129,8 +131,12 @@ def test_a_model_of_zeros_needs_no_blob_however_large_it_is() -> None:
     schema = Schema((TensorSpec("w", "F32", (2**27,), "averaged"),))
     data = chain.actor("creator").sign(CreateJob(make_rules(schema=schema), b""))
     assert chain.check(data).demand is None
-    outcome = chain.block(data)
+    tracemalloc.start()
+    outcome = execute_block(chain.state.get, chain.input(data))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     assert outcome.models == (NewModel(zero_model_cid(schema), b"", schema),)
+    assert peak < 4 * LEAF_BYTES
 
 
 def test_an_initial_model_that_neither_comes_along_nor_is_zero_is_demanded_as_a_blob() -> None:
