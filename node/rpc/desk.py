@@ -27,7 +27,16 @@ A = TypeVar("A")
 
 PATHS_LOGGED = 200
 _REQUEST_ID_BYTES = 8
-_FIELDS = ("Accept", "Authorization", "If-None-Match", "If-Range", "Range")
+_FIELDS = (
+    "Accept",
+    "Authorization",
+    "Cache-Control",
+    "Host",
+    "If-None-Match",
+    "If-Range",
+    "Range",
+    "Service-Worker",
+)
 """The headers that handlers see."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "OPTIONS"})
 _READABLE = "Accept-Ranges, Content-Range, ETag, Location, Retry-After, X-Request-Id"
@@ -133,9 +142,11 @@ class Desk(Generic[A]):
         request = exchange.request = Request(
             http.method if http.method == "HEAD" else route.method,
             connection.client,
-            read_parameters(route.params, path, query),
-            {name: http.headers[name] for name in _FIELDS if name in http.headers},
+            read_parameters(route.params, path, "" if route.passed_on else query),
+            {name: ", ".join(http.headers.getall(name)) for name in _FIELDS if name in http.headers},
         )
+        if route.passed_on:
+            request.target = _target(http.raw_path)
         if route.stream is not None:
             assert self._streaming is not None
             return await self._streaming(self, exchange, request, route)
@@ -215,7 +226,7 @@ class Desk(Generic[A]):
         if origin is not None and origin in self._origins:
             headers["Access-Control-Allow-Origin"] = origin
             headers["Access-Control-Expose-Headers"] = _READABLE
-            headers["Vary"] = "Origin"
+            headers["Vary"] = ", ".join((*headers.getall("Vary", ()), "Origin"))
 
     def note(self, exchange: Exchange, status: int, bytes_out: int) -> None:
         http = exchange.http
@@ -239,3 +250,8 @@ class Desk(Generic[A]):
                 "bytes_out": bytes_out,
             },
         )
+
+
+def _target(raw: str) -> str:
+    """Of a request to a proxy, only what follows the authority."""
+    return raw if raw.startswith("/") else "/" + raw.partition("://")[2].partition("/")[2]

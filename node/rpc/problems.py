@@ -50,6 +50,8 @@ PROBLEMS: dict[str, Kind] = {
     "WRONG_LEAF": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The bytes are not those of this leaf."),
     "WRONG_CID": Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The bytes do not hash to this CID; nothing of them is kept."),
     "METHOD_NOT_ALLOWED": Kind(HTTPStatus.METHOD_NOT_ALLOWED, "The path does not take this method."),
+    "NOT_ACCEPTABLE": Kind(HTTPStatus.NOT_ACCEPTABLE, "Raw blocks and archives (CAR) are all that is given here."),
+    "NOT_CACHED": Kind(HTTPStatus.PRECONDITION_FAILED, "The block is not here, and was asked for only if it is."),
     "TOO_SLOW": Kind(HTTPStatus.REQUEST_TIMEOUT, "The request took too long to arrive."),
     "NOT_PROVEN_YET": Kind(HTTPStatus.CONFLICT, "No execution certificate covers it yet.", 1),
     "LENGTH_REQUIRED": Kind(HTTPStatus.LENGTH_REQUIRED, "The body's length must be said beforehand."),
@@ -61,8 +63,11 @@ PROBLEMS: dict[str, Kind] = {
     "INTERNAL": Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "The node met a fault of its own; its log says more."),
     "BUSY": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The node takes no more at this time.", 1),
     "TOO_MANY_CONNECTIONS": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections are open.", 1),
+    "DATA_DOWN": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot look at blobs at this time.", 2),
     "CORE_DOWN": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The node's other process does not answer at this time.", 2),
     "NOT_READY": Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The node cannot serve clients well at this time.", 1),
+    "BLOB_MISSING": Kind(HTTPStatus.CONFLICT, CODES["BLOB_MISSING"].sentence),
+    "BLOB_FULL": Kind(HTTPStatus.INSUFFICIENT_STORAGE, CODES["BLOB_FULL"].sentence, 30),
     "DISK_FULL": Kind(HTTPStatus.INSUFFICIENT_STORAGE, "The node's disk is full up to its reserve.", 30),
 }
 

@@ -69,6 +69,8 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     media_type: str = ""
+    target: str = ""
+    """Path and query as they came, on routes that send them on."""
     held_bytes: int = 0
     """Of the body, counted at the turnstile."""
     incoming: Incoming | None = None
@@ -130,7 +132,7 @@ def split_target(target: str) -> tuple[list[str], str]:
 
 
 def read_parameters(params: Sequence[Param[Any]], path: Mapping[str, str], query: str) -> dict[str, object]:
-    given = {**path, **_read_query(query)} if query else dict(path)
+    given = {**path, **read_query(query)} if query else dict(path)
     values: dict[str, object] = {}
     for param in params:
         text = given.pop(param.name, None)
@@ -148,7 +150,7 @@ def read_parameters(params: Sequence[Param[Any]], path: Mapping[str, str], query
     return values
 
 
-def _read_query(query: str) -> dict[str, str]:
+def read_query(query: str) -> dict[str, str]:
     try:
         pairs = parse_qsl(
             query, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS

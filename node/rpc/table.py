@@ -51,6 +51,8 @@ class Route(Generic[A]):
     body: Body | None = None
     cost: int = 1
     stream: Stream[A] | None = None
+    passed_on: bool = False
+    """Its query is for others to read: the handler finds the target as it came."""
     leave: bool = False
     """Whether it takes, or asks for, a member's signed leave."""
 
@@ -65,11 +67,14 @@ class _Place(Generic[A]):
 
     literals: dict[str, _Place[A]] = field(default_factory=dict)
     named: tuple[str, _Place[A]] | None = None
+    rest: str | None = None
+    """The name of the rest of the path, which is matched whole, where there is one."""
     routes: dict[str, Route[A]] = field(default_factory=dict)
 
 
 class Table(Generic[A]):
-    """Finds the route of a path; a literal segment goes before a parameter."""
+    """Finds the route of a path; a literal segment goes before a parameter. `{name...}` at the end takes one segment or
+    more."""
 
     def __init__(self, routes: tuple[Route[A], ...]) -> None:
         self.routes = routes
@@ -77,7 +82,9 @@ class Table(Generic[A]):
         for route in routes:
             place = self._root
             for segment in route.path[1:].split("/"):
-                if segment.startswith("{"):
+                if segment.endswith("...}"):
+                    place.rest = segment[1:-4]
+                elif segment.startswith("{"):
                     name = segment.strip("{}")
                     place.named = place.named or (name, _Place())
                     if place.named[0] != name:
@@ -91,8 +98,11 @@ class Table(Generic[A]):
         """Raises UNKNOWN_PATH or METHOD_NOT_ALLOWED. HEAD is found where GET is."""
         place: _Place[A] | None = self._root
         values: dict[str, str] = {}
-        for segment in segments:
+        for number, segment in enumerate(segments):
             if place is None:
+                break
+            if place.rest is not None and segment:
+                values[place.rest] = "/".join(segments[number:])
                 break
             if segment in place.literals:
                 place = place.literals[segment]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from node.rpc.limits import RpcLimits, client_of
 from node.rpc.server import RpcConfig
 from tests.node.rpc.certificate import self_signed
 from tests.node.rpc.host import LOOSE, Hosted, hosted
+from tests.node.wire import HANG_S, Wire, wire_to
 
-HANG_S = 20
 QUICK = replace(LOOSE, header_s=0.3, body_s=0.3, write_s=0.3, idle_s=0.6)
 
 Open = Callable[..., AbstractAsyncContextManager[Hosted]]
@@ -38,48 +37,8 @@ def host(tmp_path: Path) -> Open:
     return open_
 
 
-@dataclass
-class Wire:
-    """A client that says what it likes."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    def send(self, data: bytes) -> None:
-        self.writer.write(data)
-
-    async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        async with asyncio.timeout(HANG_S):
-            head = await self.reader.readuntil(b"\r\n\r\n")
-            first, *lines = head.decode().strip().split("\r\n")
-            headers = {name.lower(): text for name, text in (line.split(": ", 1) for line in lines)}
-            body = await self.reader.readexactly(int(headers.get("content-length", "0")))
-            return int(first.split()[1]), headers, body
-
-    async def problem(self, status: int, code: str) -> dict[str, str]:
-        found, headers, body = await self.answer()
-        document = json.loads(body)
-        assert (found, document["code"]) == (status, code), (found, body)
-        assert headers["content-type"] == "application/problem+json"
-        assert ("retry-after" in headers) == (status in (429, 503, 507))
-        return headers
-
-    async def ended(self) -> None:
-        async with asyncio.timeout(HANG_S):
-            try:
-                while await self.reader.read(65536):
-                    pass
-            except ConnectionError:
-                pass
-
-
-@asynccontextmanager
-async def wire(host: Hosted) -> AsyncIterator[Wire]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", host.server.port)
-    try:
-        yield Wire(reader, writer)
-    finally:
-        writer.close()
+def wire(host: Hosted) -> AbstractAsyncContextManager[Wire]:
+    return wire_to(host.server.port)
 
 
 def post(length: int | None, *lines: str, media: str = "application/msgpack") -> bytes:
