@@ -27,6 +27,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from chain.keys import ED25519, SigningKey, check_public_key
 
 PROTOCOL = "quorate/1"
+BULK_PROTOCOL = "quorate-bulk/1"
+"""What a connection is for is agreed in its handshake, so that none can be taken for one of another kind."""
 LEAF_LIFE = timedelta(days=14)
 CLOCK_TOLERANCE = timedelta(days=1)
 """How far the clocks of two validators may be apart for them to connect; far more than consensus bears."""
@@ -123,8 +125,9 @@ def _readable(pem: bytes) -> Iterator[str]:
 class LinkIdentity:
     """This validator's end of its links: its key, the keys that it trusts, and TLS contexts made of both."""
 
-    def __init__(self, key: SigningKey, trusted: Iterable[bytes]) -> None:
+    def __init__(self, key: SigningKey, trusted: Iterable[bytes], protocol: str = PROTOCOL) -> None:
         self._key = key
+        self._protocol = protocol
         self._anchors = b"".join(anchor(link_key) for link_key in sorted(trusted))
         self._made = datetime.fromtimestamp(0, UTC)
         self._contexts: tuple[ssl.SSLContext, ssl.SSLContext] | None = None
@@ -151,7 +154,7 @@ class LinkIdentity:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
-        context.set_alpn_protocols([PROTOCOL])
+        context.set_alpn_protocols([self._protocol])
         if side == ssl.PROTOCOL_TLS_SERVER:
             # A resumed session would carry the identity of an earlier handshake.
             context.num_tickets = 0
@@ -161,9 +164,9 @@ class LinkIdentity:
         return context
 
 
-def link_key_of(connection: ssl.SSLObject) -> bytes:
+def link_key_of(connection: ssl.SSLObject | ssl.SSLSocket, protocol: str = PROTOCOL) -> bytes:
     """The link key that the other end proved to hold. Raises Impostor."""
-    if connection.version() != "TLSv1.3" or connection.selected_alpn_protocol() != PROTOCOL:
+    if connection.version() != "TLSv1.3" or connection.selected_alpn_protocol() != protocol:
         raise Impostor(f"it speaks {connection.version()} / {connection.selected_alpn_protocol()}")
     data = connection.getpeercert(binary_form=True)
     if data is None:
