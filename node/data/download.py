@@ -71,6 +71,7 @@ class Download:
         staging = commons.store.staging(self._cid)
         if staging is not None:
             self._look_at(staging.manifest)
+            await commons.store.resumed(staging)
             pull = self._begin(staging)
         else:
             found = await self._find()

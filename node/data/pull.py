@@ -127,6 +127,9 @@ class Pull:
                         await self._wake.wait()
                 if self._failure is not None:
                     raise self._failure
+                if self._staging.whole:
+                    # A client may have brought the rest.
+                    self._missing = 0
                 now_ms = commons.now_ms()
                 if now_ms >= until_ms and commons.turns.wanted:
                     return self._taken >= limits.turn_leaves

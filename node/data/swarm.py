@@ -13,6 +13,7 @@ accepts validators.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import threading
@@ -24,6 +25,7 @@ from fl.blobs import BlobKind
 from node.data.bulk_messages import Have, HaveRequest, LeafRequest, ManifestRequest, Offer, from_request
 from node.data.commons import Commons, Store
 from node.data.download import Admit, Check, Download
+from node.data.errors import Discarded, Unfinished
 from node.data.index import Blob
 from node.data.standing import Fault, SwarmLimits, Tally, Turns
 from node.ports import Buffer, Bulk, Clock, Peer
@@ -69,11 +71,17 @@ class Swarm:
             blob = self._store.find(cid)
             if blob is not None:
                 return blob
-            other = self._downloads.get(cid)
-            if other is None:
-                break
-            await other.over.wait()
-        download = self._downloads[cid] = Download(self._commons, cid, kind, account, sources, check, admit)
+            if (other := self._downloads.get(cid)) is not None:
+                await other.over.wait()
+                continue
+            try:
+                return await self._download(Download(self._commons, cid, kind, account, sources, check, admit), cid)
+            except (Discarded, Unfinished):
+                # The store threw away what had come, or could not be sure of it.
+                await asyncio.sleep(self._commons.limits.again_ms[0] / 1000)
+
+    async def _download(self, download: Download, cid: bytes) -> Blob:
+        self._downloads[cid] = download
         try:
             return await download.run()
         finally:
