@@ -17,8 +17,6 @@ Memory does not grow with a blob: files are viewed mapped, leaves written as the
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import OrderedDict
 from collections.abc import Coroutine, Iterable, Set
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -29,20 +27,19 @@ from chain.cid import CidError, cid_text
 from chain.unixfs import MAX_FILE_BYTES, Manifest, block_of, manifest_cid
 from fl.blobs import PUBLIC_KINDS, BlobKind
 from node.data import index
-from node.data.drafts import Draft, write_draft
+from node.data.drafts import Draft, Drafts
 from node.data.errors import Discarded, StaleMark, TooLarge, Unfinished, WrongManifest, room
 from node.data.index import Blob, BlobIndex, Listed
 from node.data.leases import Lease, Leases
 from node.data.recovery import Recovered, recover
-from node.data.staging import DIRECTORY, PART, Reserve, Staging, part_name, sound, whole_name
+from node.data.staging import Reserve, Staging, part_name, sound, whole_name
+from node.data.views import Views
 from node.ports import Buffer, Clock, Disk, DiskFailure, Kv, NoSuchFile, Offload, PortError
 
 __all__ = ["Blob", "BlobLimits", "BlobStore", "Draft", "Lease", "Listed", "Staging"]
 
 _T = TypeVar("_T")
 
-_VIEWS = 64
-"""Blobs that stay mapped after their last reader; each map holds a descriptor."""
 _HASHED_AT_ONCE = 16
 """Leaves that one call in a thread hashes, some 20 ms, so that others get their turn between two."""
 _SWEPT_AT_ONCE = 32
@@ -80,18 +77,16 @@ class BlobStore:
         self._resuming: dict[bytes, asyncio.Future[None]] = {}
         self._resumption = asyncio.Lock()
         self._under_way: set[asyncio.Future[Any]] = set()
-        self._drafts: dict[str, int | None] = {}
-        """By file name: when it was finished; not while it is written."""
-        self._drafted = 0
+        self._drafts = Drafts(disk, clock, self._reserve)
+        self._strays: dict[str, bytes] = {}
+        """Files that could not be removed, with the CID that they had."""
         self._going: set[bytes] = set()
         """Being deleted: found no more."""
         self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         """By CID: one at a time moves its file and writes its row."""
         self._mark: int | None = None
         self._since_mark: set[bytes] = set()
-        self._views: OrderedDict[bytes, memoryview] = OrderedDict()
-        self._guard = threading.Lock()
-        """Of views and drafts."""
+        self._views = Views()
 
     @classmethod
     async def open(
@@ -132,19 +127,15 @@ class BlobStore:
 
     def view(self, cid: bytes) -> memoryview:
         """All its bytes, mapped; they stay even when the blob is deleted. Raises NoSuchFile."""
-        with self._guard:
-            if (view := self._views.get(cid)) is not None:
-                self._views.move_to_end(cid)
-                return view[:]
+        if (view := self._views.get(cid)) is not None:
+            return view
         if self.find(cid) is None:
             raise NoSuchFile(f"there is no blob {cid_text(cid)}")
         view = self._disk.view(whole_name(cid))
-        with self._guard:
-            if self.find(cid) is not None:
-                self._views[cid] = view
-            if len(self._views) > _VIEWS:
-                self._views.popitem(last=False)
-        return view[:]
+        self._views.put(cid, view)
+        if self.find(cid) is None:
+            self._views.forget(cid)
+        return view
 
     def block(self, cid: bytes) -> tuple[Blob, int] | bytes | None:
         """What this CID names among public blobs: a leaf, as its blob and index, or an inner node."""
@@ -255,8 +246,7 @@ class BlobStore:
                     await self._disk.sync(staging.name)
             except PortError:
                 # Linux reports lost pages once. What the file holds is unknown from here on, so it goes.
-                with suppress(NoSuchFile):
-                    self._disk.unlink(staging.name)
+                self._remove(staging.name, staging.cid)
                 staging.emptied()
                 raise
             self._disk.rename(staging.name, name)
@@ -285,30 +275,17 @@ class BlobStore:
     async def _discard(self, staging: Staging) -> None:
         if (resuming := self._resuming.get(staging.cid)) is not None:
             await asyncio.wait([resuming])
-        await self._offload.run(staging.close)
         with room():
             self._kv.write({}, index.vanish(staging.cid, staging.kind, staging.manifest))
+        await self._offload.run(staging.close)
         self._stagings.pop(staging.cid, None)
-        with suppress(NoSuchFile):
-            self._disk.unlink(staging.name)
+        self._remove(staging.name, staging.cid)
 
     # Blobs made here
 
     def write(self, kind: BlobKind, chunks: Iterable[Buffer], account: bytes = b"") -> Draft:
         """Hashes and writes in one pass; for a thread. A draft that is not kept is dropped, or swept some time."""
-        with self._guard:
-            self._drafted += 1
-            name = f"{DIRECTORY}draft-{self._drafted}{PART}"
-            self._drafts[name] = None
-        try:
-            draft = write_draft(self._disk, self._reserve, name, kind, chunks, account)
-        except Exception:
-            with self._guard:
-                del self._drafts[name]
-            raise
-        with self._guard:
-            self._drafts[name] = self._clock.now().mono_ms
-        return draft
+        return self._drafts.write(kind, chunks, account)
 
     async def keep(self, draft: Draft) -> Blob:
         """Publishes it: once this returns, the blob is durable and found."""
@@ -324,10 +301,8 @@ class BlobStore:
                 self.drop(draft)
                 self.touch(cid)
                 return await self._classify(blob, draft.kind, draft.account)
-            with self._guard:
-                drafted = self._drafts.pop(draft.name, None) is not None
             staging = self._stagings.get(cid)
-            if drafted:
+            if self._drafts.take(draft.name):
                 staging = await self._adopt(draft, staging)
             elif staging is None or not staging.whole:
                 raise Discarded(f"the draft of {cid_text(cid)} is gone; write it again")
@@ -339,8 +314,7 @@ class BlobStore:
             staging = self._staging(draft.cid, draft.manifest, draft.kind, draft.account)
         else:
             await self._offload.run(staging.close)
-            with suppress(NoSuchFile):
-                self._disk.unlink(staging.name)
+            self._remove(staging.name, staging.cid)
             if _holds(draft.kind, staging.kind, draft.account, staging.account):
                 staging.kind = draft.kind
         staging.filled(draft.name)
@@ -348,11 +322,8 @@ class BlobStore:
         return staging
 
     def drop(self, draft: Draft) -> None:
-        with self._guard:
-            known = self._drafts.pop(draft.name, None) is not None
-        if known:
-            with suppress(NoSuchFile):
-                self._disk.unlink(draft.name)
+        if self._drafts.take(draft.name):
+            self._remove(draft.name)
 
     # Leases and pins
 
@@ -381,6 +352,10 @@ class BlobStore:
         """What counts against the account's quota."""
         self._expire()
         return self._leases.bytes_of(account)
+
+    def leases(self, account: bytes) -> list[Lease]:
+        self._expire()
+        return [lease for lease in self._leases if lease.account == account]
 
     def release(self, cid: bytes) -> None:
         """The state answers for this blob from here on: it counts against nobody's quota any more."""
@@ -500,9 +475,7 @@ class BlobStore:
             self.count -= len(going)
             self.size_bytes -= sum(each.size_bytes for each in going)
             for cid in cids:
-                # A file that cannot be removed has no row, so the next start tries again.
-                with suppress(DiskFailure):
-                    self._disk.unlink(whole_name(cid))
+                self._remove(whole_name(cid), cid)
             return going
 
     def _rows_of(self, blobs: list[Listed]) -> list[bytes]:
@@ -517,13 +490,22 @@ class BlobStore:
             idle = staging.idle_ms >= self.limits.idle_ms
             if idle and not turn.locked() and not self._stays(staging.cid, roots):
                 await self.discard(staging.cid)
-        now_ms = self._clock.now().mono_ms
-        for name, finished_ms in list(self._drafts.items()):
-            if finished_ms is not None and now_ms - finished_ms >= self.limits.idle_ms:
-                with self._guard:
-                    del self._drafts[name]
-                with suppress(NoSuchFile):
-                    self._disk.unlink(name)
+        for name in self._drafts.idle(self.limits.idle_ms):
+            if self._drafts.take(name):
+                self._remove(name)
+        strays = [each for each, cid in self._strays.items() if cid not in self._stagings and self.find(cid) is None]
+        self._strays.clear()
+        for name in strays:
+            self._remove(name)
+
+    def _remove(self, name: str, cid: bytes = b"") -> None:
+        """Of a file without a row. If it cannot be removed, the next sweep tries again, or the next start."""
+        try:
+            self._disk.unlink(name)
+        except NoSuchFile:
+            pass
+        except DiskFailure:
+            self._strays[name] = cid
 
     # What the disk did to them
 
@@ -580,8 +562,7 @@ class BlobStore:
 
     def _forget(self, cid: bytes) -> None:
         self._index.forget(cid)
-        with self._guard:
-            self._views.pop(cid, None)
+        self._views.forget(cid)
 
     def _turn(self, cid: bytes) -> asyncio.Lock:
         return self._turns.setdefault(cid, asyncio.Lock())
