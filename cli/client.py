@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Mapping
+import shutil
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import update_wrapper
 from pathlib import Path
@@ -146,16 +148,25 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         ) from error
 
 
-def write_arrays(path: Path, blob: bytes, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """As .npz if the name ends so; else the safetensors file itself, byte for byte as the chain names it."""
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """As .npz."""
     import numpy as np
 
+    with _written(path):
+        plain: dict[str, Any] = dict(arrays)
+        with open(path, "wb") as file:
+            np.savez(file, **plain)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """A model's safetensors file, byte for byte as the chain names it."""
+    with _written(path):
+        shutil.copyfile(source, path)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
     try:
-        if path.suffix == ".npz":
-            plain: dict[str, Any] = dict(arrays)
-            with open(path, "wb") as file:
-                np.savez(file, **plain)
-        else:
-            path.write_bytes(blob)
+        yield
     except OSError as error:
         raise BadFile("UNWRITABLE", f"{path} cannot be written: {error.strerror}.", "Name another file.") from error

@@ -26,6 +26,8 @@ GROUPS: dict[str, tuple[str, str]] = {
     "job": ("cli.job", "Create, list, show, watch and stop training jobs."),
     "submit": ("cli.submit", "Submit an update that is in a file."),
     "model": ("cli.model", "The models that rounds have made."),
+    "blob": ("cli.blob", "Put, get and check blobs: files of any size, named by their CIDs."),
+    "dataset": ("cli.dataset", "Register data sets, list them, and withdraw them."),
     "tx": ("cli.tx", "What became of a transaction."),
     "demo": ("cli.demo", "Four validators and eight trainers learn to read digits."),
     "completion": ("cli.completion", "Complete this command in your shell."),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from cli.client import FILE, Client, client_options, write_arrays
+from cli.client import FILE, Client, client_options, copy_file, write_arrays
 from cli.job import ROUND_COLUMNS, round_data, round_row
-from cli.output import fields, reading, table, tell, waiting
+from cli.output import fields, reading, table, tell
+from cli.transfer import transferring
 
 if TYPE_CHECKING:
     from fl.client.job import AsyncJob
@@ -33,17 +34,21 @@ def model() -> None:
 def get(client: Client, job: str, number: int | None, output: Path | None) -> None:
     """Fetch a model. Its bytes are checked against the CID that a quorum of validators has signed."""
 
-    async def work(network: AsyncNetwork) -> tuple[str, int, str, bytes, Any]:
-        found = await network.job(job)
-        made_by = number if number is not None else (await found.status()).model_round
-        cid, blob = await found.model_bytes(made_by)
-        return found.name, made_by, cid, blob, await found.model(made_by)
+    with transferring() as progress:
 
-    with waiting("Fetching the model"):
-        name, made_by, cid, blob, arrays = client.run(work)
-    path = output or Path(f"{name}-{made_by}.safetensors")
-    write_arrays(path, blob, arrays)
-    data = {"job": name, "round": made_by, "cid": cid, "bytes": len(blob), "file": str(path)}
+        async def work(network: AsyncNetwork) -> tuple[str, int, str, Path, int]:
+            found = await network.job(job)
+            made_by = number if number is not None else (await found.status()).model_round
+            cid, kept = await found.model_file(made_by, progress=progress)
+            path = output or Path(f"{found.name}-{made_by}.safetensors")
+            if path.suffix == ".npz":
+                write_arrays(path, await found.model(made_by))
+            else:
+                copy_file(kept, path)
+            return found.name, made_by, cid, path, kept.stat().st_size
+
+        name, made_by, cid, path, size_bytes = client.run(work)
+    data = {"job": name, "round": made_by, "cid": cid, "bytes": size_bytes, "file": str(path)}
     tell(data, lambda: fields(data))
 
 

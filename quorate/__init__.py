@@ -14,7 +14,7 @@ from fl.client.errors import BadFile, BadInput, QuorateError, RefusedByChain, Ti
 from fl.client.keyfile import load_key, new_key
 from fl.client.network import AsyncNetwork, connect_async
 from fl.client.receipt import Receipt
-from fl.client.sync import Blobs, Job, Network, Task, connect
+from fl.client.sync import Blobs, Datasets, Job, Network, Task, connect
 
 __all__ = [
     "AsyncNetwork",
@@ -23,6 +23,7 @@ __all__ = [
     "BlobReceipt",
     "BlobStat",
     "Blobs",
+    "Datasets",
     "Fetched",
     "Job",
     "Network",

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chain.cid import CidError, cid_text, parse_cid
+from chain.cid import CID_BYTES, CidError, cid_text, parse_cid
 from chain.unixfs import Buffer, Manifest, manifest_cid
 from fl.blobs import BlobKind
 from fl.client.blobfile import Source, Told, manifest_of_file, origin_of, untold
-from fl.client.doors import Asked, Doors, Pace, Shown, Signer, blob_path
+from fl.client.doors import ABSENT, Asked, Doors, Pace, Shown, Signer, blob_path
 from fl.client.download import Download, Fetched
 from fl.client.errors import BadInput, Unreachable
 from fl.client.home import Home
@@ -39,6 +39,8 @@ KINDS = {kind.name.lower(): kind for kind in (BlobKind.DATASET, BlobKind.MODEL, 
 
 _LIST_BYTES = 1024 * 1024
 _PAGE = 100
+_NO_BLOB = bytes(CID_BYTES)
+"""What a leave to read a list names."""
 _SPREADS_S = 30.0
 _SPREADS_BYTES_PER_S = 1024 * 1024
 
@@ -117,10 +119,10 @@ class AsyncBlobs:
         what is missing."""
         origin, kind = origin_of(given), kind_of(kind)
         with Source(origin) as source:
-            manifest = await asyncio.to_thread(source.manifest, _step(progress, "hash"))
+            manifest = await asyncio.to_thread(source.manifest, step(progress, "hash"))
             cid = manifest_cid(manifest)
             upload = self._upload(source, cid, manifest, kind)
-            grant = await upload.to_any(self._needed(), self._patience(patience_s), _step(progress, "send"))
+            grant = await upload.to_any(self._needed(), self._patience(patience_s), step(progress, "send"))
         if isinstance(origin, Path):
             self._given[cid] = origin
         return BlobReceipt(cid_text(cid), manifest.size_bytes, grant.lease_until_ms, grant.node)
@@ -170,7 +172,13 @@ class AsyncBlobs:
         known = known_cid(cid)
         download = Download(self._doors, known, self._shown(known))
         target = Path(path) if path is not None else Path(cid_text(known))
-        return await download.to(target, self._patience(patience_s), _step(progress, "fetch"), _step(progress, "check"))
+        return await download.to(target, self._patience(patience_s), step(progress, "fetch"), step(progress, "check"))
+
+    async def size_bytes(self, cid: str, patience_s: float | None = None) -> int:
+        """As the blob's manifest says, which the CID proves."""
+        known = known_cid(cid)
+        download = Download(self._doors, known, self._shown(known))
+        return (await download.manifest(self._patience(patience_s))).size_bytes
 
     async def stat(self, cid: str) -> list[BlobStat]:
         """What each node that answers says of it."""
@@ -180,7 +188,7 @@ class AsyncBlobs:
         async def one(node: Node) -> BlobStat | None:
             try:
                 reply = await self._doors.read(node, Asked("GET", blob_path(known, "/stat")), shown)
-                if reply.status == 404:
+                if reply.status in ABSENT:
                     return BlobStat(node.name, False, {})
                 return BlobStat(node.name, True, reply.fields())
             except Unusable as error:
@@ -191,7 +199,7 @@ class AsyncBlobs:
         return [each for each in found if each is not None]
 
     async def ls(self) -> AsyncIterator[dict[str, Any]]:
-        """The blobs of the first node that lists its own."""
+        """The blobs of the first node that lists its own: what is public, and what is this account's."""
         nodes, query = self._nodes.ready(), {"limit": str(_PAGE)}
         while True:
             node, page = await self._page(nodes, query)
@@ -204,11 +212,12 @@ class AsyncBlobs:
             nodes, query = [node], {"limit": str(_PAGE), "cursor": following}
 
     async def _page(self, nodes: list[Node], query: dict[str, str]) -> tuple[Node, dict[str, Any]]:
+        asked = Asked("GET", "", query, limit_bytes=_LIST_BYTES)
+        permit = self._signer.read(_NO_BLOB) if self._signer is not None else None
         failures = {}
         for node in nodes:
             try:
-                reply = await self._doors.read(node, Asked("GET", "", query, limit_bytes=_LIST_BYTES), Shown(None))
-                return node, reply.fields()
+                return node, (await self._doors.ask(node, asked, permit)).fields()
             except Unusable as error:
                 node.failed(str(error))
                 failures[node.name] = error
@@ -247,5 +256,5 @@ def kind_of(given: str | BlobKind) -> BlobKind:
     return kind
 
 
-def _step(progress: Progress, what: str) -> Told:
+def step(progress: Progress, what: str) -> Told:
     return lambda done, total: progress(what, done, total)

@@ -22,7 +22,9 @@ from fl.access import Action, Leave, SignedLeave, sign_leave
 from fl.client.nodes import CONNECT_TIMEOUT_S, Node, Nodes, Reply, Unusable, limited, seconds
 
 REDIRECTS = frozenset({301, 302, 307, 308})
-LEAVE_WANTED = frozenset({401, 403})
+ABSENT = frozenset({404, 410})
+LEAVE_WANTED = frozenset({401, 403}) | ABSENT
+"""Who may not read a blob is not told that it is there."""
 _LEAVE_MS = 3_600_000
 _RENEWED_MS = 600_000
 """A leave that ends sooner than this is signed anew."""

@@ -25,7 +25,6 @@ from fl.client.upload import at_once
 log = logging.getLogger("quorate.client")
 
 _MANIFEST_BYTES = 32 * MAX_LEAVES + 64
-_ABSENT = frozenset({404, 410})
 _ABSENT_S = 0.5
 """A node that lacks a blob may have it soon: validators give it to one another."""
 
@@ -166,7 +165,7 @@ class Download:
             node.answered()
             return reply
         self._failures[node.name] = reply.problem()
-        if reply.status in _ABSENT or reply.status in LEAVE_WANTED:
+        if reply.status in LEAVE_WANTED:
             giver.absent_until = time.monotonic() + max(_ABSENT_S, reply.retry_after_s)
         else:
             node.failed(reply.problem(), reply.retry_after_s)

@@ -16,6 +16,7 @@ from chain.keys import SigningKey
 from chain.light import Checkpoint
 from chain.transaction import account_id
 from fl.client.blobs import AsyncBlobs
+from fl.client.datasets import AsyncDatasets
 from fl.client.doors import Signer
 from fl.client.errors import BadFile, BadInput, RefusedByChain, Unverified
 from fl.client.home import Home, Pending, default_root, read_receipt
@@ -49,6 +50,7 @@ class AsyncNetwork:
         self._rules: dict[bytes, JobRules] = {}
         self.file = file
         self.reader = reader
+        self.datasets = AsyncDatasets(self)
         self.genesis: Genesis
 
     async def __aenter__(self) -> AsyncNetwork:

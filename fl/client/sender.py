@@ -278,8 +278,12 @@ class Sender:
                     self._nodes.prefer(node)
                     return None
                 refusals[node.name] = refusal
-                if sum(each.code == refusal.code for each in refusals.values()) >= needed:
+                agreed = sum(each.code == refusal.code for each in refusals.values())
+                # Which blobs a node has says nothing of the next one.
+                if agreed >= needed and refusal.code != _BLOB_MISSING:
                     return refusal
+            if len(refusals) >= needed and all(each.code == _BLOB_MISSING for each in refusals.values()):
+                return next(iter(refusals.values()))
             if time.monotonic() + pause > ends:
                 raise Unreachable(
                     "NO_ANSWER",

@@ -21,6 +21,7 @@ from chain.keys import SigningKey
 from chain.light import Checkpoint
 from chain.unixfs import Buffer
 from fl.client.blobs import AsyncBlobs, BlobReceipt, BlobStat, Progress, quiet
+from fl.client.datasets import AsyncDatasets, Registered
 from fl.client.download import Fetched
 from fl.client.errors import BadInput
 from fl.client.job import AsyncJob, AsyncTask
@@ -28,8 +29,8 @@ from fl.client.jobdraft import Arrays, ConfigValue
 from fl.client.network import PATIENCE_S, AsyncNetwork, connect_async
 from fl.client.reader import Proven
 from fl.client.receipt import Receipt
+from fl.records import Dataset, JobRules, Member, Round
 from fl.records import Job as JobRecord
-from fl.records import JobRules, Member, Round
 
 T = TypeVar("T")
 
@@ -235,6 +236,53 @@ class Blobs:
         return self._loop.run(_all(self._blobs.ls()))
 
 
+class Datasets:
+    """`network.datasets`: what members say of the data that they hold."""
+
+    def __init__(self, loop: LoopThread, datasets: AsyncDatasets) -> None:
+        self._loop = loop
+        self._datasets = datasets
+
+    def register(
+        self,
+        name: str,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        cid: str | None = None,
+        size_bytes: int = 0,
+        stored: bool = False,
+        schema: str = "",
+        policy: str = "",
+        licence: str = "",
+        progress: Progress = quiet,
+    ) -> Registered:
+        """Tell the chain of a data set: of this file, of the one that the CID names, or of one that is not named at all
+        (then `size_bytes` is what you say). With `stored`, the file is put to a node and the validators keep it; named
+        by a CID, it has to be there already."""
+        return self._loop.run(
+            self._datasets.register(
+                name,
+                file=file,
+                cid=cid,
+                size_bytes=size_bytes,
+                stored=stored,
+                schema=schema,
+                policy=policy,
+                licence=licence,
+                progress=progress,
+            )
+        )
+
+    def find(self, name_or_id: str, owner: str | None = None) -> tuple[str, Dataset]:
+        """The id and the proven entry of this owner's newest data set of this name (without an owner: one's own), or of
+        the one with this id."""
+        return self._loop.run(self._datasets.find(name_or_id, owner))
+
+    def withdraw(self, name_or_id: str) -> Receipt:
+        """The chain keeps its bytes no longer; the entry stays, marked as withdrawn."""
+        return self._loop.run(self._datasets.withdraw(name_or_id))
+
+
 async def _all(found: AsyncIterator[T]) -> list[T]:
     return [each async for each in found]
 
@@ -291,6 +339,10 @@ class Network:
     @property
     def blobs(self) -> Blobs:
         return Blobs(self._loop, self._network.blobs)
+
+    @property
+    def datasets(self) -> Datasets:
+        return Datasets(self._loop, self._network.datasets)
 
     @property
     def home(self) -> Path:

@@ -132,7 +132,7 @@ class Door:
         accounts = {kind: self._account(request, Action.PUT, cid, manifest.size_bytes, kind) for kind in BlobKind}
         kind = next((kind for kind, account in accounts.items() if account), None)
         if kind is None:
-            return problem("LEAVE_REFUSED", 401)
+            return problem("NO_LEAVE", 401)
         if cid not in self.whole and cid not in self.staged:
             self.staged[cid] = Staged(manifest, kind, accounts[kind] or b"")
             if manifest.size_bytes == 0:
@@ -160,7 +160,7 @@ class Door:
             self.staged.pop(cid, None)
         staged = self.staged.get(cid)
         if staged is None:
-            return problem("NOT_OFFERED", 404)
+            return problem("NO_MANIFEST", 409)
         data = await request.read()
         if manifest_of(data).digests != staged.manifest.leaf(index):
             return problem("WRONG_LEAF", 422)
@@ -173,7 +173,7 @@ class Door:
         self.taken.append(index)
         if len(staged.leaves) == staged.manifest.count:
             self._publish(cid)
-        return web.Response(status=204)
+        return web.json_response({"missing": staged.manifest.count - len(staged.leaves), "whole": cid in self.whole})
 
     def _publish(self, cid: bytes) -> None:
         staged = self.staged.pop(cid)
@@ -186,8 +186,9 @@ class Door:
         held = self.whole.get(cid)
         if held is None:
             return problem("UNKNOWN_BLOB", 404)
-        if held.kind not in PUBLIC_KINDS and self._account(request, Action.READ, cid) != held.owner:
-            return problem("LEAVE_WANTED", 401)
+        account = self._account(request, Action.READ, cid)
+        if held.kind not in PUBLIC_KINDS and account != held.owner:
+            return problem("UNKNOWN_BLOB", 404) if account is None else problem("BLOB_NOT_YOURS", 403)
         return held
 
     async def _manifest(self, request: web.Request) -> web.Response:
@@ -220,7 +221,9 @@ class Door:
 
     async def _list(self, request: web.Request) -> web.Response:
         limit, after = int(request.query["limit"]), request.query.get("cursor", "")
-        ordered = sorted((cid_text(cid), cid) for cid in self.whole)
+        account = self._account(request, Action.READ, bytes(36))
+        seen = [cid for cid, held in self.whole.items() if held.kind in PUBLIC_KINDS or held.owner == account]
+        ordered = sorted((cid_text(cid), cid) for cid in seen)
         page = [entry for entry in ordered if entry[0] > after][:limit]
         following = page[-1][0] if len(page) == limit else None
         return web.json_response({"blobs": [_view(cid, self.whole[cid]) for _, cid in page], "next": following})
@@ -232,7 +235,7 @@ def _view(cid: bytes, held: Held) -> dict[str, Any]:
         "kind": held.kind.name.lower(),
         "size_bytes": len(held.data),
         "leaves": held.manifest.count,
-        "whole": True,
+        "account": held.owner.hex() or None,
     }
 
 

@@ -323,11 +323,13 @@ async def test_an_update_is_given_to_its_member_on_signed_request_and_to_nobody_
     receipt = await network.blobs.put(data, "update")
     await network.blobs.get(receipt.cid, tmp_path / "mine")
     assert (tmp_path / "mine").read_bytes() == data
-    for name in ("trainer-001", None):
+    assert receipt.cid in [each["cid"] async for each in network.blobs.ls()]
+    for name, code in (("trainer-001", "BLOB_NOT_YOURS"), (None, "UNKNOWN_BLOB")):
         async with await connect_async(**chain.settings(name, home="other")) as other:
             with pytest.raises(Unreachable) as caught:
                 await other.blobs.get(receipt.cid, tmp_path / "other", patience_s=0.2)
-            assert "LEAVE_WANTED" in str(caught.value)
+            assert code in str(caught.value)
+            assert receipt.cid not in [each["cid"] async for each in other.blobs.ls()]
 
 
 async def test_nodes_say_what_they_hold(chain: Running, network: AsyncNetwork, data: bytes) -> None:

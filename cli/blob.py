@@ -1,0 +1,191 @@
+"""`quorate blob`: files that are named by what is in them, put to the nodes and got from any of them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.client import FILE, Client, client_options
+from cli.output import fields, line, reading, table, tell
+from cli.transfer import size_text, transferring
+from fl.client.errors import Unverified
+
+if TYPE_CHECKING:
+    from fl.client.blobs import BlobReceipt, BlobStat, Progress
+    from fl.client.download import Fetched
+    from fl.client.network import AsyncNetwork
+
+_CHUNK_BYTES = 1024 * 1024
+
+
+@click.group()
+def blob() -> None:
+    """Put, get and check blobs: files of any size, named by their CIDs.
+
+    A CID is made of a file's bytes alone (IPFS, profile unixfs-v1-2025), so whoever has one can check what it is given.
+    Transfers that broke off go on when the same command is run again.
+    """
+
+
+@blob.command()
+@click.argument("file", type=FILE)
+@click.option(
+    "--kind",
+    type=click.Choice(["dataset", "model", "update"]),
+    default="dataset",
+    show_default=True,
+    help="Data sets and models are given to anyone, an update to its member only.",
+)
+@client_options
+@reading
+def put(client: Client, file: Path, kind: str) -> None:
+    """Put FILE to a node, which keeps it at least until its lease ends.
+
+    For longer, a transaction has to name it: `quorate dataset register`, for example. The leaves that a node has
+    already are not sent again; where a node fails, the next one takes over.
+    """
+    with transferring() as progress:
+
+        async def work(network: AsyncNetwork) -> BlobReceipt:
+            return await network.blobs.put(file, kind, progress=progress)
+
+        receipt = client.run(work)
+    data = {
+        "cid": receipt.cid,
+        "size_bytes": receipt.size_bytes,
+        "kind": kind,
+        "node": receipt.node,
+        "lease_until_ms": receipt.lease_until_ms,
+    }
+    tell(data, lambda: fields(data))
+
+
+@blob.command()
+@click.argument("cid")
+@click.option("-o", "--output", type=FILE, help="File to write.  [default: the CID, in this directory]")
+@click.option("--gateway", "gateways", multiple=True, metavar="URL", help="Get it from this IPFS gateway; repeatable.")
+@click.option("--kubo", "kubos", multiple=True, metavar="URL", help="Get it from the RPC API of this Kubo node.")
+@client_options
+@reading
+def get(client: Client, cid: str, output: Path | None, gateways: tuple[str, ...], kubos: tuple[str, ...]) -> None:
+    """Get the blob CID from the nodes, several at once, or from IPFS. Every byte is checked.
+
+    The file appears under its name when it is whole; what a broken transfer leaves beside it is taken up by the next
+    one. Exit code 6 if all nodes sent wrong bytes; those that did are named in any case.
+    """
+    path = output if output is not None else Path(cid)
+    with transferring() as progress:
+        if gateways or kubos:
+            data: dict[str, object] = _from_ipfs(cid, path, gateways, kubos, progress)
+        else:
+
+            async def work(network: AsyncNetwork) -> Fetched:
+                return await network.blobs.get(cid, path, progress=progress)
+
+            fetched = client.run(work)
+            data = {
+                "cid": cid,
+                "size_bytes": fetched.size_bytes,
+                "file": str(path),
+                "lied": list(fetched.lied),
+            }
+    tell(data, lambda: fields({name: value for name, value in data.items() if value != []}))
+
+
+def _from_ipfs(
+    cid: str, path: Path, gateways: tuple[str, ...], kubos: tuple[str, ...], progress: Progress
+) -> dict[str, object]:
+    from fl.client.blobs import known_cid
+    from fl.client.gateways import get_from_ipfs
+    from fl.client.ipfs import Source
+
+    sources = [Source.of(url) for url in gateways] + [Source.of(_rpc(url)) for url in kubos]
+    size_bytes = asyncio.run(get_from_ipfs(known_cid(cid), sources, path, progress))
+    return {"cid": cid, "size_bytes": size_bytes, "file": str(path)}
+
+
+def _rpc(url: str) -> str:
+    bare = url.rstrip("/")
+    return bare if bare.endswith("/api/v0") else f"{bare}/api/v0"
+
+
+@blob.command()
+@click.argument("cid")
+@client_options
+@reading
+def stat(client: Client, cid: str) -> None:
+    """Say which nodes have the blob CID, and what it is, as each of them tells it."""
+
+    async def work(network: AsyncNetwork) -> list[BlobStat]:
+        return await network.blobs.stat(cid)
+
+    found = client.run(work)
+    data = [{"node": each.node, "held": each.held, **each.fields} for each in found]
+    rows = [
+        (each.node, "yes" if each.held else "no", each.fields.get("kind"), each.fields.get("size_bytes"))
+        for each in found
+    ]
+    tell(data, lambda: table(("NODE", "HAS IT", "KIND", "BYTES"), rows))
+
+
+@blob.command()
+@client_options
+@reading
+def ls(client: Client) -> None:
+    """List the blobs of a node: what is public, and what is this account's."""
+
+    async def work(network: AsyncNetwork) -> list[dict[str, Any]]:
+        return [each async for each in network.blobs.ls()]
+
+    found = client.run(work)
+    rows = [(each.get("cid"), each.get("kind"), each.get("size_bytes")) for each in found]
+    tell(found, lambda: table(("CID", "KIND", "BYTES"), rows))
+
+
+@blob.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@reading
+def cid(file: Path) -> None:
+    """Print the CID of FILE, or of standard input for -. Asks nobody.
+
+    It is the one that `ipfs add` gives under the profile unixfs-v1-2025, and that nodes give a model or an update.
+    """
+    name, size_bytes = _named(file)
+    data = {"cid": name, "size_bytes": size_bytes}
+    tell(data, lambda: line(name))
+
+
+def _named(file: Path) -> tuple[str, int]:
+    from chain.cid import cid_text
+    from chain.unixfs import Hasher, manifest_cid
+    from fl.client.blobfile import manifest_of_file
+    from fl.client.blobs import step
+
+    with transferring() as progress:
+        if str(file) != "-":
+            manifest = manifest_of_file(file, step(progress, "hash"))
+            return cid_text(manifest_cid(manifest)), manifest.size_bytes
+        hasher = Hasher()
+        while part := sys.stdin.buffer.read(_CHUNK_BYTES):
+            hasher.update(part)
+        return cid_text(manifest_cid(hasher.finish())), hasher.size_bytes
+
+
+@blob.command()
+@click.argument("file", type=FILE)
+@click.argument("cid")
+@reading
+def verify(file: Path, cid: str) -> None:
+    """Check that FILE is the blob CID: exit code 0 if it is, 6 if not. Asks nobody."""
+    from fl.client.blobs import known_cid
+
+    known_cid(cid)
+    name, size_bytes = _named(file)
+    if name != cid:
+        raise Unverified("WRONG_BYTES", f"{file} is {name}, not {cid}.", "Get it again.")
+    data = {"cid": cid, "file": str(file), "size_bytes": size_bytes}
+    tell(data, lambda: line(f"{file} is {cid}, {size_text(size_bytes)}"))
