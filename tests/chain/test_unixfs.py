@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from hashlib import sha256
 
 import pytest
@@ -30,6 +29,7 @@ from chain.unixfs import (
     walk,
     zeros_manifest,
 )
+from tests.chain.files import manifest_of_pattern
 
 KNOWN = {
     0: "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku",
@@ -42,16 +42,6 @@ KNOWN = {
 """What ipfs-unixfs-importer 17.1.1 calls the files of `pattern`."""
 
 
-def pattern(size_bytes: int) -> Iterator[bytearray]:
-    """Leaf by leaf, each different: eight marks at its beginning, then zeros."""
-    for index in range(leaf_count(size_bytes)):
-        start, stop = leaf_range(size_bytes, index)
-        leaf = bytearray(stop - start)
-        for place in range(min(8, len(leaf))):
-            leaf[place] = (index * (place + 1) + 1) & 0xFF
-        yield leaf
-
-
 def made_up(size_bytes: int) -> Manifest:
     """A manifest whose leaves nobody has."""
     count = leaf_count(size_bytes)
@@ -60,10 +50,7 @@ def made_up(size_bytes: int) -> Manifest:
 
 @pytest.mark.parametrize("size_bytes", KNOWN)
 def test_a_file_has_the_name_that_ipfs_gives_it(size_bytes: int) -> None:
-    hasher = Hasher()
-    for leaf in pattern(size_bytes):
-        hasher.update(leaf)
-    manifest = hasher.finish()
+    manifest = manifest_of_pattern(size_bytes)
     assert manifest.size_bytes == size_bytes
     assert cid_text(manifest_cid(manifest)) == KNOWN[size_bytes]
 
