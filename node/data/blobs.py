@@ -12,6 +12,10 @@ and is listed as `lost` until somebody has brought back the others.
 
 Memory does not grow with a blob: files are viewed mapped, leaves written as they come, hashes taken in pieces.
 `find`, `view`, `block`, `write` and a staging's leaves are for any thread, everything else for the event loop.
+
+NoSpace passes: files that found no room are given up, and all goes on once something was freed. A DiskFailure does
+not: LevelDB's log and a directory are undefined after a failed write or sync, so whoever sees one starts this process
+again, and the start finds out what is there.
 """
 
 from __future__ import annotations
@@ -204,8 +208,7 @@ class BlobStore:
             puts |= index.begin(cid, manifest, kind, staging.account)
         staging.touch()
         if puts:
-            with room():
-                self._kv.write(puts)
+            self._kv.write(puts)
         return staging
 
     async def resumed(self, staging: Staging) -> None:
@@ -275,8 +278,7 @@ class BlobStore:
     async def _discard(self, staging: Staging) -> None:
         if (resuming := self._resuming.get(staging.cid)) is not None:
             await asyncio.wait([resuming])
-        with room():
-            self._kv.write({}, index.vanish(staging.cid, staging.kind, staging.manifest))
+        self._kv.write({}, index.vanish(staging.cid, staging.kind, staging.manifest))
         await self._offload.run(staging.close)
         self._stagings.pop(staging.cid, None)
         self._remove(staging.name, staging.cid)
@@ -323,7 +325,7 @@ class BlobStore:
 
     def drop(self, draft: Draft) -> None:
         if self._drafts.take(draft.name):
-            self._remove(draft.name)
+            self._remove(draft.name, draft.cid)
 
     # Leases and pins
 
@@ -368,8 +370,7 @@ class BlobStore:
         for lease in leases:
             self._leases.drop(lease)
         if leases:
-            with room():
-                self._kv.write({}, [lease.key for lease in leases])
+            self._kv.write({}, [lease.key for lease in leases])
 
     def _new_lease(self, account: bytes, cid: bytes, size_bytes: int, kind: BlobKind) -> Lease:
         return Lease(account, cid, size_bytes, kind, self._clock.now().wall_ms + self.limits.lease_ms)
@@ -430,8 +431,7 @@ class BlobStore:
     async def sweep(self, token: int, roots: Set[bytes]) -> tuple[int, int]:
         """Deletes what is older than the mark and neither named by roots, leased nor pinned; says how many blobs and
         bytes. Raises StaleMark."""
-        if token != self._mark:
-            raise StaleMark("these roots belong to a mark that another one or a restart has replaced")
+        self._check_mark(token)
         self._expire()
         named = [lease.cid for lease in self._leases if lease.cid in roots]
         for cid in named:
@@ -442,19 +442,26 @@ class BlobStore:
             last = page[-1].cid
             unwanted = [each for each in page if not self._stays(each.cid, roots)]
             for start in range(0, len(unwanted), _SWEPT_AT_ONCE):
-                swept = await self._to_the_end(self._delete(unwanted[start : start + _SWEPT_AT_ONCE], roots))
+                group = unwanted[start : start + _SWEPT_AT_ONCE]
+                swept = await self._to_the_end(self._delete(group, token, roots))
                 count += len(swept)
                 size_bytes += sum(each.size_bytes for each in swept)
             await asyncio.sleep(0)
+            self._check_mark(token)
         await self._sweep_unfinished(roots)
+        self._check_mark(token)
         self._mark = None
         self._since_mark.clear()
         return count, size_bytes
 
+    def _check_mark(self, token: int) -> None:
+        if token != self._mark:
+            raise StaleMark("these roots belong to a mark that another one or a restart has replaced")
+
     def _stays(self, cid: bytes, roots: Set[bytes]) -> bool:
         return cid in roots or cid in self._pins or cid in self._since_mark or bool(self._leases.on(cid))
 
-    async def _delete(self, unwanted: list[Listed], roots: Set[bytes]) -> list[Listed]:
+    async def _delete(self, unwanted: list[Listed], token: int, roots: Set[bytes]) -> list[Listed]:
         async with AsyncExitStack() as turns:
             going = []
             for each in unwanted:
@@ -462,7 +469,8 @@ class BlobStore:
                 if not turn.locked():
                     await turns.enter_async_context(turn)
                     going.append(each)
-            # Whoever has its turn wants it; and what was touched or leased a moment ago stays too.
+            # What somebody has its turn with is wanted, and so is what was touched or leased a moment ago.
+            self._check_mark(token)
             going = [each for each in going if not self._stays(each.cid, roots) and self.find(each.cid) is not None]
             cids = [each.cid for each in going]
             self._going.update(cids)
@@ -492,13 +500,15 @@ class BlobStore:
                 await self.discard(staging.cid)
         for name in self._drafts.idle(self.limits.idle_ms):
             if self._drafts.take(name):
-                self._remove(name)
-        strays = [each for each, cid in self._strays.items() if cid not in self._stagings and self.find(cid) is None]
+                self._remove(name, b"")
+        in_use = {staging.name for staging in self._stagings.values()}
+        strays = [(name, cid) for name, cid in self._strays.items() if name not in in_use]
         self._strays.clear()
-        for name in strays:
-            self._remove(name)
+        for name, cid in strays:
+            if name != whole_name(cid) or self.find(cid) is None:
+                self._remove(name, cid)
 
-    def _remove(self, name: str, cid: bytes = b"") -> None:
+    def _remove(self, name: str, cid: bytes) -> None:
         """Of a file without a row. If it cannot be removed, the next sweep tries again, or the next start."""
         try:
             self._disk.unlink(name)
@@ -569,8 +579,7 @@ class BlobStore:
 
     async def _write(self, puts: index.Puts, deletes: Iterable[bytes] = ()) -> None:
         """Durably; in a thread, for it waits for the disk."""
-        with room():
-            await self._offload.run(self._kv.write, puts, list(deletes), sync=True)
+        await self._offload.run(self._kv.write, puts, list(deletes), sync=True)
 
     async def _to_the_end(self, work: Coroutine[Any, Any, _T]) -> _T:
         """A caller that gives up does not stop it half-way, with a row written and nobody who knows."""

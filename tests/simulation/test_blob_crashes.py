@@ -18,7 +18,8 @@ import pytest
 from chain.unixfs import LEAF_BYTES, leaf_range, manifest_cid, manifest_of
 from fl.blobs import BlobKind
 from node.data.blobs import BlobLimits, BlobStore
-from node.data.staging import DIRECTORY, Staging, part_name, whole_name
+from node.data.errors import NoSpace
+from node.data.staging import DIRECTORY, Staging, whole_name
 from node.ports import DiskFailure, DiskFull, PortError, Ports
 from tests.simulation.loop import Crash, drawn_from, simulate
 from tests.simulation.network import Network
@@ -289,3 +290,229 @@ def test_a_crash_within_a_recovery_loses_nothing(survival: int) -> None:
 @pytest.mark.parametrize("survival", range(3, 40))
 def test_a_crash_at_any_operation_loses_nothing_in_many_outcomes(survival: int) -> None:
     assert_survived([Run([number], survival) for number in range(1, operations() + 1)])
+
+
+# Disks without room
+
+
+def live_without_room(first: int, count: int) -> int:
+    """Operations `first` to `first + count - 1` find no room. Each step is taken again until it succeeds; says how many
+    attempts failed."""
+    failures = 0
+
+    async def main() -> None:
+        nonlocal failures
+        machine, books = machine_of(8), Books()
+
+        def on_operation(number: int, kind: str) -> None:
+            # A write of rows that is known to be durable is not reported as failed.
+            if first <= number < first + count and kind != "kv.synced":
+                raise DiskFull(f"no space left on the device, at {kind}")
+
+        async def incarnation(ports: Ports) -> None:
+            nonlocal failures
+            store: BlobStore | None = None
+            for _ in range(count + 2):
+                try:
+                    store = store or await open_store(ports)
+                    await Life(store, books, machine).live()
+                    break
+                except PortError as error:
+                    assert isinstance(error, DiskFull | NoSpace), repr(error)
+                    failures += 1
+                    if store is not None:
+                        audit(store, books, machine)
+                        if isinstance(error, DiskFull):
+                            await store.close()
+                            store = None
+            assert store is not None
+            audit(store, books, machine)
+            await assert_tidy(store, books, machine)
+            await store.close()
+
+        machine.on_operation = on_operation
+        await machine.run(incarnation)
+
+    simulate(main)
+    return failures
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_disk_that_is_full_for_a_while_costs_a_retry_and_nothing_else(count: int) -> None:
+    failures, failed = 0, []
+    for first in range(1, operations() + 1):
+        try:
+            failures += live_without_room(first, count)
+        except Exception as error:
+            failed.append(f"{first}: {error!r}")
+    assert not failed, "\n".join(failed)
+    assert failures > operations() // 2
+
+
+def test_a_file_whose_sync_failed_is_not_believed_again() -> None:
+    async def main() -> None:
+        machine, books = machine_of(9), Books()
+
+        async def incarnation(ports: Ports) -> None:
+            store = await open_store(ports)
+            life = Life(store, books, machine)
+            staging = life.stage(UPDATE, ALICE)
+            fill(staging, UPDATE)
+            draft = store.write(MODEL.kind, [MODEL.data])
+            machine.traits.failing = {DIRECTORY}
+            for publishing in (store.publish(staging), store.keep(draft)):
+                with pytest.raises(DiskFailure):
+                    await publishing
+            machine.traits.failing = set()
+            assert staging.missing() == [0, 1, 2] and store.find(UPDATE.cid) is None
+            assert not machine.disk.entries
+            await life.live()
+            audit(store, books, machine)
+            await assert_tidy(store, books, machine)
+
+        await machine.run(incarnation)
+
+    simulate(main)
+
+
+def test_the_reserve_is_kept_and_given_back() -> None:
+    async def main() -> None:
+        machine, books = machine_of(10), Books()
+
+        async def incarnation(ports: Ports) -> None:
+            store = await open_store(ports)
+            life = Life(store, books, machine)
+            machine.traits.capacity_bytes = LIMITS.reserve_bytes + 3 * LEAF_BYTES
+            await store.put(OLD.kind, OLD.data)
+            with pytest.raises(PortError, match="reserve"):
+                life.stage(UPDATE)
+            with pytest.raises(PortError, match="reserve"):
+                await store.lease(ALICE, UPDATE.cid, len(UPDATE.data), UPDATE.kind)
+            with pytest.raises(PortError, match="reserve"):
+                await store.put(UPDATE.kind, UPDATE.data)
+            assert ports.disk.free_bytes() >= LIMITS.reserve_bytes and not store.full
+            await store.sweep(store.mark(), set())
+            staging = life.stage(UPDATE)
+            ports.disk.append("elsewhere", bytes(2 * LEAF_BYTES))
+            with pytest.raises(PortError, match="reserve"):
+                fill(staging, UPDATE)
+            ports.disk.unlink("elsewhere")
+            fill(staging, UPDATE)
+            await store.publish(staging)
+            assert store.view(UPDATE.cid) == UPDATE.data
+
+        await machine.run(incarnation)
+
+    simulate(main)
+
+
+# Everything at once
+
+
+def jostle(seed: int) -> None:
+    """Publishers, makers and sweepers of a few blobs, all at once, over a crash."""
+
+    async def main() -> None:
+        machine, books = machine_of(seed), Books()
+        chance = drawn_from(seed, "jostle")
+        samples = [UPDATE, MODEL, SMALL, EMPTY]
+        sweeps = 0
+
+        async def upload(store: BlobStore) -> None:
+            sample = chance.choice(samples)
+            staging = store.stage(sample.cid, MANIFESTS[sample.cid], sample.kind)
+            fill(staging, sample)
+            await asyncio.sleep(chance.random() * 0.004)
+            assert (await store.publish(staging)).cid == sample.cid
+
+        async def make(store: BlobStore) -> None:
+            sample = chance.choice(samples)
+            await asyncio.sleep(chance.random() * 0.004)
+            mark = sweeps
+            assert (await store.put(sample.kind, sample.data)).cid == sample.cid
+            await asyncio.sleep(0)
+            assert mark != sweeps or store.find(sample.cid) is not None, "what came after the mark was swept"
+
+        async def look(store: BlobStore) -> None:
+            for sample in samples:
+                if store.find(sample.cid) is not None:
+                    assert store.view(sample.cid) == sample.data
+
+        async def sweep(store: BlobStore) -> None:
+            nonlocal sweeps
+            sweeps += 1
+            mine = sweeps
+            token, wanted = store.mark(), chance.choice(samples).cid
+            before = store.find(wanted)
+            await asyncio.sleep(chance.random() * 0.004)
+            await store.sweep(token, {wanted})
+            # A later mark may belong to roots that do not name it.
+            assert before is None or mine != sweeps or store.find(wanted) == before
+
+        async def throw_away(store: BlobStore) -> None:
+            await store.discard(chance.choice(samples).cid)
+
+        async def act(store: BlobStore) -> None:
+            for _ in range(6):
+                await asyncio.sleep(chance.random() * 0.006)
+                try:
+                    await chance.choice([upload, upload, make, look, sweep, throw_away])(store)
+                except PortError as error:
+                    assert error.code in {"BLOB_DISCARDED", "STALE_MARK", "BLOB_UNFINISHED"}, repr(error)
+
+        async def incarnation(ports: Ports) -> None:
+            store = await open_store(ports)
+            audit(store, books, machine)
+            await asyncio.gather(*(act(store) for _ in range(4)))
+            audit(store, books, machine)
+            await assert_tidy(store, books, machine)
+
+        async def crash() -> None:
+            await asyncio.sleep(chance.random() * 0.04)
+            machine.crash()
+
+        task = machine.run(incarnation)
+        crashing = asyncio.ensure_future(crash())
+        await asyncio.wait([task, crashing], return_when=asyncio.FIRST_COMPLETED)
+        if task.done() and not task.cancelled():
+            task.result()
+        await crashing
+        await asyncio.wait([task])
+        machine.chance = drawn_from(seed, "second life")
+        await machine.run(incarnation)
+
+    simulate(main)
+
+
+def test_publishing_and_deleting_at_once_end_in_whole_blobs_or_none() -> None:
+    failed = []
+    for seed in range(25):
+        try:
+            jostle(seed)
+        except Exception as error:
+            failed.append(f"{seed}: {error!r}")
+    assert not failed, "\n".join(failed)
+
+
+# What a crash does to bytes that were written in place
+
+
+def test_unsynced_writes_are_lost_torn_or_kept_in_any_order() -> None:
+    outcomes: set[bytes] = set()
+
+    async def main() -> None:
+        machine = machine_of(11)
+        for survival in range(200):
+            disk, name = SimulatedDisk(machine, Power(machine)), f"f{survival}"
+            disk.write_at(name, 0, b"oooo")
+            await disk.sync(name)
+            disk.write_at(name, 0, b"aa")
+            disk.write_at(name, 2, b"bb")
+            disk.write_at(name, 6, b"cc")
+            machine.disk.survive(drawn_from(survival))
+            outcomes.add(disk.read(name))
+
+    simulate(main)
+    assert {b"oooo", b"aabb\0\0cc", b"oobb", b"aaoo", b"oooo\0\0cc"} <= outcomes
+    torn = {outcome for outcome in outcomes if outcome[:2] not in (b"oo", b"aa")}
+    assert torn, "no write was torn"
