@@ -24,7 +24,7 @@ from urllib.parse import quote
 from chain.car import car_header, write_car
 from chain.cid import CidError, cid_text, is_raw, parse_cid
 from chain.unixfs import Buffer, parse_node
-from node.rpc.problems import Kind, Problem
+from node.rpc.problems import Problem
 
 RAW = "application/vnd.ipld.raw"
 CAR = "application/vnd.ipld.car"
@@ -36,8 +36,6 @@ Blocks: TypeAlias = Callable[[bytes], Buffer | None]
 _PROBE = "bafkqaaa"
 """The identity CID of no bytes, by which clients find out whether there is a trustless gateway."""
 _PROBE_CID = b"\x01\x55\x00\x00"
-_NOT_ACCEPTABLE = Kind(HTTPStatus.NOT_ACCEPTABLE, "This gateway gives raw blocks and archives (CAR) only.")
-_NOT_CACHED = Kind(HTTPStatus.PRECONDITION_FAILED, "The block is not here, and was asked for only if it is.")
 _FOREVER = "public, max-age=29030400, immutable"
 _MAX_NAME_CHARACTERS = 200
 
@@ -100,7 +98,7 @@ def answer(request: Request, blocks: Blocks) -> Answer:
     if block is None:
         sentence = f"No public blob of this node has a block {name}."
         if "only-if-cached" in request.headers.get("cache-control", ""):
-            raise Problem("NOT_CACHED", sentence, kind=_NOT_CACHED)
+            raise Problem("NOT_CACHED", sentence)
         raise Problem("UNKNOWN_BLOB", sentence)
     if below.strip("/"):
         raise Problem("UNKNOWN_PATH", f"{name} is a file, so there is no {below!r} in it.")
@@ -203,7 +201,7 @@ def _chosen(request: Request) -> _Format:
 
 
 def _not_acceptable(why: str) -> Problem:
-    return Problem("NOT_ACCEPTABLE", f"{why}; ?format=raw gives a block, ?format=car a tree", kind=_NOT_ACCEPTABLE)
+    return Problem("NOT_ACCEPTABLE", f"{why}; ?format=raw gives a block, ?format=car a tree")
 
 
 def _accepted(accept: str) -> list[tuple[str, dict[str, str]]]:
