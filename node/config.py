@@ -258,7 +258,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "member_bytes": Setting(
             "blobs that one member may have here before they are ordered", _number(_MIB, 2**60), 8192 * _MIB
         ),
-        "blob_bytes": Setting("the largest blob that is taken from a client", _number(_MIB, 2**36), 8192 * _MIB),
+        "blob_bytes": Setting("the largest blob that is taken", _number(_MIB, 2**36), 8192 * _MIB),
         "lease_ms": Setting(
             "how long a blob that was put here waits for the transaction that names it",
             _number(60_000, 30 * 86_400_000),

@@ -15,7 +15,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -139,9 +139,15 @@ class CorePipe:
     """The core's end. `receive` also starts the process, at first and again whenever it is gone: it must be called
     all the time, by one task."""
 
-    def __init__(self, setup: bytes, program: Sequence[str] = PROGRAM) -> None:
+    def __init__(
+        self,
+        setup: bytes,
+        program: Sequence[str] = PROGRAM,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._setup = setup
         self._program = program
+        self._pause = pause
         self._life: _Life | None = None
         self._backoff_s = 0.0
         self._closed = False
@@ -163,7 +169,7 @@ class CorePipe:
     async def receive(self) -> PipeEvent:
         while not self._closed:
             if self._life is None:
-                await asyncio.sleep(self._backoff_s)
+                await self._pause(self._backoff_s)
                 if await self._begin():
                     return PipeUp()
                 continue
@@ -180,7 +186,8 @@ class CorePipe:
                 await self._bury(life)
                 return PipeDown()
         # Nothing comes any more; whoever waits is ended by its owner.
-        return await asyncio.get_running_loop().create_future()
+        never: asyncio.Future[PipeEvent] = asyncio.get_running_loop().create_future()
+        return await never
 
     async def close(self) -> None:
         self._closed = True
@@ -221,15 +228,17 @@ class CorePipe:
 class DataEnd:
     """The data process's end. Its `receive` says PipeDown once, and with that the process has no purpose."""
 
-    def __init__(self, end: _End) -> None:
+    def __init__(self, end: _End, ended: Callable[[], object]) -> None:
         self._end = end
+        self._ended = ended
 
     @classmethod
-    async def open(cls, descriptor: int) -> DataEnd:
+    async def open(cls, descriptor: int, ended: Callable[[], object] = lambda: None) -> DataEnd:
+        """`ended` is called when the pipe is."""
         end = socket.socket(fileno=descriptor)
         end.setblocking(False)
         end.set_inheritable(False)
-        return cls(await _End.over(end))
+        return cls(await _End.over(end), ended)
 
     def send(self, frame: bytes) -> bool:
         return self._end.send(frame)
@@ -239,7 +248,10 @@ class DataEnd:
             frame = await self._end.receive()
         except BrokenFrame:
             frame = None
-        return PipeDown() if frame is None else frame
+        if frame is None:
+            self._ended()
+            return PipeDown()
+        return frame
 
     async def close(self) -> None:
         self._end.close()
