@@ -88,3 +88,14 @@ async def test_an_ipfs_client_fetches_a_blob_from_the_door(tmp_path: Path) -> No
             await keep(host.store, blob)
         got = await run("fetch.mjs", host.url, *(cid_text(blob.cid) for blob in blobs))
     assert got == [f"{len(blob.data)} {sha256(blob.data).hexdigest()}" for blob in blobs]
+
+
+@installed
+async def test_another_implementation_reads_the_archives_of_the_door(tmp_path: Path) -> None:
+    blobs = [Upload(blob_of(size)) for size in (0, 1000, 3 * LEAF_BYTES + 1)]
+    async with hosted(tmp_path) as host:
+        for blob in blobs:
+            await keep(host.store, blob)
+            name = cid_text(blob.cid)
+            read = await run("archive.mjs", f"{host.url}/ipfs/{name}?format=car")
+            assert read == [name, *(cid_text(cid) for cid, _ in walk(blob.manifest))]

@@ -3,6 +3,8 @@ from __future__ import annotations
 from http import HTTPStatus
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chain.car import CarReader
 from chain.cid import LEAF_BYTES, cid_text, is_raw
@@ -236,3 +238,36 @@ def test_an_archive_that_cannot_be_finished_is_broken_off() -> None:
     assert pieces
     with pytest.raises(Incomplete):
         body(got)
+
+
+WORDS = st.sampled_from(
+    ["raw", "car", "", "1", "2", "dfs", "unk", "y", "n", "all", "block", "entity", "0:*", "-1:5", "*"]
+)
+PARAMETERS = ["format", "car-version", "car-order", "car-dups", "dag-scope", "entity-bytes", "filename", "other"]
+TYPES = st.sampled_from([RAW, CAR, "*/*", "text/html", ""])
+
+
+@given(
+    st.sampled_from([cid_text(ROOT), cid_text(SMALL), cid_text(LEAVES[1]), "bafkqaaa", cid_text(leaf_cid(bytes(32)))])
+    | st.text(max_size=8),
+    st.dictionaries(st.sampled_from(PARAMETERS), WORDS | st.text(max_size=8), max_size=4),
+    st.lists(st.tuples(TYPES, st.text(';=q0.1,versiondups"', max_size=20)), max_size=3),
+    st.sampled_from(["", "/", "/x", "//"]),
+    st.text(max_size=8),
+)
+def test_whatever_is_asked_the_gateway_answers_or_refuses(
+    name: str, query: dict[str, str], accepted: list[tuple[str, str]], below: str, known: str
+) -> None:
+    accept = ",".join(kind + rest for kind, rest in accepted)
+    headers = {"accept": accept, "if-none-match": known}
+    try:
+        got = answer(Request("GET", f"/ipfs/{name}{below}", query, headers), SHELF.block)
+    except Problem as problem:
+        assert 400 <= problem.kind.status < 500
+        return
+    assert got.status in (HTTPStatus.OK, HTTPStatus.NOT_MODIFIED)
+    assert all(text.isprintable() and text.isascii() for text in got.headers.values())
+    if got.headers.get("Content-Type", "").startswith(CAR):
+        archived(got)
+    else:
+        assert len(body(got)) == int(got.headers.get("Content-Length", "0"))
