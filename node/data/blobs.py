@@ -350,14 +350,14 @@ class BlobStore:
             raise
         return lease
 
+    def leases(self, account: bytes) -> list[Lease]:
+        self._expire()
+        return self._leases.held_by(account)
+
     def leased_bytes(self, account: bytes) -> int:
         """What counts against the account's quota."""
         self._expire()
         return self._leases.bytes_of(account)
-
-    def leases(self, account: bytes) -> list[Lease]:
-        self._expire()
-        return [lease for lease in self._leases if lease.account == account]
 
     def release(self, cid: bytes) -> None:
         """The state answers for this blob from here on: it counts against nobody's quota any more."""

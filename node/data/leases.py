@@ -65,6 +65,9 @@ class Leases:
     def on(self, cid: bytes) -> list[Lease]:
         return list(self._by_cid.get(cid, {}).values())
 
+    def held_by(self, account: bytes) -> list[Lease]:
+        return list(self._by_account.get(account, {}).values())
+
     def bytes_of(self, account: bytes) -> int:
         return sum(lease.size_bytes for lease in self._by_account.get(account, {}).values())
 

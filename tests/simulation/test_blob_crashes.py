@@ -182,6 +182,7 @@ def audit(store: BlobStore, books: Books, machine: Machine) -> None:
     found = {each.cid for each in listed}
     assert books.acknowledged - books.uncertain - books.deleted <= found, "what was acknowledged is lost"
     assert not books.deleted & found, "what was deleted came back"
+    assert all(staging.cid == LOST.cid for staging in store.lost), "what was being deleted is taken for lost"
     assert (store.count, store.size_bytes) == (len(listed), sum(each.size_bytes for each in listed))
     for cid in books.leased:
         assert any(lease.account == ALICE for lease in store._leases.on(cid)), "a lease is lost"

@@ -14,7 +14,7 @@ from chain.unixfs import Manifest, inner_blocks, leaf_cid
 from fl.blobs import BlobKind
 from node.data.blobs import BlobLimits, BlobStore
 from node.data.errors import Discarded, NoSpace, QuotaExceeded, StaleMark, TooLarge, Unfinished, WrongManifest
-from node.ports import NoSuchFile
+from node.ports import Buffer, NoSuchFile
 from tests.node.data.worlds import ALICE, BOB, LIMITS, MIB, Room, fill, leaf, named, some_bytes
 
 DATA = some_bytes(2 * MIB + 77)
@@ -170,7 +170,7 @@ async def test_staged_leaves_are_hashed_again_after_a_restart(place: Room) -> No
 
 async def test_a_draft_is_hashed_as_it_is_written_and_kept_under_its_cid(place: Room) -> None:
     async with place.open() as store:
-        chunks = [DATA[:5], b"", memoryview(DATA)[5 : 2 * MIB], bytearray(DATA[2 * MIB :])]
+        chunks: list[Buffer] = [DATA[:5], b"", memoryview(DATA)[5 : 2 * MIB], bytearray(DATA[2 * MIB :])]
         draft = await asyncio.to_thread(store.write, BlobKind.MODEL, chunks)
         assert (draft.cid, draft.size_bytes) == (CID, len(DATA))
         assert store.find(CID) is None and place.files() == ["draft-1.part"]
@@ -277,7 +277,7 @@ async def test_leases_count_until_they_end_and_outlive_a_restart(place: Room) ->
     async with place.open() as store:
         lease = await store.lease(ALICE, CID, 40 * MIB, BlobKind.UPDATE)
         assert lease.until_ms == place.clock.ms + LIMITS.lease_ms
-        assert store.leased_bytes(ALICE) == 40 * MIB
+        assert store.leases(ALICE) == [lease] and store.leased_bytes(ALICE) == 40 * MIB
         with pytest.raises(QuotaExceeded):
             await store.lease(ALICE, SMALL_CID, 25 * MIB, BlobKind.UPDATE)
         await store.lease(BOB, SMALL_CID, 25 * MIB, BlobKind.UPDATE)
