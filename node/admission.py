@@ -17,11 +17,14 @@ from chain.codec import decode
 from chain.genesis import Params
 from consensus.availability import Submit
 from fl.accounts import free_account
+from fl.blobs import Demand
 from fl.check import Checked, check_transaction
-from fl.errors import PendingJob, Refused
+from fl.errors import CODES, PendingJob, Refused
 from fl.records import JobRules, Receipt, Registrars
 from fl.state import REGISTRARS, State, member_key, read_record, rules_of
 from node.buckets import Rate, TokenBuckets
+from node.data.messages import Finding
+from node.dataplane import DataFault, DataGone, DataPlane
 from node.ports import Clock, Offload
 from node.store import Store
 
@@ -30,6 +33,8 @@ REMEMBERED = 200_000
 CHECKED_TOGETHER = 64
 RULES_CACHED = 256
 RECEIPT_LIMIT_BYTES = 4096
+JUDGED_WITHIN_S = 8.0
+"""A blob that takes longer to look through is known when its transaction comes again."""
 
 
 class Status(StrEnum):
@@ -65,12 +70,14 @@ class Standing:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """To one submitted transaction: its id and standing, or why it was refused. Not taken although nothing is
-    wrong with it, its standing is `unknown`; `wait_s` is when its sender's account may send again."""
+    wrong with it, its standing is `unknown`; `wait_s` is when its sender's account may send again, and `busy` why
+    it alone was not taken."""
 
     id: bytes | None
     standing: Standing | None
     refused: Refused | None
     wait_s: float = 0.0
+    busy: Busy | None = None
 
 
 class Busy(Exception):
@@ -92,6 +99,15 @@ class NoSpace(Busy):
         super().__init__("The node's disk is full up to the reserve; use another node.", 30)
 
 
+class DataDown(Busy):
+    """Nothing can be said about a blob while the data process is not at work."""
+
+    code = "DATA_DOWN"
+
+    def __init__(self) -> None:
+        super().__init__("The node cannot look at the blob at this time.", 2)
+
+
 class Admission:
     def __init__(
         self,
@@ -100,6 +116,7 @@ class Admission:
         store: Store,
         offload: Offload,
         clock: Clock,
+        data: DataPlane,
         *,
         submit: Callable[[Submit], None],
         room: Callable[[], int],
@@ -113,6 +130,7 @@ class Admission:
         self._store = store
         self._offload = offload
         self._clock = clock
+        self._data = data
         self._submit = submit
         self._room = room
         self._certified_height = certified_height
@@ -125,6 +143,8 @@ class Admission:
         """Final and not yet executed, by height."""
         self._waiting: dict[bytes, list[asyncio.Future[None]]] = {}
         self._rules: OrderedDict[bytes, JobRules] = OrderedDict()
+        self._blobs: dict[bytes, bytes] = {}
+        """By transaction that was taken here and names a blob, until it is packed."""
         self.refused: dict[str, int] = {}
         self.draining = False
 
@@ -172,7 +192,8 @@ class Admission:
         for start in range(0, len(transactions), CHECKED_TOGETHER):
             part = transactions[start : start + CHECKED_TOGETHER]
             verdicts += await self._offload.run(self._check_all, part)
-        fresh = []
+        fresh: list[tuple[bytes, bytes, int]] = []
+        with_blobs: list[tuple[bytes, Checked, Demand]] = []
         held_back: dict[bytes, float] = {}
         for data, verdict in zip(transactions, verdicts, strict=True):
             if isinstance(verdict, Refused):
@@ -182,17 +203,64 @@ class Admission:
                 if wait_s:
                     held_back[verdict.id] = wait_s
                     self._count("RATE_LIMITED")
-                    continue
-                self._note(verdict.id, Status.ACCEPTED)
-                fresh.append((verdict.id, data, verdict.tx.valid_until_ms))
+                elif verdict.demand is not None:
+                    with_blobs.append((data, verdict, verdict.demand))
+                else:
+                    self._note(verdict.id, Status.ACCEPTED)
+                    fresh.append((verdict.id, data, verdict.tx.valid_until_ms))
         if fresh:
             self._submit(Submit(tuple(fresh)))
-        return [
-            Answer(None, None, verdict)
-            if isinstance(verdict, Refused)
-            else Answer(verdict.id, self.standing(verdict.id), None, held_back.get(verdict.id, 0.0))
-            for verdict in verdicts
-        ]
+        reasons = await self._take_with_blobs(with_blobs) if with_blobs else {}
+        return [self._answer(verdict, held_back, reasons) for verdict in verdicts]
+
+    def _answer(
+        self, verdict: Checked | Refused, held_back: dict[bytes, float], reasons: dict[bytes, Refused | Busy]
+    ) -> Answer:
+        if isinstance(verdict, Refused):
+            return Answer(None, None, verdict)
+        reason = reasons.get(verdict.id)
+        if isinstance(reason, Refused):
+            return Answer(None, None, reason)
+        return Answer(verdict.id, self.standing(verdict.id), None, held_back.get(verdict.id, 0.0), reason)
+
+    # With blobs
+
+    async def _take_with_blobs(self, found: Sequence[tuple[bytes, Checked, Demand]]) -> dict[bytes, Refused | Busy]:
+        """Takes those whose blobs are here; why not, of the others."""
+        reasons = await asyncio.gather(*(self._take_with_blob(*each) for each in found))
+        ids = [checked.id for _, checked, _ in found]
+        return {identity: reason for identity, reason in zip(ids, reasons, strict=True) if reason is not None}
+
+    async def _take_with_blob(self, data: bytes, checked: Checked, demand: Demand) -> Refused | Busy | None:
+        reason = await self._judge(demand)
+        if reason is not None:
+            self._count(reason.code)
+            return reason
+        self._note(checked.id, Status.ACCEPTED)
+        self._blobs[checked.id] = demand.claim.cid
+        self._submit(Submit(((checked.id, data, checked.tx.valid_until_ms),), alone=True))
+        return None
+
+    async def _judge(self, demand: Demand) -> Refused | Busy | None:
+        """Whether the blob is whole, good and durable here: what a client has not put here, no peer can pull."""
+        try:
+            async with asyncio.timeout(JUDGED_WITHIN_S):
+                finding, code = await self._data.judge(demand, wait=False)
+        except (DataGone, DataFault, TimeoutError):
+            return DataDown()
+        if finding is Finding.ABSENT:
+            return Refused("BLOB_MISSING")
+        if finding is Finding.FULL:
+            return Refused("BLOB_FULL")
+        if finding is Finding.BAD:
+            return Refused(code if code in CODES else "BAD_CID")
+        return None
+
+    def blobs(self) -> list[bytes]:
+        """Those named by transactions that no batch carries yet."""
+        for identity in [each for each in self._blobs if self._standing.get(each) is not Status.ACCEPTED]:
+            del self._blobs[identity]
+        return list(self._blobs.values())
 
     def _check_room(self, size_bytes: int) -> None:
         try:

@@ -16,11 +16,12 @@ from chain.log import EMPTY, append, leaf_digest
 from chain.tree import StateTree
 from consensus.lineage import Lineage, first_leader, unexecuted_loads
 from consensus.replica import ChainExecuted
-from fl.execution import AggregationTask, BlockInput, BlockOutcome
+from fl.blobs import BlobKind
+from fl.execution import BlockInput, BlockOutcome, NewModel
 from fl.machine import execute_block, genesis_state, wants_block_at
 from fl.records import Event, EventKind, Receipt
 from node.batchlog import BatchLog
-from node.blobs import Blobs
+from node.dataplane import DataPlane
 from node.ports import Offload
 from node.store import ExecutedTo, JournalMark, Store, state_row
 
@@ -50,30 +51,30 @@ class Executor:
         genesis: Genesis,
         store: Store,
         batches: BatchLog,
-        blobs: Blobs,
+        data: DataPlane,
         offload: Offload,
         executed: ExecutedTo,
         *,
         missing: Callable[[tuple[bytes, ...]], None],
         done: Callable[[ChainExecuted, BlockOutcome], Awaitable[None]],
-        aggregate: Callable[[AggregationTask], None],
     ) -> None:
         self._chain_id = genesis.chain_id
         self._params = genesis.params
         self._store = store
         self._batches = batches
-        self._blobs = blobs
+        self._data = data
         self._offload = offload
         self.executed = executed
         self.tree = StateTree(store.state_rows(), executed.lineage.height, genesis.params.state_history)
         self._missing = missing
         self._done = done
-        self._aggregate = aggregate
+        self.keeping: tuple[bytes, ...] = ()
+        """Models that the block in execution brings: durable before the row that names them."""
         self._queue: deque[FinalBlock] = deque()
         self._changed = asyncio.Event()
 
     @staticmethod
-    async def prepare(genesis: Genesis, store: Store, root: Lineage, blobs: Blobs) -> ExecutedTo:
+    async def prepare(genesis: Genesis, store: Store, root: Lineage) -> ExecutedTo:
         """What was executed last; the genesis state where nothing was."""
         known = store.executed()
         if known is not None:
@@ -159,9 +160,11 @@ class Executor:
             outcome = await self._offload.run(execute_block, self._store.state, block)
         else:
             outcome = execute_block(self._store.state, block)
-        for cid, blob in outcome.models:
-            await self._blobs.put(cid, blob)
+        self.keeping = tuple(model.cid for model in outcome.models)
+        for model in outcome.models:
+            await self._model(model)
         self._keep(final, outcome)
+        self.keeping = ()
         events = [decode(Event, data, EVENT_LIMIT_BYTES) for data in outcome.events]
         over = tuple((event.job, event.round) for event in events if event.kind in _ROUND_OVER)
         executed = ChainExecuted(
@@ -171,9 +174,16 @@ class Executor:
             wants_block_at(self._store.state),
             over,
         )
-        for task in outcome.aggregations:
-            self._aggregate(task)
         await self._done(executed, outcome)
+
+    async def _model(self, model: NewModel) -> None:
+        """Without the data process execution waits, and ordering goes on as far as the window allows. A model that
+        came as a blob is here if this node voted for it, and is fetched in its own time if not."""
+        data, schema = self._data, model.zeros
+        if schema is not None:
+            await data.insist(lambda: data.zeros(schema))
+        elif model.inline:
+            await data.insist(lambda: data.keep(BlobKind.MODEL, model.inline))
 
     def _keep(self, final: FinalBlock, outcome: BlockOutcome) -> None:
         store, before, lineage = self._store, self.executed, final.lineage

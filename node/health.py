@@ -28,6 +28,7 @@ class Reason(StrEnum):
     ISOLATED = "isolated"
     CLOCK_BEHIND = "clock_behind"
     DISK_FULL = "disk_full"
+    DATA_DOWN = "data_down"
     DRAINING = "draining"
 
 
@@ -37,6 +38,7 @@ SENTENCES = {
     Reason.ISOLATED: "It is not linked to enough validators to make a quorum.",
     Reason.CLOCK_BEHIND: "The chain's time is ahead of its clock; synchronise the clock.",
     Reason.DISK_FULL: "Its disk is full up to the reserve.",
+    Reason.DATA_DOWN: "Its data process is not at work.",
     Reason.DRAINING: "It is being stopped.",
 }
 
@@ -129,6 +131,7 @@ class Health:
             Reason.ISOLATED: self.linked() < needed,
             Reason.CLOCK_BEHIND: self.time_ahead_ms() > params.drift_ms,
             Reason.DISK_FULL: node.disk_full,
+            Reason.DATA_DOWN: node.data.opened is None,
             Reason.DRAINING: node.admission.draining,
         }
         return [reason for reason, holds in found.items() if holds]

@@ -148,6 +148,7 @@ class _NodeCollector(Collector):
         yield from self._agreement()
         yield from self._taking()
         yield from self._storage()
+        yield from self._data()
         yield from self._learning()
 
     def _heights(self) -> Iterator[Metric]:
@@ -216,10 +217,35 @@ class _NodeCollector(Collector):
         sizes = GaugeMetricFamily("quorate_stored_bytes", "On this node's disk, its rows left out.", labels=["what"])
         sizes.add_metric(["journal"], node.journal.size_bytes)
         sizes.add_metric(["batches"], node.batches.log.size_bytes)
-        sizes.add_metric(["blobs"], node.blobs.size_bytes)
         yield sizes
         yield _gauge("disk_free_bytes", "Free on the disk of the data directory.", node.ports.disk.free_bytes())
         yield _gauge("disk_reserve_bytes", "Below so many the node takes nothing.", node.limits.disk_reserve_bytes)
+
+    def _data(self) -> Iterator[Metric]:
+        data, retention = self._node.data, self._node.retention
+        yield _gauge("data_up", "Whether the data process is at work.", data.opened is not None)
+        yield _gauge("data_full", "Whether its disk has no room for more blobs.", data.full)
+        yield _gauge("data_waiting", "What the core has asked it and not been answered.", data.waiting)
+        yield _gauge("batches_without_blobs", "Batches that are voted for once their blobs are here.", self._awaited)
+        starts = CounterMetricFamily("quorate_data_starts", "Times that the data process has come to work.")
+        starts.add_metric([], data.life)
+        yield starts
+        swept = CounterMetricFamily("quorate_blobs_swept", "Blobs deleted because nothing names them any more.")
+        swept.add_metric([], retention.swept_blobs)
+        yield swept
+        freed = CounterMetricFamily("quorate_blobs_swept_bytes", "Their bytes.")
+        freed.add_metric([], retention.swept_bytes)
+        yield freed
+        if data.figures is not None:
+            yield _gauge("data_free_bytes", "Free on the disk of the data process.", data.figures.free_bytes)
+            figures = GaugeMetricFamily("quorate_data", "What the data process says of itself.", labels=["what"])
+            for figure in data.figures.figures:
+                figures.add_metric([figure.name], figure.value)
+            yield figures
+
+    @property
+    def _awaited(self) -> int:
+        return self._node.checks.awaited
 
     def _learning(self) -> Iterator[Metric]:
         read = self._node.store.state

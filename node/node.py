@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chain.certificate import ValidatorSet
 from chain.codec import CodecError, decode
@@ -24,7 +24,7 @@ from consensus.availability import BatchStored, SequenceReserved
 from consensus.availability.guards import VOTE_AHEAD
 from consensus.effects import Alarm, Tick
 from consensus.lineage import genesis_lineage, rebase
-from consensus.messages import BatchAnswer, BlockAnswer, RangeAnswer, channel_of, from_frame, to_frame
+from consensus.messages import BatchAnswer, BlockAnswer, DataAddress, RangeAnswer, channel_of, from_frame, to_frame
 from consensus.messages import FinalBlock as FinalBlockRow
 from consensus.ordering.events import Convicted, Finalized
 from consensus.ordering.records import SILENT_FOR_EVER, SilentUntil
@@ -48,13 +48,17 @@ from fl.records import Receipt
 from node.admission import Admission
 from node.aggregator import Aggregator
 from node.batchlog import BatchLog
-from node.blobs import Blobs
 from node.buckets import Rate
 from node.checking import BatchChecks
+from node.dataplane import DataPlane
+from node.directory import Directory
 from node.executor import Executor, FinalBlock
+from node.membership import standing_of
 from node.observer import Observer
 from node.ports import Channel, DiskFailure, Down, Frame, Peer, PeerAddress, Ports, Up
+from node.progress import Progress
 from node.records import journal_entry, read_journal_entry
+from node.retention import Keeping, Retention
 from node.segments import LogExists, SegmentedLog
 from node.store import JournalMark, Store, begin_journal
 
@@ -88,6 +92,9 @@ class Limits:
     """Of transactions taken for one member."""
     stranger_rate: Rate = STRANGER_RATE
     """Of transactions taken for all senders together who are not members."""
+    keeping: Keeping = field(default_factory=Keeping)
+    advertised: DataAddress | None = None
+    """Where other validators reach the data process, if not where it listens."""
 
 
 def validator_sets(genesis: Genesis) -> dict[int, ValidatorSet]:
@@ -120,30 +127,6 @@ class Effects:
     acks: list[object]
 
 
-class Progress:
-    """Lets anyone wait until something has moved: heights, certificates, events."""
-
-    def __init__(self) -> None:
-        self._waiters: list[asyncio.Future[None]] = []
-
-    def moved(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def wait(self, timeout_s: float) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            await asyncio.wait_for(waiter, timeout_s)
-        except TimeoutError:
-            pass
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-
-
 class Node:
     """Opened by `open`; `run` returns when `stop` was called and raises NodeFailure when it must not go on."""
 
@@ -157,7 +140,6 @@ class Node:
         journal: SegmentedLog,
         batches: BatchLog,
         store: Store,
-        blobs: Blobs,
         replica: Replica,
     ) -> None:
         self.genesis = genesis
@@ -169,7 +151,6 @@ class Node:
         self.journal = journal
         self.batches = batches
         self.store = store
-        self.blobs = blobs
         self.replica = replica
         self.progress = Progress()
         self.disk_full = False
@@ -186,12 +167,19 @@ class Node:
         self._failure: NodeFailure | None = None
         self._over = asyncio.Event()
         self._reserved: SequenceReserved | None = None
+        self.data = DataPlane(
+            ports.data,
+            who=lambda account, key: standing_of(store.state, self.replica.validators, account, key),
+        )
+        self.directory = Directory(limits.advertised, self._tell, self.data.meet)
+        self.data.on_opened.append(lambda opened: self.directory.opened(opened.bulk_port, self._linked_for_data()))
         self.admission = Admission(
             genesis.chain_id,
             genesis.params,
             store,
             ports.offload,
             ports.clock,
+            self.data,
             submit=self.feed,
             room=replica.availability.room,
             certified_height=replica.attestation.certified_height,
@@ -203,7 +191,9 @@ class Node:
             self.chain_id,
             genesis.params,
             ports.offload,
+            self.data,
             self.admission.rules_of,
+            creator_of=lambda signed: self._creator_of(signed.batch.epoch, signed.batch.creator),
             disk_full=lambda: self.disk_full,
             checked=lambda digest, verdict: self.feed(avail.Checked(digest, verdict)),
         )
@@ -217,7 +207,6 @@ class Node:
         *,
         limits: Limits | None = None,
         addresses: Mapping[Peer, tuple[str, int]] | None = None,
-        check_kernels: Callable[[], None] | None = None,
     ) -> Node:
         """Take up what the disk holds. Raises a PortError whose sentence says what is wrong with it."""
         ports.disk.lock(LOCK)
@@ -227,9 +216,8 @@ class Node:
         journal = await SegmentedLog.open(ports.disk, JOURNAL)
         batches = BatchLog(await SegmentedLog.open(ports.disk, BATCHES), store)
         store.check_logs(journal.last, batches.log.last)
-        blobs = Blobs(ports.disk)
         sets = validator_sets(genesis)
-        executed = await Executor.prepare(genesis, store, genesis_lineage(genesis, sets[0]), blobs)
+        executed = await Executor.prepare(genesis, store, genesis_lineage(genesis, sets[0]))
         root = executed.lineage
         if root.next_set:
             root = rebase(root, sets[root.epoch + 1])
@@ -246,33 +234,43 @@ class Node:
             nonce=ports.clock.entropy(32),
             previous=sets.get(root.epoch - 1),
         )
-        node = cls(genesis, key, ports, limits or Limits(), addresses or {}, journal, batches, store, blobs, replica)
+        node = cls(genesis, key, ports, limits or Limits(), addresses or {}, journal, batches, store, replica)
         node.executor = Executor(
             genesis,
             store,
             batches,
-            blobs,
+            node.data,
             ports.offload,
             executed,
             missing=lambda digests: node.feed(avail.Need(digests)),
             done=node._executed,
-            aggregate=lambda task: node.aggregator.submit(task),
         )
         node.aggregator = Aggregator(
             params,
             store,
             batches,
-            blobs,
+            node.data,
             ports.offload,
             computed=lambda result: node.feed(RoundComputed(result)),
             alarm=node._alarm,
-            check_kernels=check_kernels,
+        )
+        node.retention = Retention(
+            params,
+            node.limits.keeping,
+            store,
+            batches,
+            node.data,
+            ports.offload,
+            open_batches=replica.availability.open_batches,
+            offered=replica.availability.offered,
+            made_here=lambda: [*node.admission.blobs(), *node.executor.keeping, *node.aggregator.roots()],
         )
         node._replay()
         return node
 
     executor: Executor
     aggregator: Aggregator
+    retention: Retention
 
     def _replay(self) -> None:
         height, horizon = self.executor.executed.lineage.height, self.genesis.params.horizon
@@ -293,18 +291,21 @@ class Node:
         work = [
             asyncio.create_task(coroutine, name=name)
             for name, coroutine in (
+                ("data", self.data.run()),
                 ("links", self._receive()),
                 ("release", self._release()),
                 ("check", self.checks.run()),
                 ("execute", self.executor.run()),
                 ("aggregate", self.aggregator.run()),
                 ("sync", self._sync()),
+                ("retain", self.retention.run()),
             )
         ]
         for task in work:
             task.add_done_callback(lambda _: self._over.set())
         try:
             self._met = self._peers()
+            self.directory.met(self._met)
             await self.ports.links.start(self._met)
             executed = self.executor.executed
             self.feed(self._chain_executed(executed.lineage.height, executed.lineage.digest, executed.state_root))
@@ -318,6 +319,7 @@ class Node:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            self.directory.close()
             for task in work:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
@@ -375,6 +377,10 @@ class Node:
         for record in out.persist:
             self._append(record)
         acks = out.acks
+        for ack in acks:
+            if isinstance(ack, Finalized):
+                for block, lineage in ack.blocks:
+                    self.retention.final(lineage.height, block.body.batches)
         for event in out.events:
             if isinstance(event, avail.BatchHere):
                 acks.append(event)
@@ -432,6 +438,7 @@ class Node:
                     self.admission.final(lineage.height, block.body.batches)
                     for observer in self.observers:
                         observer.final(block, lineage)
+                self.checks.advanced(newest)
                 self.progress.moved()
             case avail.Acknowledged(ids, batch):
                 self.admission.available(ids, batch)
@@ -502,6 +509,21 @@ class Node:
             answer = RangeAnswer(first, tuple(rows[:whole]))
             self.ports.links.send(peer, channel_of(answer), to_frame(answer))
 
+    # The data process
+
+    def _tell(self, peer: Peer, address: DataAddress) -> None:
+        self.ports.links.send(peer, Channel.DATA, to_frame(address))
+
+    def _linked_for_data(self) -> list[Peer]:
+        return sorted(peer for peer, channel in self.linked if channel is Channel.DATA)
+
+    def _creator_of(self, epoch: int, creator: int) -> Peer | None:
+        validators = self.sets.get(epoch)
+        if validators is None or creator >= validators.n:
+            return None
+        key = validators.members[creator].consensus_key
+        return None if key == self.key.public else key
+
     def _peers(self) -> dict[Peer, PeerAddress]:
         """The validators of this epoch; of the next, so that links stand before they are needed; and of the last, while
         batches that only they may hold can still be ordered."""
@@ -520,6 +542,7 @@ class Node:
         peers = self._peers()
         if self._met is not None and peers != self._met:
             self._met = peers
+            self.directory.met(peers)
             await self.ports.links.update(peers)
 
     # The tasks
@@ -533,9 +556,14 @@ class Node:
                     except CodecError as error:
                         self.ports.links.punish(peer, f"undecodable message: {error}")
                         continue
+                    if isinstance(message, DataAddress):
+                        self.directory.heard(peer, message)
+                        continue
                     self.feed(PeerMessage(peer, message))
                 case Up(peer, channel):
                     self.linked.add((peer, channel))
+                    if channel is Channel.DATA:
+                        self.directory.linked(peer)
                     self.feed(PeerLinked(peer, channel))
                 case Down(peer, channel):
                     self.linked.discard((peer, channel))
@@ -545,6 +573,9 @@ class Node:
         self.admission.executed(executed.height, ids)
         for observer in self.observers:
             observer.executed(executed.height)
+        self.retention.executed(executed.height)
+        if outcome.events:
+            self.aggregator.executed(executed.rounds_over)
         self.feed(executed)
         self.progress.moved()
 

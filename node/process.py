@@ -1,7 +1,7 @@
 """A validator's process: from one configuration to a running node, and from a signal to an orderly end.
 
 Order at the start: configuration, genesis, keys, the data directory's owner, the node (which takes up what the disk
-holds), then clients, then the links. The kernels are checked in a worker meanwhile; ordering does not wait for them.
+holds), then clients, then the links and the data process, which is started again whenever it ends.
 At the end: no more transactions are taken, those that were are given a moment to become final, clients are let go,
 and the ports are closed once nothing uses them. Whatever is lost by dying at any point instead, no promise is among
 it: what `kill -9` leaves behind is what a start has to cope with anyway.
@@ -22,13 +22,15 @@ from typing import Any
 
 import uvloop
 
-from chain.codec import CodecError, decode
+from chain.codec import CodecError, decode, encode
 from chain.genesis import MAX_GENESIS_BYTES, Genesis, check_genesis
 from chain.keys import SigningKey
-from fl.kernels.golden import check_golden
+from consensus.messages import DataAddress
+from fl.retention import Policy
 from node import datadir
 from node.buckets import Rate
 from node.config import Config, ConfigError
+from node.data.setup import Place, Setup
 from node.keystore import load_key, read_passphrase
 from node.node import Limits, Node, NodeFailure, validator_sets
 from node.ports import Peer, Ports
@@ -37,6 +39,8 @@ from node.ports.disk import FileDisk
 from node.ports.kv import LevelKv
 from node.ports.links import TlsLinks
 from node.ports.offload import ThreadOffload
+from node.ports.pipe import CorePipe
+from node.retention import Keeping
 from node.rpc.limits import RpcLimits
 from node.rpc.server import RpcConfig, RpcServer, start
 
@@ -44,6 +48,8 @@ log = logging.getLogger("quorate.process")
 
 ROWS = "rows"
 """LevelDB's directory within the data directory."""
+DATA = "data"
+"""The data process's own directory within it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +140,43 @@ async def _ports(config: Config, identity: Identity) -> AsyncIterator[Ports]:
         try:
             chain_id, listen = identity.genesis.chain_id, config.links.listen
             links = TlsLinks(identity.link, identity.consensus.public, chain_id, (listen.host, listen.port))
-            yield Ports(links, disk, kv, offload, SystemClock())
+            pipe = CorePipe(encode(setup_of(config, identity)))
+            try:
+                yield Ports(links, disk, kv, offload, SystemClock(), pipe)
+            finally:
+                await pipe.close()
         finally:
             offload.close()
             kv.close()
     finally:
         disk.close()
+
+
+def setup_of(config: Config, identity: Identity) -> Setup:
+    """What the data process works with: settings as they were read here, and the key that was unlocked here."""
+    data, rpc = config.data, config.rpc
+    return Setup(
+        chain=identity.genesis.chain_id,
+        consensus_key=identity.consensus.public,
+        link_seed=identity.link.seed,
+        data_dir=str(config.node.data_dir / DATA),
+        bulk=Place(*config.bulk_listen),
+        door=Place(*config.door_listen),
+        tls_cert=str(rpc.tls_cert or ""),
+        tls_key=str(rpc.tls_key or ""),
+        cors=rpc.cors,
+        gateways=data.gateways,
+        reserve_bytes=config.limits.disk_reserve_bytes,
+        member_bytes=data.member_bytes,
+        lease_ms=data.lease_ms,
+        blob_bytes=data.blob_bytes,
+        sums_bytes=data.sums_bytes,
+        downloads=data.downloads,
+        threads=config.limits.threads,
+        requests_per_s=rpc.requests_per_s,
+        log_level=config.log.level,
+        log_format=config.log.format,
+    )
 
 
 class _Process:
@@ -163,7 +200,6 @@ class _Process:
                 ports,
                 limits=_limits(config),
                 addresses=self._addresses,
-                check_kernels=check_golden,
             )
             # What has been loaded stays for good; the collector need not walk it while messages wait.
             gc.collect()
@@ -236,17 +272,30 @@ def _rpc_config(config: Config) -> RpcConfig:
         tls_key=rpc.tls_key,
         admin_socket=config.admin_socket,
         cors=rpc.cors,
+        door_url=config.data.advertise_door or "",
         limits=RpcLimits(requests=_rate(rpc.requests_per_s), submitted_bytes=_rate(rpc.submitted_bytes_per_s)),
     )
 
 
 def _limits(config: Config) -> Limits:
-    limits = config.limits
+    limits, advertise = config.limits, config.data.advertise
     return Limits(
         disk_reserve_bytes=limits.disk_reserve_bytes,
         journal_keep_blocks=limits.journal_keep_blocks,
         account_rate=_rate(limits.account_transactions_per_s),
         stranger_rate=_rate(limits.stranger_transactions_per_s),
+        keeping=Keeping(_policy(config)),
+        advertised=None if advertise is None else DataAddress(*advertise),
+    )
+
+
+def _policy(config: Config) -> Policy:
+    data = config.data
+    return Policy(
+        update_rounds=data.keep_update_rounds,
+        models=data.keep_models,
+        every=data.keep_models_every,
+        archive=data.archive,
     )
 
 

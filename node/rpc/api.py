@@ -21,6 +21,10 @@ class Api:
     metrics: Metrics
     limits: RpcLimits
     version: str
+    tls: bool = False
+    """Whether clients are spoken to under TLS, at either door."""
+    door_url: str = ""
+    """At which clients reach the data process's door, where it is not the address that it listens on."""
     openapi: bytes = b""
     events: EventLog = field(init=False)
     subscribers: Places = field(init=False)

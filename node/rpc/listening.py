@@ -32,6 +32,8 @@ class RpcConfig:
     cors: tuple[str, ...] = ()
     """Origins whose pages may read answers; none unless named."""
     limits: RpcLimits = field(default_factory=RpcLimits)
+    door_url: str = ""
+    """At which clients reach the door for blobs, where it is not the address that it listens on."""
 
     def __post_init__(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):

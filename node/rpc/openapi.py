@@ -28,7 +28,8 @@ def document(routes: Iterable[Route[Any]], version: str) -> Schema:
     problem = components.of(ProblemView)
     paths: dict[str, Schema] = defaultdict(dict)
     for route in routes:
-        paths[route.path][route.method.lower()] = _operation(route, components, problem)
+        # The document's language has no word for the rest of a path.
+        paths[route.path.replace("...}", "}")][route.method.lower()] = _operation(route, components, problem)
     return {
         "openapi": "3.1.0",
         "info": {"title": "quorate node", "version": version, "description": _INTRODUCTION},
@@ -55,7 +56,7 @@ def _operation(route: Route[Any], components: Components, problem: Schema) -> Sc
 
 
 def _name(route: Route[Any]) -> str:
-    words = [segment.strip("{}").replace(".", "_") for segment in route.path.split("/") if segment and segment != "v1"]
+    words = [segment.strip("{.}").replace(".", "_") for segment in route.path.split("/") if segment and segment != "v1"]
     return "_".join([route.method.lower(), *words])
 
 

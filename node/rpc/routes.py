@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from node.rpc import admin, events, fl_views, jobs, ledger, models, state, status, transactions, views
+from node.rpc import admin, blobs, events, fl_views, jobs, ledger, state, status, transactions, views
 from node.rpc.api import Api
-from node.rpc.requests import JSON, LIMIT, MSGPACK, OCTETS, TEXT, Param
+from node.rpc.requests import JSON, LIMIT, MSGPACK, TEXT, Param
 from node.rpc.table import LIST_COST, PROOF_COST, Answer, Body, Handler, Route
 
 
@@ -66,7 +66,7 @@ _SUBMIT: Route[Api] = Route(
         202: Answer(JSON, views.AnswersView, "Some have not come that far within ten seconds; ask again."),
     },
     (transactions.WAIT,),
-    ("MALFORMED_BODY", "UNDECODABLE", "NONCE_USED", "BUSY", "DISK_FULL"),
+    ("MALFORMED_BODY", "UNDECODABLE", "NONCE_USED", "BLOB_MISSING", "BLOB_FULL", "DATA_DOWN", "BUSY", "DISK_FULL"),
     _SUBMISSION,
 )
 
@@ -82,19 +82,21 @@ _STREAM: Route[Api] = Route(
     stream=events.stream,
 )
 
-_MODEL: Route[Api] = Route(
-    "GET",
-    "/v1/models/{cid}",
-    models.model,
-    "A model, or another blob, by its CID; ranges and ETag as usual.",
-    {
-        200: Answer(OCTETS, None, "The whole blob."),
-        206: Answer(OCTETS, None, "The range that was asked for."),
-        304: Answer(OCTETS, None, "The client has it."),
-    },
-    (models.CID,),
-    ("UNKNOWN_BLOB", "BAD_RANGE"),
-    cost=PROOF_COST,
+
+def _elsewhere(method: str, path: str, summary: str) -> Route[Api]:
+    params = (blobs.PLACE,) if path.endswith("}") else ()
+    answers = {307: Answer(JSON, None, "The same target behind the other door, in `Location`.")}
+    return Route(method, path, blobs.elsewhere, summary, answers, params, ("DATA_DOWN",), passed_on=True)
+
+
+_BLOBS = (
+    _elsewhere("GET", "/v1/blobs", "The blobs that this node holds."),
+    _elsewhere("GET", "/v1/blobs/{place...}", "A blob, or what is known of it."),
+    _elsewhere("POST", "/v1/blobs/{place...}", "Begin to put a blob here."),
+    _elsewhere("PUT", "/v1/blobs/{place...}", "Put a blob here, or a part of one."),
+    _elsewhere("GET", "/v1/leases", "What one has put here that no block names yet."),
+    _elsewhere("GET", "/v1/models/{place...}", "A model, or another public blob, by its CID."),
+    _elsewhere("GET", "/ipfs/{place...}", "A public blob, as a trustless gateway serves it."),
 )
 
 PUBLIC: tuple[Route[Api], ...] = (
@@ -260,7 +262,7 @@ PUBLIC: tuple[Route[Api], ...] = (
         problems=_ROUND,
         cost=LIST_COST,
     ),
-    _MODEL,
+    *_BLOBS,
     _get(
         "/v1/events",
         events.events,

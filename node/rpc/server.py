@@ -53,9 +53,18 @@ async def start(node: Node, config: RpcConfig) -> RpcServer:
     """Answers from here on, whether the node runs or not. Raises CannotListen, and ssl.SSLError or OSError for TLS
     files that cannot be used."""
     health = Health(node)
-    api = Api(node, health, Metrics(node, health, _version()), config.limits, _version())
+    tls = config.tls()
+    api = Api(
+        node,
+        health,
+        Metrics(node, health, _version()),
+        config.limits,
+        _version(),
+        tls=tls is not None,
+        door_url=config.door_url,
+    )
     api.openapi = to_json(openapi.document(PUBLIC, api.version))
-    streams, tls = Streams(api), config.tls()
+    streams = Streams(api)
     public = Desk(api, Table(PUBLIC), api.reception, config.cors, streaming=streams.serve)
     door = Door(listen_tcp(config.host, config.port), public.answer, config.limits, api.metrics, tls)
     admin = None

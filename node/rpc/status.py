@@ -7,9 +7,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from node.health import SENTENCES, Syncing
 from node.ports import Channel
 from node.rpc.api import Api
+from node.rpc.blobs import door_url
 from node.rpc.problems import Problem
 from node.rpc.requests import JSON, Request, Response, json_response
-from node.rpc.views import AliveView, NodeStatusView, PeerView, PoolView, QuorumView, ReadyView, SyncView
+from node.rpc.views import AliveView, DataView, NodeStatusView, PeerView, PoolView, QuorumView, ReadyView, SyncView
 
 
 async def status(api: Api, request: Request) -> Response:
@@ -43,6 +44,7 @@ async def status(api: Api, request: Request) -> Response:
         ],
         syncing=_sync_view(health.syncing()),
         disk_full=node.disk_full,
+        data=DataView(up=node.data.opened is not None, full=node.data.full, door=door_url(api, _host(request))),
         draining=node.admission.draining,
         ready=not reasons,
         reasons=[reason.value for reason in reasons],
@@ -58,6 +60,10 @@ async def status(api: Api, request: Request) -> Response:
     if ahead_ms > node.genesis.params.drift_ms:
         view["time_ahead_ms"] = ahead_ms
     return json_response(view)
+
+
+def _host(request: Request) -> str:
+    return request.headers.get("Host", "")
 
 
 def _sync_view(syncing: Syncing | None) -> SyncView | None:

@@ -67,7 +67,7 @@ class _Place(Generic[A]):
 
     literals: dict[str, _Place[A]] = field(default_factory=dict)
     named: tuple[str, _Place[A]] | None = None
-    rest: str | None = None
+    rest: tuple[str, _Place[A]] | None = None
     """The name of the rest of the path, which is matched whole, where there is one."""
     routes: dict[str, Route[A]] = field(default_factory=dict)
 
@@ -83,7 +83,8 @@ class Table(Generic[A]):
             place = self._root
             for segment in route.path[1:].split("/"):
                 if segment.endswith("...}"):
-                    place.rest = segment[1:-4]
+                    place.rest = place.rest or (segment[1:-4], _Place())
+                    place = place.rest[1]
                 elif segment.startswith("{"):
                     name = segment.strip("{}")
                     place.named = place.named or (name, _Place())
@@ -102,7 +103,8 @@ class Table(Generic[A]):
             if place is None:
                 break
             if place.rest is not None and segment:
-                values[place.rest] = "/".join(segments[number:])
+                name, place = place.rest
+                values[name] = "/".join(segments[number:])
                 break
             if segment in place.literals:
                 place = place.literals[segment]

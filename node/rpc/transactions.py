@@ -137,6 +137,8 @@ def _from_base64(text: object) -> bytes:
 def _problem(answer: Answer) -> Problem | None:
     if answer.refused is not None:
         return Problem.of(answer.refused)
+    if answer.busy is not None:
+        return Problem(answer.busy.code, str(answer.busy), retry_after_s=answer.busy.retry_after_s)
     if answer.wait_s:
         return Problem("RATE_LIMITED", "This account sends too many transactions.", retry_after_s=answer.wait_s)
     if answer.standing is None or answer.standing.status is Status.UNKNOWN:

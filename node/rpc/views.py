@@ -151,6 +151,14 @@ class PoolView(TypedDict):
     uncertified_batches: int
 
 
+class DataView(TypedDict):
+    """The other process of the node, which keeps the blobs."""
+
+    up: bool
+    full: bool
+    door: str | None
+
+
 class NodeStatusView(TypedDict):
     chain_id: HexDigest
     name: str
@@ -170,6 +178,7 @@ class NodeStatusView(TypedDict):
     syncing: SyncView | None
     time_ahead_ms: NotRequired[int]
     disk_full: bool
+    data: DataView
     draining: bool
     ready: bool
     reasons: list[str]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from typing import Any
 
 from chain.batch import Batch, SignedBatch
 from chain.cid import raw_cid
@@ -10,11 +12,20 @@ from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from consensus.availability import Verdict
 from fl.members import RegisterMember
 from fl.rounds import SubmitUpdate
-from node.checking import BatchChecks
-from tests.fl.builders import actor, make_genesis, signing_key
+from node.checking import BatchChecks, Judged
+from node.data.messages import Finding, Forget, Judge
+from node.data.messages import Judged as Found
+from node.dataplane import DataPlane
+from tests.fl.builders import actor, make_genesis, make_rules, signing_key
+from tests.node.played import Played
+from tests.simulation.loop import simulate
+from tests.simulation.pipe import SimulatedPipe
 
 GENESIS = make_genesis()
 CHAIN = GENESIS.chain_id
+JOB = b"\x07" * 32
+RULES = make_rules()
+CREATORS = {0: b"\x00" * 33, 1: b"\x01" * 33, 2: None}
 
 
 class Inline:
@@ -44,29 +55,41 @@ def update_of_unknown_job() -> bytes:
     return actor("trainer-000", CHAIN).sign(body)
 
 
+def update_with_blob(number: int = 0) -> bytes:
+    cid = raw_cid(b"blob %d" % number)
+    body = SubmitUpdate(JOB, 1, RULES.initial, 1, (0,), cid, b"")
+    return actor("trainer-000", CHAIN).sign(body, nonce=number)
+
+
 def spoilt(data: bytes) -> bytes:
     tx = decode(Transaction, data, MAX_TRANSACTION_BYTES)
     return encode(replace(tx, signature=bytes(64)))
 
 
-def checks(answers: list[tuple[bytes, Verdict]], disk_full: bool = False) -> BatchChecks:
+def checks(
+    answers: list[tuple[bytes, Verdict]], disk_full: bool = False, pipe: SimulatedPipe | None = None
+) -> BatchChecks:
+    pipe = pipe or SimulatedPipe()
     return BatchChecks(
         CHAIN,
         GENESIS.params,
         Inline(),
-        lambda job: None,
+        DataPlane(pipe.begin_core(), who=lambda account, key: (False, ())),
+        lambda job: RULES if job == JOB else None,
+        creator_of=lambda signed: CREATORS[signed.batch.creator],
         disk_full=lambda: disk_full,
         checked=lambda digest, verdict: answers.append((digest, verdict)),
     )
 
 
 def test_an_unknown_job_is_noticed_before_any_signature_is_looked_at() -> None:
-    assert checks([]).judge(batch(0, 0, spoilt(registration(1)), update_of_unknown_job())) is Verdict.PENDING
+    judged = checks([]).judge(batch(0, 0, spoilt(registration(1)), update_of_unknown_job()))
+    assert judged.verdict is Verdict.PENDING
 
 
 def test_a_bad_signature_spoils_a_batch_and_a_good_one_does_not() -> None:
-    assert checks([]).judge(batch(0, 0, registration(1), registration(2))) is Verdict.OK
-    assert checks([]).judge(batch(0, 0, registration(1), spoilt(registration(2)))) is Verdict.BAD
+    assert checks([]).judge(batch(0, 0, registration(1), registration(2))) == Judged(Verdict.OK)
+    assert checks([]).judge(batch(0, 0, registration(1), spoilt(registration(2)))) == Judged(Verdict.BAD)
 
 
 async def test_creators_are_served_in_turn_however_much_one_of_them_offers() -> None:
@@ -91,3 +114,92 @@ async def test_a_full_disk_promises_nothing_more() -> None:
         await asyncio.sleep(0)
     task.cancel()
     assert answers == [(b"batch", Verdict.PENDING)]
+
+
+def with_data(
+    play: Callable[[BatchChecks, Played, list[tuple[bytes, Verdict]], SimulatedPipe], Coroutine[Any, Any, None]],
+) -> None:
+    """Batches with blobs, whose verdicts a played data process gives."""
+
+    async def main() -> None:
+        answers: list[tuple[bytes, Verdict]] = []
+        pipe = SimulatedPipe()
+        made = checks(answers, pipe=pipe)
+        running = [asyncio.ensure_future(made.run()), asyncio.ensure_future(made._data.run())]
+        await play(made, Played(pipe), answers, pipe)
+        for task in running:
+            task.cancel()
+
+    simulate(main)
+
+
+def test_a_batch_with_a_blob_is_judged_when_the_blob_is_here_and_holds_up_no_other() -> None:
+    async def play(made: BatchChecks, data: Played, answers: list[tuple[bytes, Verdict]], pipe: SimulatedPipe) -> None:
+        made.ask(b"blob", batch(1, 0, update_with_blob()))
+        made.ask(b"small", batch(1, 1, registration(1)))
+        made.ask(b"blob", batch(1, 0, update_with_blob()))
+        asked = await data.hears_of(Judge)
+        assert asked.wait and asked.sources == (CREATORS[1],) and asked.rules == RULES
+        await asyncio.sleep(30)
+        assert answers == [(b"small", Verdict.OK)] and made.awaited == 1
+        data.say(Found(asked.id, Finding.OK, ""))
+        await asyncio.sleep(0.1)
+        assert answers[1:] == [(b"blob", Verdict.OK)] and made.awaited == 0
+
+    with_data(play)
+
+
+def test_a_bad_blob_spoils_its_batch_and_one_without_room_waits() -> None:
+    async def play(made: BatchChecks, data: Played, answers: list[tuple[bytes, Verdict]], pipe: SimulatedPipe) -> None:
+        made.ask(b"bad", batch(1, 0, update_with_blob(1)))
+        data.say(Found((await data.hears_of(Judge)).id, Finding.BAD, "NON_FINITE"))
+        made.ask(b"full", batch(1, 1, update_with_blob(2)))
+        data.say(Found((await data.hears_of(Judge)).id, Finding.FULL, ""))
+        await asyncio.sleep(0.1)
+        assert answers == [(b"bad", Verdict.BAD), (b"full", Verdict.PENDING)]
+
+    with_data(play)
+
+
+def test_a_batch_of_several_blobs_stands_when_all_of_them_do() -> None:
+    async def play(made: BatchChecks, data: Played, answers: list[tuple[bytes, Verdict]], pipe: SimulatedPipe) -> None:
+        made.ask(b"both", batch(0, 0, update_with_blob(1), registration(1), update_with_blob(2)))
+        for _ in range(2):
+            assert answers == []
+            data.say(Found((await data.hears_of(Judge)).id, Finding.OK, ""))
+            await asyncio.sleep(0.1)
+        assert answers == [(b"both", Verdict.OK)]
+
+    with_data(play)
+
+
+def test_a_blob_is_asked_for_again_when_the_data_process_comes_back() -> None:
+    async def play(made: BatchChecks, data: Played, answers: list[tuple[bytes, Verdict]], pipe: SimulatedPipe) -> None:
+        made.ask(b"blob", batch(2, 0, update_with_blob()))
+        first = await data.hears_of(Judge)
+        assert first.sources == ()
+        data.dies()
+        await asyncio.sleep(1)
+        again = Played(pipe)
+        second = await again.hears_of(Judge)
+        assert answers == [] and second.claim == first.claim
+        again.say(Found(second.id, Finding.OK, ""))
+        await asyncio.sleep(0.1)
+        assert answers == [(b"blob", Verdict.OK)]
+
+    with_data(play)
+
+
+def test_a_blob_is_no_longer_waited_for_once_nobody_may_vote_for_its_batch() -> None:
+    async def play(made: BatchChecks, data: Played, answers: list[tuple[bytes, Verdict]], pipe: SimulatedPipe) -> None:
+        made.ask(b"blob", batch(0, 0, update_with_blob()))
+        asked = await data.hears_of(Judge)
+        half = GENESIS.params.horizon // 2
+        made.advanced(half)
+        await asyncio.sleep(0.1)
+        assert made.awaited == 1
+        made.advanced(half + 1)
+        assert await data.hears() == Forget(asked.id)
+        assert made.awaited == 0 and answers == []
+
+    with_data(play)

@@ -19,42 +19,20 @@ from node.data.messages import (
     Keep,
     Kept,
     Obtain,
-    Opened,
     Peers,
     Roots,
     Standing,
     Swept,
     WhoIs,
-    from_frame,
     to_frame,
 )
 from node.dataplane import DataFault, DataGone, DataPlane
 from node.ports import PipeUp
+from tests.node.played import Played
 from tests.simulation.loop import simulate
-from tests.simulation.pipe import SimulatedEnd, SimulatedPipe
+from tests.simulation.pipe import SimulatedPipe
 
 CID = raw_cid(b"a blob")
-OPENED = Opened(7001, "127.0.0.1", 7002)
-
-
-class Played:
-    """A data process that says what the test says."""
-
-    def __init__(self, pipe: SimulatedPipe) -> None:
-        self._pipe = pipe
-        self.end: SimulatedEnd = pipe.begin_data()
-        self.say(OPENED)
-
-    def say(self, message: object) -> None:
-        assert self.end.send(to_frame(message))
-
-    async def hears(self) -> Any:
-        frame = await asyncio.wait_for(self.end.receive(), 5)
-        assert isinstance(frame, bytes)
-        return from_frame(frame)
-
-    def dies(self) -> None:
-        self._pipe.end_data()
 
 
 Play = Callable[[DataPlane, SimulatedPipe], Coroutine[Any, Any, None]]

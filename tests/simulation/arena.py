@@ -10,6 +10,7 @@ from typing import Any
 
 from chain.batch import SignedBatch
 from chain.block import block_digest
+from chain.codec import decode
 from chain.genesis import Genesis, check_genesis, genesis_header
 from consensus.availability import Acknowledged
 from consensus.effects import Alarm
@@ -17,16 +18,20 @@ from consensus.messages import from_frame
 from consensus.ordering.events import Finalized
 from consensus.replica import ChainExecuted
 from fl.execution import BlockOutcome
+from fl.records import Job
+from fl.retention import Policy, roots
+from fl.rounds import SubmitUpdate
+from fl.state import JOBS, MAX_VALUE_BYTES
+from fl.transactions import read_body, read_transaction
 from node.admission import Answer, Busy, Status
 from node.node import Limits, Node, NodeFailure, validator_sets
 from node.ports import Channel, DiskFailure, Peer
-from tests.fl.builders import signing_key
+from node.retention import Keeping
 from tests.simulation.audit import Books, check_receipts
 from tests.simulation.checkers import Chain, Findings, Wire, check_certified_blocks, check_durable
 from tests.simulation.cluster import Cluster, Host, consensus_key, genesis_of
-from tests.simulation.loop import Crash
+from tests.simulation.loop import Crash, drawn_from
 from tests.simulation.network import Conditions
-from tests.simulation.ports import Machine
 from tests.simulation.scenario import Scenario, Vice
 
 _STATUS = 7
@@ -48,6 +53,7 @@ class Watched(Node):
             if arena.direct and ack.batch not in arena.wire.available:
                 arena.findings.report(f"{name} acknowledged transactions before their batch was certified")
             arena.findings.counts["promises"] += len(ack.ids)
+            arena.check_blobs_held(name, self.batches.read(ack.batch))
             arena.on_promise(self.station)
         super()._acknowledge(ack, replay_from)
 
@@ -125,7 +131,12 @@ class Arena(Cluster):
         root = block_digest(genesis_header(genesis))
         self.chain = Chain(root, scenario.params.min_block_interval_ms, self.wire, self.findings)
         self.books = Books(genesis.chain_id, scenario.params.nonce_window, scenario.params.horizon, self.findings)
-        self.limits = Limits(disk_reserve_bytes=0)
+        chance = drawn_from(scenario.seed, "keeping")
+        policy = Policy(models=chance.choice((0, 1, 3)), update_rounds=chance.choice((0, 1, 2)))
+        self.limits = Limits(
+            disk_reserve_bytes=0, keeping=Keeping(policy, every_ms=chance.choice((500, 2_000, 10_000)))
+        )
+        self.promised_blobs: set[bytes] = set()
         self.on_sent: list[OnSent] = []
         self.bad_transaction: Callable[..., bytes] = lambda chance, judged: b""
         self.on_promise: Callable[[Station], None] = lambda station: None
@@ -135,13 +146,20 @@ class Arena(Cluster):
     def _host(self, index: int) -> Station:
         n = self.scenario.n
         identity = index if index < n else self.twins[index - n]
-        key = consensus_key(identity)
         name = f"n{index}" if index < n else f"n{identity}b"
-        endpoint = self.network.join(name, key.public, signing_key(f"link/{identity}").public)
-        machine = Machine(name, self.scenario.seed, self.network, endpoint)
+        machine, data = self._machines(name, identity)
         honest = identity not in self._liars
-        station = Station(index, machine, key, arena=self, honest=honest, rotten=index == self.scenario.rotten)
+        station = Station(
+            index,
+            machine,
+            data,
+            consensus_key(identity),
+            arena=self,
+            honest=honest,
+            rotten=index == self.scenario.rotten,
+        )
         station.kind = Watched if honest else Lawless
+        data.troubled = lambda failure: self.on_failure(station, failure.code, str(failure))
         station.started = station.begun
         if honest:
             self.network.wrap(name, self._recorder(station))
@@ -246,7 +264,43 @@ class Arena(Cluster):
         self.books.read_on(self.chain, self.batch_of, self.chain.height)
         return self.acknowledged.keys() - self.books.ordered
 
+    # Blobs
+
+    def check_blobs_held(self, who: str, signed: SignedBatch | None) -> None:
+        """Once its batch is certified, a blob is whole on the platters of f+1 honest validators."""
+        for data in () if signed is None else signed.batch.transactions:
+            _, body = read_body(read_transaction(data, self.genesis.params))
+            if isinstance(body, SubmitUpdate) and not body.payload:
+                self.findings.counts["promises of blobs"] += 1
+                self.promised_blobs.add(body.cid)
+                self._check_held(body.cid, f"{who} acknowledged an update")
+
+    def _check_held(self, cid: bytes, what: str) -> None:
+        holders = {host.key.public for host in self.hosts if host.honest and host.data.is_durable(cid)}
+        if len(holders) <= self.scenario.f:
+            self.findings.report(f"{what} whose blob is whole on the disks of {len(holders)} honest validators")
+
+    def check_blobs_kept(self) -> None:
+        """What was promised and still is to be kept is where it was."""
+        node = next(host.node for host in self.staying() if host.up and host.node is not None)
+        store, policy = node.store, self.limits.keeping.policy
+        kept = set(roots(store.state, store.state_rows, store.beside, policy))
+        for cid in sorted(self.promised_blobs & kept):
+            self.findings.counts["promised blobs kept"] += 1
+            self._check_held(cid, "a round names an update")
+
+    def models_everywhere(self) -> bool:
+        """Whether each node that stays has the newest model of each job."""
+        for host in self.staying():
+            if host.node is None or not host.data.up:
+                return False
+            for _, row in host.node.store.state_rows(JOBS):
+                if host.data.read(decode(Job, row, MAX_VALUE_BYTES).model) is None:
+                    return False
+        return True
+
     def close_books(self) -> None:
+        self.check_blobs_kept()
         check_certified_blocks(self.wire, self.chain, self.findings)
         check_receipts(self.books, self.chain, self.findings)
         self._check_stores()

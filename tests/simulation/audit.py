@@ -9,9 +9,9 @@ import numpy as np
 
 from chain.batch import SignedBatch, batch_digest
 from chain.block import Block
-from chain.cid import raw_cid
 from chain.codec import CodecError, decode
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction, account_id, tx_id
+from chain.unixfs import cid_of
 from fl.errors import Refused
 from fl.records import JobRules, Kind, Receipt
 from fl.rounds import SubmitUpdate
@@ -45,6 +45,8 @@ class Books:
         self._read: dict[bytes, Transaction | None] = {}
         self.rules_of: Callable[[bytes], JobRules | None] = lambda job: None
         """Of the jobs that clients have created; no update of any other may be voted for."""
+        self.payload_of: Callable[[bytes], bytes | None] = lambda cid: None
+        """Of the updates that clients have made, by CID; no other blob may be voted for."""
         self.height = 0
         self.ordered: set[bytes] = set()
         """Ids of all transactions in final batches."""
@@ -102,13 +104,14 @@ class Books:
 
     def _is_sound(self, tx: Transaction) -> bool:
         update = decode(SubmitUpdate, tx.body, len(tx.body))
-        return _is_sound(update, tx.sender, self.rules_of(update.job))
+        payload = update.payload or self.payload_of(update.cid)
+        return payload is not None and _is_sound(update, payload, tx.sender, self.rules_of(update.job))
 
 
-def _is_sound(update: SubmitUpdate, sender: bytes, rules: JobRules | None) -> bool:
-    if rules is None or raw_cid(update.payload) != update.cid:
+def _is_sound(update: SubmitUpdate, payload: bytes, sender: bytes, rules: JobRules | None) -> bool:
+    if rules is None or cid_of(payload) != update.cid:
         return False
-    values = decode_update(rules.schema, rules.encoding, update.job.hex(), update.round, sender.hex(), update.payload)
+    values = decode_update(rules.schema, rules.encoding, update.job.hex(), update.round, sender.hex(), payload)
     return all(bool(np.isfinite(each).all()) for each in values.values())
 
 

@@ -118,7 +118,7 @@ class _Run:
         reached: float | None = None
         while loop.time() < begun + LIVENESS_SECONDS and not self._found():
             await asyncio.sleep(LOOK_SECONDS)
-            if marker.done() and self._all_reached(goal) and not arena.outstanding():
+            if marker.done() and self._all_reached(goal) and not arena.outstanding() and arena.models_everywhere():
                 reached = loop.time() - begun
                 break
         marker.cancel()
@@ -159,6 +159,8 @@ class _Run:
         lost = arena.outstanding()
         if lost:
             lines.append(f"{len(lost)} acknowledged transactions are not ordered, of {len(arena.acknowledged)}")
+        if not arena.models_everywhere():
+            lines.append("somebody lacks the newest model")
         for host in arena.staying():
             node = host.node
             if node is None:
@@ -182,7 +184,9 @@ class _Run:
         self.stats["acknowledged"] = len(arena.acknowledged)
         self.stats["frames"] = arena.network.delivered
         told = "/".join(f"{name}={count}" for name, count in sorted(self.stats.items()))
-        self.event_hash = sha256(f"{arena.network.event_hash()}/{told}".encode()).hexdigest()[:32]
+        self.event_hash = sha256(f"{arena.network.event_hash()}/{arena.bulk.event_hash()}/{told}".encode()).hexdigest()[
+            :32
+        ]
 
 
 def _told(failure: BaseException) -> str:

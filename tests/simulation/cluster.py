@@ -16,6 +16,8 @@ from node.datadir import check_owner, create, owner_of
 from node.node import Limits, Node, NodeFailure
 from node.ports import Ports
 from tests.fl.builders import Actor, actor, signing_key, trainer_names
+from tests.simulation.bulk import BulkNetwork
+from tests.simulation.datamachine import DataMachine
 from tests.simulation.loop import Crash, drawn_from
 from tests.simulation.network import Conditions, Network
 from tests.simulation.ports import EPOCH_MS, Machine, Traits
@@ -65,6 +67,7 @@ class Host:
 
     index: int
     machine: Machine
+    data: DataMachine
     key: SigningKey
     node: Node | None = None
     failures: list[NodeFailure] = field(default_factory=list)
@@ -118,6 +121,8 @@ class Cluster:
         self.genesis = genesis
         self.seed = seed
         self.network = Network(seed, conditions or Conditions())
+        self.bulk = BulkNetwork(seed)
+        self._places: set[bytes] = set()
         self.chance: random.Random = drawn_from(seed, "cluster")
         self.acknowledged: dict[bytes, str] = {}
         """Transactions that a node answered with `available`, by id, and which node it was."""
@@ -125,9 +130,20 @@ class Cluster:
         self._actors: dict[str, Actor] = {}
 
     def _host(self, index: int) -> Host:
-        key = consensus_key(index)
-        endpoint = self.network.join(f"n{index}", key.public, signing_key(f"link/{index}").public)
-        return Host(index, Machine(f"n{index}", self.seed, self.network, endpoint, Traits()), key)
+        return Host(index, *self._machines(f"n{index}", index), consensus_key(index))
+
+    def _machines(self, name: str, identity: int) -> tuple[Machine, DataMachine]:
+        """Of one validator: its core's and its data process's, which share the power and the disk's room."""
+        key, link_key = consensus_key(identity).public, signing_key(f"link/{identity}").public
+        machine = Machine(name, self.seed, self.network, self.network.join(name, key, link_key), Traits())
+        # Of two machines with one key, others find the first.
+        known = key in self._places
+        self._places.add(key)
+        place = self.bulk.join(name, name.encode() if known else key)
+        data = DataMachine(f"{name}/data", self.seed, machine.traits, self.bulk, place)
+        machine.data = data
+        machine.others, data.others = (data,), (machine,)
+        return machine, data
 
     def actor(self, name: str) -> Actor:
         known = self._actors.get(name)
@@ -146,6 +162,11 @@ class Cluster:
         found = self.hosts[index].node
         assert found is not None, f"n{index} is down"
         return found
+
+    def blob_of(self, node: Node, cid: bytes) -> bytes | None:
+        """As its data process has it."""
+        host = next((host for host in self.hosts if host.node is node), None)
+        return None if host is None else host.data.read(cid)
 
     def running(self) -> list[Node]:
         return [host.node for host in self.hosts if host.up and host.node is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,8 @@ from tests.simulation.scenario import Feature, Scenario
 
 DEFAULT = Traits()
 AT_ONCE_S = 0.01
+_CORE_OPERATIONS = ("disk.append", "disk.sync", "disk.synced", "disk.rename", "kv.write", "kv.synced")
+_DATA_OPERATIONS = ("disk.write_at", "disk.sync", "disk.synced", "disk.rename", "disk.unlink", "kv.write", "kv.synced")
 OUTAGES_S = (0.005, 0.02, 0.1, 0.5, 2.0, 5.0)
 """Most are short: a validator that is back within its view can contradict itself, one that is late cannot."""
 
@@ -68,6 +70,8 @@ class Faults:
             Feature.AIMED_CRASHES: self._aimed_crashes,
             Feature.CRASHES_IN_IO: self._crashes_in_io,
             Feature.POWER_CUTS: self._power_cuts,
+            Feature.DATA_KILLS: self._data_kills,
+            Feature.BULK_CUTS: self._bulk_cuts,
         }
         for feature in self.scenario.features:
             if feature in kinds:
@@ -93,9 +97,10 @@ class Faults:
         self._returns.clear()
         self._aim = None
         self.arena.network.heal()
+        self._join(self._names(), self._names())
         self.arena.network.set_conditions(Conditions())
         for host in self.arena.hosts:
-            host.machine.on_operation = None
+            host.machine.on_operation = host.data.on_operation = None
             traits = host.machine.traits
             traits.sync_ms, traits.offload_ms = DEFAULT.sync_ms, DEFAULT.offload_ms
             traits.skew_ms, traits.capacity_bytes = 0, None
@@ -171,6 +176,28 @@ class Faults:
             self._count(Feature.KILLS)
             host.machine.kill()
 
+    async def _data_kills(self) -> None:
+        await self._again(self.chance.choice((1.0, 3.0)), self._kill_data)
+
+    def _kill_data(self) -> None:
+        running = [host for host in self.arena.hosts if host.data.up]
+        if running:
+            self._count(Feature.DATA_KILLS)
+            self.chance.choice(running).data.kill()
+
+    async def _bulk_cuts(self) -> None:
+        """Connections break, or carry nothing for a while."""
+        bulk = self.arena.bulk
+        while True:
+            await self._pause(1.0)
+            self._count(Feature.BULK_CUTS)
+            a, b = (host.data.endpoint.key for host in self.chance.sample(self.arena.hosts, 2))
+            if self.chance.random() < 0.5:
+                bulk.cut(a, b)
+            else:
+                bulk.block(a, b)
+                asyncio.get_running_loop().call_later(self.chance.uniform(0.1, 8.0), bulk.unblock, a, b)
+
     async def _power_cuts(self) -> None:
         await self._again(self.chance.choice((2.0, 5.0)), self._cut_power)
 
@@ -192,18 +219,20 @@ class Faults:
         host = self._pick()
         if host is None:
             return
-        kind = self.chance.choice(("disk.append", "disk.sync", "disk.synced", "disk.rename", "kv.write", "kv.synced"))
+        in_data = self.chance.random() < 0.3
+        machine = host.data if in_data else host.machine
+        kind = self.chance.choice(_DATA_OPERATIONS if in_data else _CORE_OPERATIONS)
         left = self.chance.choice((1, 2, 5, 20))
 
         def strike(number: int, operation: str) -> None:
             nonlocal left
             left -= operation == kind
             if left <= 0:
-                host.machine.on_operation = None
+                machine.on_operation = None
                 self._count(Feature.CRASHES_IN_IO)
                 raise Crash
 
-        host.machine.on_operation = strike
+        machine.on_operation = strike
 
     async def _aimed_crashes(self) -> None:
         while True:
@@ -324,6 +353,15 @@ class Faults:
     def _names(self) -> list[str]:
         return [host.machine.name for host in self.arena.hosts]
 
+    def _places(self, ones: list[str], others: list[str]) -> Iterator[tuple[bytes, bytes]]:
+        """Of data processes: each pair of one of these and one of those."""
+        keys = {host.machine.name: host.data.endpoint.key for host in self.arena.hosts}
+        return ((keys[a], keys[b]) for a in ones for b in others if a != b)
+
+    def _join(self, ones: list[str], others: list[str]) -> None:
+        for a, b in self._places(ones, others):
+            self.arena.bulk.unblock(a, b)
+
     async def _partitions(self) -> None:
         network = self.arena.network
         while True:
@@ -333,11 +371,14 @@ class Faults:
             self.chance.shuffle(names)
             cut = self.chance.randrange(1, len(names))
             network.partition(names[:cut], names[cut:])
+            for a, b in self._places(names[:cut], names[cut:]):
+                self.arena.bulk.block(a, b)
             await self._pause(self.chance.choice((0.5, 2.0, 6.0)))
             for source in names:
                 for target in names:
                     if source != target:
                         network.unblock(source, target)
+            self._join(names[:cut], names[cut:])
 
     async def _one_way(self) -> None:
         network = self.arena.network

@@ -31,7 +31,7 @@ from consensus.ordering.views import Views
 from fl import machine
 from fl.records import Account
 from fl.tensors.grid import Grid
-from node.checking import BatchChecks
+from node.checking import BatchChecks, Judged
 from node.node import Node
 from node.ports import DiskFailure
 
@@ -218,7 +218,7 @@ def _votes_unverified() -> AbstractContextManager[object]:
 
 
 def _batches_unchecked() -> AbstractContextManager[object]:
-    return _replaced((BatchChecks, "judge", lambda self, signed: Verdict.OK))
+    return _replaced((BatchChecks, "judge", lambda self, signed: Judged(Verdict.OK)))
 
 
 def _bytes_are_enough() -> AbstractContextManager[object]:

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
-from chain.cid import raw_cid
 from chain.codec import decode
+from chain.unixfs import cid_of
+from fl.blobs import BlobKind
 from fl.jobs import CreateJob, JoinJob
-from fl.records import Entry, Job, JobStatus, Phase
+from fl.records import Entry, Job, JobStatus, Phase, Round
 from fl.rounds import SubmitUpdate
-from fl.rules import rules_hash
-from fl.state import entry_key, job_of, round_of, rules_of
+from fl.rules import rules_hash, zero_model
+from fl.state import entry_key, job_of, round_of
 from fl.tensors.encodings import decode_update, encode_update
 from fl.tensors.model import build_model, parse_model
-from fl.transactions import read_body, read_transaction
 from node.admission import Busy, Status
 from node.node import Node
 from node.ports import PortError
 from tests.fl.builders import make_rules, trainer_names
 from tests.simulation.cluster import Cluster
+from tests.simulation.loop import Crash
 
 
 class Training:
-    def __init__(self, cluster: Cluster, trainers: int = 4, **rules: object) -> None:
+    """`blobs`: so many of ten updates go into the entry node's blob store, and their transactions only name them."""
+
+    def __init__(self, cluster: Cluster, trainers: int = 4, blobs: int = 0, **rules: object) -> None:
         self.cluster = cluster
         self.names = trainer_names(trainers)
+        self.blobs = blobs
         self.rules = make_rules(**{"target": trainers, "minimum": 2, "weights": "examples", "cap": 100, **rules})
         self.id = b""
+        self.payloads: dict[bytes, bytes] = {}
+        """All updates that were ever made, by CID."""
+        self._models: dict[bytes, bytes] = {self.rules.initial: zero_model(self.rules.schema)}
+        """Those that the rounds must have, as far as they were worked out."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def create(self) -> None:
@@ -48,8 +56,9 @@ class Training:
             place = (place + 1) % len(self.cluster.hosts)
             if self.cluster.hosts[place].up:
                 try:
+                    await self._put(place, name, body)
                     answers = await self.cluster.submit(place, data, wait=Status.EXECUTED, within=5)
-                except (PortError, AssertionError, Busy):
+                except (PortError, AssertionError, Busy, Crash):
                     answers = []
                 for answer in answers:
                     found = answer.standing.receipt if answer.standing is not None else None
@@ -59,6 +68,12 @@ class Training:
                     if found is not None:
                         return found.job
             await asyncio.sleep(0.2)
+
+    async def _put(self, place: int, name: str, body: object) -> None:
+        """The blob that the transaction names goes where it is submitted."""
+        if isinstance(body, SubmitUpdate) and not body.payload:
+            account = self.cluster.actor(name).account
+            await self.cluster.hosts[place].data.put(self.payloads[body.cid], BlobKind.UPDATE, account)
 
     def job(self, node: Node) -> Job:
         found = job_of(node.store.state, self.id)
@@ -97,40 +112,41 @@ class Training:
         rules = self.rules
         payload = encode_update(rules.schema, rules.encoding, rules.range_bits, self.id.hex(), number, account, delta)
         examples = 10 + place * 7
-        return SubmitUpdate(self.id, number, base, examples, (1_000_000,), raw_cid(payload), payload)
+        cid = cid_of(payload)
+        self.payloads[cid] = payload
+        named = (3 * number + 7 * place) % 10 < self.blobs
+        return SubmitUpdate(self.id, number, base, examples, (1_000_000,), cid, b"" if named else payload)
+
+    # What must come of it
+
+    def round(self, node: Node, number: int) -> Round | None:
+        return round_of(node.store.state, self.id, number)
 
     def expected_model(self, node: Node, number: int) -> bytes:
-        """The CID of round `number`'s model by exact fractions, from the updates that the round's log names."""
-        rules = rules_of(node.store.state, self.id)
-        current = round_of(node.store.state, self.id, number)
-        assert rules is not None and current is not None
-        base_bytes = node.blobs.get(current.base)
-        assert base_bytes is not None
-        base = parse_model(rules.schema, base_bytes)
-        totals = {name: [Fraction(0)] * value.size for name, value in base.items()}
+        """The CID of round `number`'s model, from the updates that its log names and those models that the rounds
+        before it must have had: rounds are asked about in their order."""
+        rules, current = self.rules, self.round(node, number)
+        assert current is not None
+        base = parse_model(rules.schema, self._models[current.base])
+        sums: dict[str, NDArray[np.int64]] = {name: np.zeros(value.size, np.int64) for name, value in base.items()}
         weight = 0
         bits = min(50, 62 - (rules.maximum - 1).bit_length()) - rules.range_bits - (rules.cap - 1).bit_length()
         for position in range(current.updates.size):
             data = node.store.beside(entry_key(self.id, number, position))
             assert data is not None
             entry = decode(Entry, data, 1024)
-            batch = node.batches.read(entry.batch)
-            assert batch is not None
-            tx = read_transaction(batch.batch.transactions[entry.index], self.cluster.genesis.params)
-            _, body = read_body(tx)
-            assert isinstance(body, SubmitUpdate)
-            update = decode_update(
-                rules.schema, rules.encoding, self.id.hex(), number, entry.member.hex(), body.payload
-            )
+            payload = self.payloads[entry.cid]
+            update = decode_update(rules.schema, rules.encoding, self.id.hex(), number, entry.member.hex(), payload)
             weight += entry.weight
             for tensor, values in update.items():
-                for place, value in enumerate(values.reshape(-1).tolist()):
-                    totals[tensor][place] += round(Fraction(value) * entry.weight * 2**bits)
-        new = {}
-        for tensor, values in base.items():
-            flat = [
-                np.float32(float(Fraction(old)) + float(total) / float(weight * 2**bits))
-                for old, total in zip(values.reshape(-1).tolist(), totals[tensor], strict=True)
-            ]
-            new[tensor] = np.array(flat, np.float32).reshape(values.shape)
-        return raw_cid(build_model(rules.schema, new))
+                # Exact: 24 bits of a value times 7 of a weight, and the power of two moves the exponent alone.
+                scaled = values.reshape(-1).astype(np.float64) * entry.weight * 2.0**bits
+                sums[tensor] += np.rint(scaled).astype(np.int64)
+        means = {name: total.astype(np.float64) / float(weight * 2**bits) for name, total in sums.items()}
+        new = {
+            name: (old.reshape(-1) + means[name]).astype(np.float32).reshape(old.shape) for name, old in base.items()
+        }
+        model = build_model(rules.schema, new)
+        cid = cid_of(model)
+        self._models[cid] = model
+        return cid

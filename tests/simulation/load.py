@@ -21,6 +21,7 @@ from fl.rounds import SubmitUpdate
 from fl.rules import rules_hash
 from fl.state import job_of, round_of
 from fl.tensors.encodings import encode_update
+from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from node.admission import Status
 from node.ports import PortError
 from tests.fl.builders import make_rules, signing_key
@@ -30,6 +31,9 @@ from tests.simulation.loop import Crash, drawn_from
 from tests.simulation.scenario import Scenario
 
 REGISTRAR = "registrar"
+LARGE_SHARE = 0.05
+LARGE = Schema((TensorSpec("weight", "F32", (1200, 1000), AVERAGED),))
+"""Updates of two leaves, models of five."""
 
 
 class Job(Training):
@@ -47,6 +51,12 @@ class Job(Training):
         while True:
             place = (place + 1) % len(hosts)
             if hosts[place].up:
+                try:
+                    await self._put(place, name, body)
+                except (Crash, PortError):
+                    # A connection that broke.
+                    await asyncio.sleep(0.1)
+                    continue
                 answers = await self.cluster.submit(place, data, wait=Status.EXECUTED, within=3)
                 receipt = self._receipt(place, [answer.id for answer in answers])
                 if receipt is not None:
@@ -73,16 +83,28 @@ class Load:
         self.training = Job(
             arena,
             trainers=scenario.trainers,
-            rounds=3,
-            deadline_ms=self.chance.choice((2_000, 5_000)),
-            grace_ms=self.chance.choice((200, 1_000)),
-            encoding=self.chance.choice(("f32", "q8")),
+            **{
+                "rounds": 3,
+                "deadline_ms": self.chance.choice((2_000, 5_000)),
+                "grace_ms": self.chance.choice((200, 1_000)),
+                "encoding": self.chance.choice(("f32", "q8")),
+                **self._size(scenario),
+            },
         )
         self._gap_s = self.chance.choice((0.15, 0.4, 0.8))
         self._registered = 0
         self._tasks: list[asyncio.Task[None]] = []
         arena.bad_transaction = self.bad_transaction
+        arena.books.payload_of = self.training.payloads.get
         arena.books.rules_of = lambda job: self.training.rules if job == self.training.id else None
+
+    @staticmethod
+    def _size(scenario: Scenario) -> dict[str, Any]:
+        """Updates of a few bytes, most of them inline; of a few seeds, updates and models of several leaves."""
+        chance = drawn_from(scenario.seed, "blobs")
+        if chance.random() < LARGE_SHARE and scenario.n == 4:
+            return {"blobs": 10, "schema": LARGE, "encoding": "q8", "rounds": 2}
+        return {"blobs": chance.choice((0, 0, 5, 10))}
 
     def begin(self) -> None:
         self._spawn(self.training.create())
@@ -170,7 +192,7 @@ class Load:
     # What became of the job
 
     def check_models(self) -> None:
-        """Every closed round's model is the one that exact fractions give, on whichever node has its base."""
+        """Every closed round's model is the one that exact arithmetic gives."""
         nodes = [host.node for host in self.arena.staying() if host.node is not None and host.up]
         if not nodes or not self.training.id:
             return
@@ -180,10 +202,7 @@ class Load:
             current = round_of(nodes[0].store.state, self.training.id, number)
             if current is None or current.phase != Phase.CLOSED:
                 continue
-            node = next((node for node in nodes if node.blobs.get(current.base) is not None), None)
-            if node is None:
-                findings.report(f"no honest node holds the model that round {number} started from")
-                continue
             findings.counts["rounds closed"] += 1
-            if current.model != self.training.expected_model(node, number):
+            if current.model != self.training.expected_model(nodes[0], number):
                 findings.report(f"the model of round {number} is not the weighted mean of its updates")
+                return

@@ -14,10 +14,10 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from consensus.effects import Now
-from node.ports import AlreadyLocked, Buffer, DiskFailure, DiskFull, NoSuchFile, Ports, check_name
+from node.ports import AlreadyLocked, Buffer, DiskFailure, DiskFull, NoSuchFile, Pipe, PipeEvent, Ports, check_name
 from tests.simulation.loop import OWNER, Crash, VirtualLoop, drawn_from
 from tests.simulation.network import Endpoint, Network, SimulatedLinks
 
@@ -49,7 +49,7 @@ class Traits:
 class Power:
     """Of one incarnation: without it every port raises Crash."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Computer) -> None:
         self._machine = machine
         self.on = True
 
@@ -193,7 +193,7 @@ def _enter(entries: dict[str, _File], operation: tuple[str, _File | None, str | 
 
 
 class SimulatedDisk:
-    def __init__(self, machine: Machine, power: Power) -> None:
+    def __init__(self, machine: Computer, power: Power) -> None:
         self._machine = machine
         self._medium = machine.disk
         self._power = power
@@ -283,8 +283,8 @@ class SimulatedDisk:
 
     def free_bytes(self) -> int:
         self._power.check()
-        capacity = self._machine.traits.capacity_bytes
-        return 1 << 40 if capacity is None else max(0, capacity - self._medium.used_bytes())
+        free = self._machine.free_bytes()
+        return 1 << 40 if free is None else free
 
     def lock(self, name: str) -> None:
         self._power.check()
@@ -406,7 +406,7 @@ class SimulatedKv:
 
 
 class SimulatedOffload:
-    def __init__(self, machine: Machine, power: Power) -> None:
+    def __init__(self, machine: Computer, power: Power) -> None:
         self._machine = machine
         self._power = power
 
@@ -434,7 +434,7 @@ class SimulatedClock:
     """The loop's time; what the wall shows is off by the machine's skew, which a test may change at any
     time."""
 
-    def __init__(self, machine: Machine, power: Power) -> None:
+    def __init__(self, machine: Computer, power: Power) -> None:
         self._loop = asyncio.get_running_loop()
         self._machine = machine
         self._power = power
@@ -451,12 +451,11 @@ class SimulatedClock:
         return self._random.randbytes(size)
 
 
-class Machine:
-    """One simulated computer, through all of its incarnations."""
+class Computer:
+    """What one process has of a machine, through all of its incarnations: its files, its rows, its power. Processes of
+    one machine share the disk's room, and the moment at which the power fails."""
 
-    def __init__(
-        self, name: str, seed: int, network: Network, endpoint: Endpoint, traits: Traits | None = None
-    ) -> None:
+    def __init__(self, name: str, seed: int, traits: Traits | None = None) -> None:
         self.name = name
         self.seed = seed
         self.traits = traits or Traits()
@@ -468,55 +467,56 @@ class Machine:
         self.on_operation: OnOperation | None = None
         self.on_crash: Callable[[], None] | None = None
         """Called within the event loop once the incarnation is gone."""
-        self._network = network
-        self.endpoint = endpoint
+        self.others: tuple[Computer, ...] = ()
+        """The other processes of the same machine."""
         self._power: Power | None = None
-        self._links: SimulatedLinks | None = None
 
     @property
     def running(self) -> bool:
         return self._power is not None
 
-    def boot(self) -> Ports:
+    def free_bytes(self) -> int | None:
+        capacity = self.traits.capacity_bytes
+        if capacity is None:
+            return None
+        return max(0, capacity - sum(each.disk.used_bytes() for each in (self, *self.others)))
+
+    def power_on(self) -> Power:
         if self._power is not None:
             raise RuntimeError(f"{self.name} runs already")
         self.boots += 1
-        power = self._power = Power(self)
-        self._links = SimulatedLinks(self._network, self.endpoint)
-        return Ports(
-            links=self._links,
-            disk=SimulatedDisk(self, power),
-            kv=SimulatedKv(self.kv, power),
-            offload=SimulatedOffload(self, power),
-            clock=SimulatedClock(self, power),
-        )
+        self._power = Power(self)
+        return self._power
 
-    def run(self, main: Callable[[Ports], Coroutine[Any, Any, _T]]) -> asyncio.Task[_T]:
-        """Boots and starts `main`; a crash ends this task and all that descend from it."""
-        ports = self.boot()
+    def start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """As the process's own: a crash ends this task and all that descend from it."""
         context = copy_context()
         context.run(OWNER.set, self._power)
-        return context.run(asyncio.get_running_loop().create_task, main(ports))
+        return context.run(asyncio.get_running_loop().create_task, work)
 
     def crash(self) -> None:
         """The power fails: of what was not synced, chance keeps what it likes. Safe within an operation."""
-        if self._end():
-            self.disk.survive(self.chance)
-            self.kv.survive(self.chance)
+        ending = [each for each in (self, *self.others) if each.running]
+        for each in ending:
+            each.end(noticed=False)
+        for each in ending:
+            each.disk.survive(each.chance)
+            each.kv.survive(each.chance)
 
     def kill(self) -> None:
         """The process is killed: it forgets everything, the operating system nothing."""
-        if self._end():
+        if self.end(noticed=True):
             self.disk.failed.clear()
             self.disk.locked.clear()
 
-    def _end(self) -> bool:
-        power, links = self._power, self._links
-        if power is None or links is None:
+    def end(self, *, noticed: bool) -> bool:
+        """`noticed`: only the process ends, and its system says so to those who are connected."""
+        power = self._power
+        if power is None:
             return False
-        self._power = self._links = None
+        self._power = None
         power.on = False
-        links.cut_power()
+        self.cut_off(noticed)
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         for task in loop.running_tasks(owner=power):
@@ -524,3 +524,67 @@ class Machine:
         if self.on_crash is not None:
             loop.call_soon(self.on_crash)
         return True
+
+    def cut_off(self, noticed: bool) -> None:
+        """From the rest of the world: the incarnation is gone."""
+
+
+class Machine(Computer):
+    """A computer that is linked to others."""
+
+    def __init__(
+        self, name: str, seed: int, network: Network, endpoint: Endpoint, traits: Traits | None = None
+    ) -> None:
+        super().__init__(name, seed, traits)
+        self._network = network
+        self.endpoint = endpoint
+        self._links: SimulatedLinks | None = None
+        self.data: Companion = NoData()
+
+    def boot(self) -> Ports:
+        power = self.power_on()
+        self._links = SimulatedLinks(self._network, self.endpoint)
+        return Ports(
+            links=self._links,
+            disk=SimulatedDisk(self, power),
+            kv=SimulatedKv(self.kv, power),
+            offload=SimulatedOffload(self, power),
+            clock=SimulatedClock(self, power),
+            data=self.data.core_began(),
+        )
+
+    def run(self, main: Callable[[Ports], Coroutine[Any, Any, _T]]) -> asyncio.Task[_T]:
+        """Boots and starts `main`."""
+        return self.start(main(self.boot()))
+
+    def cut_off(self, noticed: bool) -> None:
+        if self._links is not None:
+            self._links.cut_power()
+            self._links = None
+            self.data.core_gone()
+
+
+class Companion(Protocol):
+    """The data process of a machine."""
+
+    def core_began(self) -> Pipe: ...
+
+    def core_gone(self) -> None: ...
+
+
+class NoData:
+    """Of a machine without a data process: nobody is ever there."""
+
+    def core_began(self) -> Pipe:
+        return self
+
+    def core_gone(self) -> None: ...
+
+    def send(self, frame: bytes) -> bool:
+        return False
+
+    async def receive(self) -> PipeEvent:
+        nothing: asyncio.Future[PipeEvent] = asyncio.get_running_loop().create_future()
+        return await nothing
+
+    async def close(self) -> None: ...

@@ -34,6 +34,8 @@ class Feature(StrEnum):
     AIMED_CRASHES = "crashes after a vote"
     CRASHES_IN_IO = "crashes within an operation"
     POWER_CUTS = "power cuts"
+    DATA_KILLS = "killed data processes"
+    BULK_CUTS = "cuts of bulk connections"
 
 
 class Vice(StrEnum):

@@ -1,5 +1,5 @@
-"""One validator with real ports, alone on its chain, and its RPC: in the test's process or, run as a program, in one of
-its own."""
+"""One validator with real ports, alone on its chain, and its two doors: in the test's process or, run as a program, in
+one of its own. Its data process is a task beside it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import uvloop
 from numpy.typing import NDArray
 
 from chain.cid import cid_text, raw_cid
+from fl.blobs import BlobKind
 from fl.jobs import CreateJob, JoinJob
 from fl.records import Phase, Receipt
 from fl.rounds import SubmitUpdate
@@ -24,8 +25,12 @@ from fl.state import job_of, round_of
 from fl.tensors.encodings import encode_update
 from node.admission import Status
 from node.buckets import Rate
+from node.data.blobs import Blob, BlobLimits
+from node.data.door.server import open_door
+from node.data.messages import Standing
+from node.data.service import DataLimits, DataNode
 from node.node import Limits, Node, initialise
-from node.ports import Channel, LinkEvent, Peer, PeerAddress, Ports
+from node.ports import Channel, DataPorts, LinkEvent, Peer, PeerAddress, Ports
 from node.ports.clock import SystemClock
 from node.ports.disk import FileDisk
 from node.ports.kv import LevelKv
@@ -33,7 +38,9 @@ from node.ports.offload import ThreadOffload
 from node.rpc.limits import RpcLimits
 from node.rpc.server import RpcConfig, RpcServer, start
 from tests.fl.builders import Actor, actor, make_rules
+from tests.simulation.bulk import BulkNetwork, SimulatedBulk
 from tests.simulation.cluster import consensus_key, genesis_of
+from tests.simulation.pipe import SimulatedPipe
 
 UNLIMITED = Rate(1_000_000, 1_000_000)
 LOOSE = replace(RpcLimits(), requests=UNLIMITED)
@@ -105,19 +112,54 @@ def _values(shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 @asynccontextmanager
+async def _data(directory: Path, pipe: SimulatedPipe, chain_id: bytes) -> AsyncIterator[DataNode]:
+    disk, kv, offload = FileDisk(directory), LevelKv(directory / "rows"), ThreadOffload()
+    network, key = BulkNetwork(1), consensus_key(0).public
+    bulk = SimulatedBulk(network, network.join("n0", key))
+    ports = DataPorts(pipe.begin_data(), bulk, disk, kv, offload, SystemClock())
+    data = await DataNode.open(ports, DataLimits(BlobLimits(reserve_bytes=0)))
+
+    async def ask(account: bytes, key: bytes) -> Standing:
+        return await data.questions.standing(account, key)
+
+    async def obtain(cid: bytes, kind: BlobKind, account: bytes) -> Blob:
+        found = data.store.find(cid)
+        assert found is not None, "there are no others to have it from"
+        return found
+
+    door = await open_door(data.store, ports.clock, offload, chain_id, ask, obtain, RpcConfig(limits=LOOSE))
+    running = asyncio.create_task(data.run(door.address))
+    try:
+        yield data
+    finally:
+        await door.close()
+        running.cancel()
+        await asyncio.wait([running])
+        await data.store.close()
+        pipe.end_data()
+        offload.close()
+        kv.close()
+        disk.close()
+
+
+@asynccontextmanager
 async def hosted(
     directory: Path, limits: RpcLimits = LOOSE, *, node_limits: Limits | None = None, **config: object
 ) -> AsyncIterator[Hosted]:
     genesis = genesis_of(1)
     disk, kv, offload = FileDisk(directory / "data"), LevelKv(directory / "data" / "rows"), ThreadOffload()
-    ports = Ports(NoLinks(), disk, kv, offload, SystemClock())
+    pipe = SimulatedPipe()
+    ports = Ports(NoLinks(), disk, kv, offload, SystemClock(), pipe.begin_core())
     await initialise(ports)
     chosen = node_limits or Limits(disk_reserve_bytes=0, account_rate=UNLIMITED, stranger_rate=UNLIMITED)
     node = await Node.open(genesis, consensus_key(0), ports, limits=chosen)
     server = await start(node, RpcConfig(limits=limits, **config))  # type: ignore[arg-type]
     running = asyncio.create_task(node.run())
     try:
-        yield Hosted(node, server)
+        async with _data(directory / "data" / "data", pipe, genesis.chain_id):
+            await node.data.up()
+            yield Hosted(node, server)
+            await server.close()
     finally:
         await server.close()
         node.stop()

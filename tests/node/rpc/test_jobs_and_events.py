@@ -42,8 +42,8 @@ def test_a_job_its_rounds_and_its_model_can_be_followed_to_the_end() -> None:
         final = await caller.get("/v1/jobs/digits/rounds/3")
         assert final["phase"] == "closed" and final["model"] == job["model"]
         assert final["metrics"][0]["name"] == "loss" and final["metrics"][0]["mean"] == 1_000_000
-        blob = await caller.get(f"/v1/models/{job['model']}")
-        assert raw_cid(blob.response.body) == parse_cid(job["model"])
+        blob = cluster.hosts[0].data.read(parse_cid(job["model"]))
+        assert blob is not None and raw_cid(blob) == parse_cid(job["model"])
         updates = await caller.get("/v1/jobs/digits/rounds/3/updates?limit=3")
         assert [each["position"] for each in updates["updates"]] == [0, 1, 2] and updates["next"] == 3
         members = await caller.get("/v1/jobs/digits/members")

@@ -123,7 +123,6 @@ def test_parameters_are_read_strictly() -> None:
             f"/v1/batches/{'AB' * 32}/raw",
             "/v1/state/abc",
             f"/v1/state/{'00' * 257}",
-            "/v1/models/bafk",
             "/v1/events?kinds=nothing",
             "/v1/jobs/a%20b",
             "/v1/transactions/" + "0" * 63,

@@ -1,0 +1,123 @@
+"""What the data process must keep: collected here every so often, for only the core knows what names a blob.
+
+A mark comes first: whatever is stored or judged good after it stays. Then what is named without being in the state
+yet, from the pool to final blocks that are not executed, and the state itself last, so that what moves from the one to
+the other meanwhile is seen. Nothing goes before a state that no longer names it is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from chain.batch import SignedBatch
+from chain.genesis import Params
+from fl.datasets import RegisterDataset
+from fl.errors import Refused
+from fl.jobs import CreateJob
+from fl.retention import Policy, roots
+from fl.rounds import SubmitUpdate
+from fl.transactions import read_body, read_transaction
+from node.batchlog import BatchLog
+from node.dataplane import DataFault, DataGone, DataPlane
+from node.ports import Offload
+from node.store import Store
+
+log = logging.getLogger("quorate.retention")
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What is kept, and how often the rest is swept out."""
+
+    policy: Policy = field(default_factory=Policy)
+    every_ms: int = 60_000
+
+
+class Retention:
+    def __init__(
+        self,
+        params: Params,
+        keeping: Keeping,
+        store: Store,
+        batches: BatchLog,
+        data: DataPlane,
+        offload: Offload,
+        *,
+        open_batches: Callable[[], Iterable[bytes]],
+        offered: Callable[[], Iterable[SignedBatch]],
+        made_here: Callable[[], Iterable[bytes]],
+    ) -> None:
+        """`made_here`: blobs that no batch and no state names yet."""
+        self._params = params
+        self._keeping = keeping
+        self._store = store
+        self._batches = batches
+        self._data = data
+        self._offload = offload
+        self._open_batches = open_batches
+        self._offered = offered
+        self._made_here = made_here
+        self._final: dict[int, tuple[bytes, ...]] = {}
+        """By height, the batches of blocks that are final and not executed."""
+        self.swept_blobs = 0
+        self.swept_bytes = 0
+
+    def final(self, height: int, batches: tuple[bytes, ...]) -> None:
+        if batches:
+            self._final[height] = batches
+
+    def executed(self, height: int) -> None:
+        for known in [known for known in self._final if known <= height]:
+            del self._final[known]
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(self._keeping.every_ms / 1000)
+            try:
+                await self.sweep()
+            except DataGone:
+                continue
+            except DataFault as fault:
+                log.error("nothing was swept", extra={"code": fault.fault, "reason": str(fault)})
+
+    async def sweep(self) -> None:
+        token = await self._data.mark()
+        named = {*self._made_here(), *self._unexecuted()}
+        named.update(await self._offload.run(self._in_state))
+        await self._offload.run(self._store.sync)
+        blobs, size_bytes = await self._data.sweep(token, sorted(named))
+        self.swept_blobs += blobs
+        self.swept_bytes += size_bytes
+        if blobs:
+            log.info("blobs were swept", extra={"blobs": blobs, "bytes": size_bytes, "named": len(named)})
+
+    def _in_state(self) -> set[bytes]:
+        store = self._store
+        return set(roots(store.state, store.state_rows, store.beside, self._keeping.policy))
+
+    def _unexecuted(self) -> Iterator[bytes]:
+        """Named by batches that may be ordered, or are and wait for execution."""
+        for signed in self._offered():
+            yield from self._named_by(signed)
+        final = [digest for digests in self._final.values() for digest in digests]
+        for digest in {*self._open_batches(), *final}:
+            stored = self._batches.read(digest)
+            if stored is not None:
+                yield from self._named_by(stored)
+
+    def _named_by(self, signed: SignedBatch) -> Iterator[bytes]:
+        for data in signed.batch.transactions:
+            try:
+                _, body = read_body(read_transaction(data, self._params))
+            except Refused:
+                continue
+            match body:
+                case SubmitUpdate(payload=b""):
+                    yield body.cid
+                case CreateJob(model=b""):
+                    yield body.rules.initial
+                case RegisterDataset(stored=True):
+                    yield body.cid
