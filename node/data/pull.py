@@ -266,19 +266,25 @@ class Pull:
         commons = self._commons
         now_ms = commons.now_ms()
         origins = self._origins()
+        slow = self._far_slower(origins, now_ms)
+        self._passed_over |= slow
         self._update_owners(origins, now_ms)
         elsewhere = self._at_origin = 0
         for peer, holder in self._holders.items():
             if peer in origins:
                 self._at_origin |= holder.leaves
-            elif not commons.standing(peer).rests(now_ms):
+            elif peer not in slow and not commons.standing(peer).rests(now_ms):
                 elsewhere |= holder.leaves
         able = [peer for peer, holder in self._holders.items() if holder.leaves & self._missing]
         commons.chance.shuffle(able)
         able.sort(key=lambda peer: (peer in origins, commons.standing(peer).in_flight))
         from_origin = all_leaves(self._count)
         if self._count > commons.limits.direct_leaves:
-            from_origin = self._mine & ~elsewhere
+            settled = now_ms - self._began_ms >= commons.limits.hedge_ms or all(
+                holder.known for holder in self._holders.values()
+            )
+            # Before it is known who else has the blob, there may be others to pull it from.
+            from_origin = self._mine & ~elsewhere if settled else 0
         while able:
             # One leaf a peer and round, so that the load spreads.
             able = [
@@ -287,6 +293,15 @@ class Pull:
                 if commons.may_start(peer, now_ms)
                 and self._start_one(peer, from_origin if peer in origins else -1, now_ms)
             ]
+
+    def _far_slower(self, origins: Collection[Peer], now_ms: int) -> set[Peer]:
+        """Than the origin; sparing the origin would then cost too much."""
+        standings = self._commons.standings
+        usual_ms = max((standings[peer].leaf_ms for peer in origins if peer in standings), default=0.0)
+        limit_ms = max(self._commons.limits.late_ms, 4 * usual_ms)
+        slow = {peer for peer in self._holders if peer in standings and standings[peer].leaf_ms > limit_ms}
+        slow |= {each.peer for asked in self._flight.values() for each in asked if now_ms - each.at_ms > limit_ms}
+        return slow.difference(origins)
 
     def _start_one(self, peer: Peer, allowed: int, now_ms: int) -> bool:
         holder = self._holders[peer]
@@ -322,7 +337,8 @@ class Pull:
         return skipped + (above & -above).bit_length() - 1
 
     def _late_leaf(self, peer: Peer, holder: _Holder, now_ms: int) -> int | None:
-        late_ms = max(self._commons.limits.late_ms, 4 * self._leaf_ms)
+        # Measured by the one that would be asked: what is usual for a slow peer is late all the same.
+        late_ms = max(self._commons.limits.late_ms, 4 * self._commons.standing(peer).leaf_ms)
         for index, asked in self._flight.items():
             if (
                 holder.leaves >> index & 1

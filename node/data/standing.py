@@ -55,8 +55,10 @@ class SwarmLimits:
     them itself."""
     direct_leaves: int = 4
     """A blob of no more leaves is pulled from its origin at once: sparing it would cost more time than bytes."""
+    slow_ms: int = 2_000
+    """A peer whose leaves take longer is given fewer to bring at once: they only wait for one another."""
     late_ms: int = 500
-    """A leaf that is under way for longer, and for longer than is usual, may be asked of another peer too."""
+    """A leaf that is under way for longer may be asked of another peer too, if that one would be far faster."""
     leaf_ms: tuple[int, int] = (10_000, 80_000)
     """How long a leaf is waited for: of a peer in good standing, and of one that was waited for in vain before."""
     rest_ms: tuple[int, int] = (250, 30_000)
@@ -71,7 +73,7 @@ class Standing:
 
     def __init__(self, limits: SwarmLimits) -> None:
         self._limits = limits
-        self.allowance = limits.leaves_per_peer
+        self.allowance = min(2, limits.leaves_per_peer)
         self.in_flight = 0
         self.asks = asyncio.Semaphore(limits.asks_per_peer)
         self.wait_ms = limits.leaf_ms[0]
@@ -88,7 +90,10 @@ class Standing:
 
     def delivered(self, took_ms: int) -> None:
         self.leaf_ms += (took_ms - self.leaf_ms) * (0.25 if self.leaf_ms else 1.0)
-        self.allowance = min(self.allowance + 1, self._limits.leaves_per_peer)
+        if took_ms > self._limits.slow_ms:
+            self.allowance = max(1, self.allowance - 1)
+        else:
+            self.allowance = min(self.allowance + 1, self._limits.leaves_per_peer)
         self.wait_ms = self._limits.leaf_ms[0]
         self._pause_ms = 0
 
