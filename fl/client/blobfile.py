@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
@@ -104,6 +105,8 @@ class Partial:
         self.manifest = manifest
         self._beside = path.with_name(f".{path.name}.{cid[-8:].hex()}.part")
         self._descriptor = -1
+        self._writing = threading.Lock()
+        """A thread that is left over from a cancelled transfer must not write to what its descriptor has become."""
         self.missing: set[int] = set()
 
     def open(self, told: Told = untold) -> None:
@@ -116,16 +119,19 @@ class Partial:
             raise _unwritable(self.path, error) from error
 
     def put(self, index: int, data: Buffer) -> bool:
-        """False if these are not the leaf's bytes. From any thread."""
+        """False if these are not the leaf's bytes, or nobody waits for them any more. From any thread."""
         start, stop = leaf_range(self.manifest.size_bytes, index)
         if len(data) != stop - start or sha256(data).digest() != self.manifest.leaf(index):
             return False
         view, at = memoryview(data), 0
-        try:
-            while at < len(view):
-                at += os.pwrite(self._descriptor, view[at:], start + at)
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
+        with self._writing:
+            if self._descriptor == -1:
+                return False
+            try:
+                while at < len(view):
+                    at += os.pwrite(self._descriptor, view[at:], start + at)
+            except OSError as error:
+                raise _unwritable(self.path, error) from error
         return True
 
     def finish(self) -> None:
@@ -143,9 +149,10 @@ class Partial:
             raise _unwritable(self.path, error) from error
 
     def close(self) -> None:
-        if self._descriptor != -1:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        with self._writing:
+            if self._descriptor != -1:
+                os.close(self._descriptor)
+                self._descriptor = -1
 
 
 def wrong_leaves(descriptor: int, manifest: Manifest, written_bytes: int, told: Told = untold) -> Iterable[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from fl.client.download import Download, Fetched
 from fl.client.errors import BadInput, Unreachable
 from fl.client.home import Home
 from fl.client.nodes import Node, Nodes, Unusable
-from fl.client.upload import Upload
+from fl.client.upload import Busy, Upload
 from fl.datasets import RegisterDataset
 from fl.jobs import CreateJob
 from fl.rounds import SubmitUpdate
@@ -41,6 +42,8 @@ _LIST_BYTES = 1024 * 1024
 _PAGE = 100
 _NO_BLOB = bytes(CID_BYTES)
 """What a leave to read a list names."""
+_LONGEST_WAIT_S = 300.0
+"""Whatever a node says of when to come again."""
 _SPREADS_S = 30.0
 _SPREADS_BYTES_PER_S = 1024 * 1024
 
@@ -95,6 +98,8 @@ class AsyncBlobs:
         self._signer = signer
         self._needed = needed
         self._given: dict[bytes, Path] = {}
+        self._manifests: dict[bytes, Manifest] = {}
+        self._closed_until: dict[str, float] = {}
         self._doors = Doors(nodes)
 
     @property
@@ -133,13 +138,28 @@ class AsyncBlobs:
         path = self._kept(named.cid)
         if path is None:
             return False
+        if time.monotonic() < self._closed_until.get(node.url, 0.0):
+            raise Unusable("it has said when to come again")
         with Source(path) as source:
-            manifest = await asyncio.to_thread(source.manifest)
-            if manifest_cid(manifest) != named.cid:
+            manifest = await self._manifest(source, named.cid)
+            if manifest is None:
                 log.warning("%s is not the blob %s any more", path, cid_text(named.cid))
                 return False
-            await self._upload(source, named.cid, manifest, named.kind).to(node)
+            try:
+                await self._upload(source, named.cid, manifest, named.kind).to(node)
+            except Busy as busy:
+                self._closed_until[node.url] = time.monotonic() + min(busy.retry_after_s, _LONGEST_WAIT_S)
+                raise
         return True
+
+    async def _manifest(self, source: Source, cid: bytes) -> Manifest | None:
+        """Kept for the next node. Leaves are compared with it whenever they are read, so it need not be made anew."""
+        if cid not in self._manifests:
+            manifest = await asyncio.to_thread(source.manifest)
+            if manifest_cid(manifest) != cid:
+                return None
+            self._manifests = {cid: manifest}
+        return self._manifests[cid]
 
     def spreads_s(self, named: NamedBlob | None) -> float:
         """How long validators may take to give one another the blob."""

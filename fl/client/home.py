@@ -39,7 +39,7 @@ _NAMED_BYTES = 8
 """Of the chain id and of the account id, in the directory's name."""
 _MODELS_KEPT = 4
 _ABANDONED_S = 3_600.0
-"""A blob that no transaction names after so long belongs to a run that died before it signed one."""
+"""What nobody has touched for so long, and nothing names, was left by a run that died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +166,12 @@ class Home:
         path = self._models / cid_text(cid)
         if path.exists():
             os.utime(path)
-        by_age = sorted((each for each in self._models.iterdir() if each != path), key=_changed, reverse=True)
-        for each in by_age[_MODELS_KEPT - 1 :]:
+        whole = [each for each in self._models.iterdir() if each != path and not each.name.startswith(".")]
+        for each in sorted(whole, key=_changed, reverse=True)[_MODELS_KEPT - 1 :]:
             each.unlink(missing_ok=True)
+        for each in self._models.glob(".*"):
+            if _changed(each) < time.time() - _ABANDONED_S:
+                each.unlink(missing_ok=True)
         return path
 
     def keep_zeros(self, path: Path, header: bytes, size_bytes: int) -> None:

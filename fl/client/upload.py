@@ -175,13 +175,15 @@ class _Forgotten(Exception):
     """The node does not wait for this leaf."""
 
 
-class _Busy(Unusable):
+class Busy(Unusable):
+    """It says itself when to come again."""
+
     def __init__(self, what: str, retry_after_s: float) -> None:
         super().__init__(what)
         self.retry_after_s = retry_after_s
 
 
-class _Full(_Busy):
+class _Full(Busy):
     """Trying again at once does not help; another node may have room."""
 
 
@@ -189,7 +191,7 @@ def _complaint(reply: Reply) -> Unusable | RefusedByChain:
     if reply.status == _FULL:
         return _Full(reply.problem(), reply.retry_after_s)
     if reply.status in _TOO_MANY:
-        return _Busy(reply.problem(), reply.retry_after_s)
+        return Busy(reply.problem(), reply.retry_after_s)
     if 400 <= reply.status < 500 and (code := reply.problem_code()):
         detail = reply.json().get("detail")
         return RefusedByChain.of(code, detail if isinstance(detail, str) else "")
