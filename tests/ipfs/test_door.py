@@ -5,6 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from chain.car import CarReader
@@ -13,6 +14,7 @@ from chain.unixfs import inner_blocks, leaf_cid, walk
 from fl.blobs import BlobKind
 from fl.client.ipfs import NotFound, Source, fetch
 from node.data.blobs import BlobStore
+from node.data.index import Blob
 from tests.ipfs.others import installed, run
 from tests.ipfs.test_client import Sheet
 from tests.node.data.door_host import Upload, blob_of, hosted
@@ -78,6 +80,25 @@ async def test_a_client_fetches_a_blob_from_the_door_and_nothing_private(tmp_pat
         assert sheet.bytes == public.data
         with pytest.raises(NotFound):
             await fetch(private.cid, [Source.of(host.url)], sheet.write)
+
+
+async def test_an_archive_that_cannot_be_finished_breaks_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = Upload(blob_of(9 * LEAF_BYTES))
+    asked = 0
+
+    def until_it_is_swept(store: BlobStore, cid: bytes) -> tuple[Blob, int] | bytes | None:
+        nonlocal asked
+        asked += 1
+        return block(store, cid) if asked < 5 else None
+
+    block = BlobStore.block
+    monkeypatch.setattr(BlobStore, "block", until_it_is_swept)
+    async with hosted(tmp_path) as host:
+        await keep(host.store, blob)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await host.call("GET", f"/ipfs/{cid_text(blob.cid)}?format=car")
 
 
 @installed
