@@ -13,9 +13,9 @@ and is listed as `lost` until somebody has brought back the others.
 Memory does not grow with a blob: files are viewed mapped, leaves written as they come, hashes taken in pieces.
 `find`, `view`, `block`, `write` and a staging's leaves are for any thread, everything else for the event loop.
 
-NoSpace passes: files that found no room are given up, and all goes on once something was freed. A DiskFailure does
-not: LevelDB's log and a directory are undefined after a failed write or sync, so whoever sees one starts this process
-again, and the start finds out what is there.
+NoSpace and DiskFull pass: files that found no room are given up, and all goes on once something was freed. Any other
+DiskFailure does not, for it leaves in doubt what is durable: whoever sees one starts this process again, and the start
+finds out what is there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from chain.unixfs import MAX_FILE_BYTES, Manifest, block_of, manifest_cid
 from fl.blobs import PUBLIC_KINDS, BlobKind
 from node.data import index
 from node.data.drafts import Draft, Drafts
-from node.data.errors import Discarded, StaleMark, TooLarge, Unfinished, WrongManifest, room
+from node.data.errors import Discarded, StaleMark, TooLarge, Unfinished, WrongManifest, beyond_doubt, room
 from node.data.index import Blob, BlobIndex, Listed
 from node.data.leases import Lease, Leases
 from node.data.recovery import Recovered, recover
@@ -208,7 +208,7 @@ class BlobStore:
             puts |= index.begin(cid, manifest, kind, staging.account)
         staging.touch()
         if puts:
-            self._kv.write(puts)
+            self._note(puts)
         return staging
 
     async def resumed(self, staging: Staging) -> None:
@@ -254,7 +254,7 @@ class BlobStore:
                 raise
             self._disk.rename(staging.name, name)
             staging.moved(name)
-        with room():
+        with beyond_doubt():
             await self._disk.sync(name)
         blob = Blob(cid, staging.size_bytes, staging.kind, staging.manifest, staging.account)
         await self._appear(blob)
@@ -278,7 +278,7 @@ class BlobStore:
     async def _discard(self, staging: Staging) -> None:
         if (resuming := self._resuming.get(staging.cid)) is not None:
             await asyncio.wait([resuming])
-        self._kv.write({}, index.vanish(staging.cid, staging.kind, staging.manifest))
+        self._note({}, index.vanish(staging.cid, staging.kind, staging.manifest))
         await self._offload.run(staging.close)
         self._stagings.pop(staging.cid, None)
         self._remove(staging.name, staging.cid)
@@ -370,7 +370,7 @@ class BlobStore:
         for lease in leases:
             self._leases.drop(lease)
         if leases:
-            self._kv.write({}, [lease.key for lease in leases])
+            self._note({}, [lease.key for lease in leases])
 
     def _new_lease(self, account: bytes, cid: bytes, size_bytes: int, kind: BlobKind) -> Lease:
         return Lease(account, cid, size_bytes, kind, self._clock.now().wall_ms + self.limits.lease_ms)
@@ -579,7 +579,11 @@ class BlobStore:
 
     async def _write(self, puts: index.Puts, deletes: Iterable[bytes] = ()) -> None:
         """Durably; in a thread, for it waits for the disk."""
-        await self._offload.run(self._kv.write, puts, list(deletes), sync=True)
+        await self._offload.run(self._note, puts, list(deletes), sync=True)
+
+    def _note(self, puts: index.Puts, deletes: Iterable[bytes] = (), sync: bool = False) -> None:
+        with beyond_doubt():
+            self._kv.write(puts, deletes, sync)
 
     async def _to_the_end(self, work: Coroutine[Any, Any, _T]) -> _T:
         """A caller that gives up does not stop it half-way, with a row written and nobody who knows."""

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from node.ports import DiskFull, PortError
+from node.ports import DiskFailure, DiskFull, PortError
 
-__all__ = ["Discarded", "NoSpace", "QuotaExceeded", "StaleMark", "TooLarge", "Unfinished", "WrongManifest", "room"]
+__all__ = [
+    "Discarded",
+    "NoSpace",
+    "QuotaExceeded",
+    "StaleMark",
+    "TooLarge",
+    "Unfinished",
+    "WrongManifest",
+    "beyond_doubt",
+    "room",
+]
 
 
 class WrongManifest(PortError):
@@ -50,8 +60,18 @@ class StaleMark(PortError):
 
 @contextmanager
 def room() -> Iterator[None]:
-    """A disk without room is no defect here: the reserve is only a forecast."""
+    """A file that found no room is given up, and all goes on: the reserve is only a forecast."""
     try:
         yield
     except DiskFull as error:
         raise NoSpace(str(error)) from error
+
+
+@contextmanager
+def beyond_doubt() -> Iterator[None]:
+    """Rows and directories are not given up so easily. LevelDB's log is undefined after a write that found no room (the
+    next start may lose what was written and synced later), and a directory whose sync failed is failed for good."""
+    try:
+        yield
+    except DiskFull as error:
+        raise DiskFailure(f"{error}; this process has to start again") from error

@@ -14,7 +14,8 @@ from chain.unixfs import Manifest, inner_blocks, leaf_cid
 from fl.blobs import BlobKind
 from node.data.blobs import BlobLimits, BlobStore
 from node.data.errors import Discarded, NoSpace, QuotaExceeded, StaleMark, TooLarge, Unfinished, WrongManifest
-from node.ports import Buffer, NoSuchFile
+from node.data.staging import Staging
+from node.ports import Buffer, DiskFailure, DiskFull, NoSuchFile
 from tests.node.data.worlds import ALICE, BOB, LIMITS, MIB, Room, fill, leaf, named, some_bytes
 
 DATA = some_bytes(2 * MIB + 77)
@@ -354,6 +355,30 @@ async def test_the_reserve_counts_what_is_still_to_come(place: Room, monkeypatch
         assert store.full
 
 
+async def test_rows_without_room_end_the_process_for_nobody_knows_what_they_hold(
+    place: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise DiskFull("cannot write rows: no space left on the device")
+
+    async with place.open() as store:
+        staging = store.stage(CID, MANIFEST, BlobKind.UPDATE)
+        fill(staging, DATA)
+        with monkeypatch.context() as patch:
+            patch.setattr(store._kv, "write", full)
+            for work in (store.publish(staging), store.lease(ALICE, CID, 5, BlobKind.UPDATE), store.pin(CID)):
+                with pytest.raises(DiskFailure) as caught:
+                    await work
+                assert not isinstance(caught.value, DiskFull)
+        assert store.find(CID) is None and store.leased_bytes(ALICE) == 0
+    async with place.open() as store:
+        resumed = store.staging(CID)
+        assert resumed is not None
+        await store.resumed(resumed)
+        await store.publish(resumed)
+        assert store.view(CID) == DATA
+
+
 # Deletion
 
 
@@ -441,6 +466,22 @@ async def test_a_staged_blob_is_thrown_away_on_demand(place: Room) -> None:
         await store.publish(staging)
         await store.discard(CID)
         assert store.view(CID) == DATA
+
+
+async def test_leaves_that_come_while_their_blob_is_thrown_away_leave_no_file(place: Room) -> None:
+    async with place.open() as store:
+        for _ in range(20):
+            staging = store.stage(CID, MANIFEST, BlobKind.UPDATE)
+
+            def receive(staging: Staging, index: int) -> bool:
+                try:
+                    return staging.put(index, leaf(DATA, index))
+                except Discarded:
+                    return False
+
+            threads = [asyncio.to_thread(receive, staging, index % 3) for index in range(6)]
+            await asyncio.gather(*threads, store.discard(CID))
+            assert place.files() == [] and store.staging(CID) is None
 
 
 async def test_a_blob_staged_again_while_it_is_swept_is_published_again(place: Room) -> None:
