@@ -56,8 +56,8 @@ def door_of(network: LocalNetwork, name: str) -> str:
 
     def open_() -> bool:
         said = network.status(name)
-        if said is not None and said.get("blobs"):
-            found.append(str(said["blobs"]))
+        if said is not None and said["data"]["door"]:
+            found.append(str(said["data"]["door"]))
         return bool(found)
 
     until(f"{name} has a door for blobs", open_)
