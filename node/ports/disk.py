@@ -25,6 +25,9 @@ from node.ports import TEMPORARY, AlreadyLocked, Buffer, DiskFailure, DiskFull, 
 _OPEN_FILES = 64
 """Descriptors kept open; beyond, the one used longest ago is closed unless it waits for a sync."""
 
+_UNSYNCED_FILES = 256
+"""Of these, that wait for a sync while others are written in bulk; whoever writes to one more syncs an old one."""
+
 _SYNC_THREADS = 4
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -103,6 +106,7 @@ class FileDisk:
             file.size += written
 
     def write_at(self, name: str, offset: int, data: Buffer) -> None:
+        self._sync_one(keep=name)
         with self._guard:
             self._check(name)
             file = self._file(name, create=True)
@@ -350,6 +354,37 @@ class FileDisk:
                 os.close(file.descriptor)
                 del self._open[name]
                 return
+
+    def _sync_one(self, keep: str) -> None:
+        """Closing an unsynced file could lose the news that its bytes were lost, so with too many of them open the one
+        used longest ago is synced, and closed."""
+        with self._guard:
+            if len(self._open) < _UNSYNCED_FILES:
+                return
+            idle = (each for each in self._open if not self._open[each].in_use and each not in self._failed)
+            name = next((each for each in idle if each != keep), None)
+            if name is None:
+                return
+            file = self._open[name]
+            file.unsynced = False
+            file.in_use += 1
+        failure: DiskFailure | None = None
+        try:
+            os.fdatasync(file.descriptor)
+        except OSError as error:
+            failure = _failure(error, f"cannot sync {name}")
+        with self._guard:
+            self._let_go(file)
+            # It may have another name by now, under which its failure must be known.
+            name = next((each for each, one in self._open.items() if one is file), None)
+            if name is None:
+                return
+            if failure is not None:
+                file.unsynced = True
+                self._failed[name] = failure
+            elif not file.unsynced and not file.in_use:
+                os.close(file.descriptor)
+                del self._open[name]
 
     def _forget(self, name: str) -> None:
         file = self._open.pop(name, None)

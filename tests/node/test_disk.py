@@ -252,6 +252,36 @@ async def test_descriptors_are_bounded_and_all_closed(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+async def test_descriptors_of_files_that_nobody_syncs_are_bounded(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    disk = FileDisk(tmp_path)
+    for round_ in range(2):
+        for number in range(600):
+            disk.write_at(f"d/{number}", round_, b"x")
+    assert len(os.listdir("/proc/self/fd")) < before + 270
+    for number in range(600):
+        await disk.sync(f"d/{number}")
+        assert disk.read(f"d/{number}") == b"xx"
+    disk.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_file_whose_sync_on_the_way_failed_is_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = FileDisk(tmp_path)
+    disk.write_at("d/first", 0, b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fdatasync", failing(errno.EIO))
+        for number in range(300):
+            disk.write_at(f"d/{number}", 0, b"x")
+    with pytest.raises(DiskFailure, match="failed before"):
+        await disk.sync("d/first")
+    await disk.sync("d/299")
+    disk.unlink("d/first")
+    disk.write_at("d/first", 0, b"x")
+    await disk.sync("d/first")
+    disk.close()
+
+
 async def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     disk = FileDisk(tmp_path / "node")
     disk.append("d/f", b"x")
