@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.client import FILE, Client, client_options
-from cli.output import fields, line, reading, table, tell
+from cli.explain import explained
+from cli.http import Place, ask, fetch
+from cli.output import fields, line, reading, table, tell, waiting
 from cli.transfer import size_text, transferring
-from fl.client.errors import Unverified
+from fl.client.errors import BadInput, QuorateError, Unverified
 
 if TYPE_CHECKING:
     from fl.client.blobs import BlobReceipt, BlobStat, Progress
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from fl.client.network import AsyncNetwork
 
 _CHUNK_BYTES = 1024 * 1024
+_REPAIR_S = 3_600.0
+"""The node answers when the blob is whole again."""
 
 
 @click.group()
@@ -176,11 +181,37 @@ def _named(file: Path) -> tuple[str, int]:
 
 
 @blob.command()
-@click.argument("file", type=FILE)
-@click.argument("cid")
+@click.argument("file", type=FILE, required=False)
+@click.argument("cid", required=False)
+@click.option("--repair", is_flag=True, help="Bring back what this machine's own node has lost of its blobs.")
+@click.option(
+    "-c",
+    "--config",
+    "configuration",
+    type=FILE,
+    default=Path("node.toml"),
+    envvar="QUORATE_CONFIG",
+    show_default=True,
+    help="With --repair: the node's configuration.",
+)
 @reading
-def verify(file: Path, cid: str) -> None:
-    """Check that FILE is the blob CID: exit code 0 if it is, 6 if not. Asks nobody."""
+def verify(file: Path | None, cid: str | None, repair: bool, configuration: Path) -> None:
+    """Check that FILE is the blob CID: exit code 0 if it is, 6 if not. Asks nobody.
+
+    `quorate blob verify --repair [CID]` has the node of this machine read its blobs, or the one named, and pull what is
+    damaged or lost from the other validators. It is for whoever runs the node, and the node must be running.
+    """
+    if repair:
+        if cid is not None:
+            raise BadInput("ONE_OF_TWO", "With --repair the node's own blobs are checked, not a file.", "Name a CID.")
+        _repair(configuration, None if file is None else str(file))
+        return
+    if file is None or cid is None:
+        raise BadInput("BAD_ARGUMENTS", "A file and a CID are needed.", "As in: quorate blob verify FILE CID.")
+    _check(file, cid)
+
+
+def _check(file: Path, cid: str) -> None:
     from fl.client.blobs import known_cid
 
     known_cid(cid)
@@ -189,3 +220,53 @@ def verify(file: Path, cid: str) -> None:
         raise Unverified("WRONG_BYTES", f"{file} is {name}, not {cid}.", "Get it again.")
     data = {"cid": cid, "file": str(file), "size_bytes": size_bytes}
     tell(data, lambda: line(f"{file} is {cid}, {size_text(size_bytes)}"))
+
+
+def _repair(configuration: Path, cid: str | None) -> None:
+    from fl.client.blobs import known_cid
+    from node.config import load_config
+    from node.data.door.server import DOOR_SOCKET
+
+    if cid is not None:
+        known_cid(cid)
+    with explained():
+        config = load_config(configuration, os.environ)
+    place = Place(socket=config.node.data_dir / DOOR_SOCKET)
+    found = []
+    with waiting("Reading the node's blobs") as say:
+        cids = [cid] if cid is not None else _held(place)
+        for number, each in enumerate(cids, 1):
+            if sys.stderr.isatty():
+                say(f"{number} of {len(cids)}")
+            found += _mended(place, each, named=cid is not None)
+    bad = [each for each in found if each["damaged"]]
+    data = {"read": len(found), "repaired": [{"cid": each["cid"], "leaves": each["damaged"]} for each in bad]}
+
+    def show() -> None:
+        line(f"read {len(found)} blobs, repaired {len(bad)}")
+        for each in bad:
+            line(f"{each['cid']}\t{len(each['damaged'])} leaves")
+
+    tell(data, show)
+
+
+def _held(place: Place) -> list[str]:
+    """What the node has, and what it has lost."""
+    cids: list[str] = []
+    page = fetch(place, "/v1/admin/blobs?limit=100")
+    lost = page["lost"]
+    while True:
+        cids += [each["cid"] for each in page["blobs"]]
+        if page["next"] is None:
+            return list(dict.fromkeys([*lost, *cids]))
+        page = fetch(place, f"/v1/admin/blobs?limit=100&cursor={page['next']}")
+
+
+def _mended(place: Place, cid: str, named: bool) -> list[dict[str, Any]]:
+    reply = ask(place, "POST", f"/v1/admin/blobs/{cid}/verify?repair=1", timeout_s=_REPAIR_S)
+    if reply.status == 404 and not named:
+        # It was swept since it was listed.
+        return []
+    if reply.status != 200:
+        raise QuorateError(str(reply.data.get("code", "FAILED")), f"{cid}: {reply.problem}", "See the node's log.")
+    return [reply.data]

@@ -6,11 +6,12 @@ from chain.cid import cid_text
 from fl.blobs import BlobKind
 from node.data.blobs import Blob
 from node.data.door.api import DoorApi
-from node.data.door.views import PinView, VerifiedView, blob_view
+from node.data.door.downloads import CURSOR
+from node.data.door.views import HeldView, PinView, VerifiedView, blob_view
 from node.ports import NoSuchFile
 from node.rpc.problems import Problem
 from node.rpc.ranges import CID
-from node.rpc.requests import Param, Request, Response, json_response, one_of, read_flag
+from node.rpc.requests import LIMIT, Param, Request, Response, json_response, one_of, read_flag
 
 _WORDS = tuple(kind.name.lower() for kind in BlobKind)
 
@@ -26,6 +27,14 @@ async def pin(api: DoorApi, request: Request) -> Response:
 async def unpin(api: DoorApi, request: Request) -> Response:
     await api.store.unpin(request[CID])
     return json_response(PinView(cid=cid_text(request[CID]), pinned=False))
+
+
+async def held(api: DoorApi, request: Request) -> Response:
+    """Everything that is here, whoever's it is, and what was here before the disk lost a part of it."""
+    page = api.store.blobs(request[CURSOR], request[LIMIT])
+    following = cid_text(page[-1].cid) if len(page) == request[LIMIT] else None
+    lost = [cid_text(staging.cid) for staging in api.store.lost]
+    return json_response(HeldView(blobs=[blob_view(each) for each in page], next=following, lost=lost))
 
 
 async def verify(api: DoorApi, request: Request) -> Response:

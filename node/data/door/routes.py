@@ -147,6 +147,14 @@ def _operator(
 
 
 OPERATOR: tuple[Route[DoorApi], ...] = (
+    Route(
+        "GET",
+        "/v1/admin/blobs",
+        operator.held,
+        "All blobs that are here, and those that the disk lost.",
+        {200: Answer(JSON, views.HeldView)},
+        (downloads.CURSOR, LIMIT),
+    ),
     _operator("POST", "/v1/admin/blobs/{cid}/pin", operator.pin, "Keep a blob whatever happens.", views.PinView),
     _operator("POST", "/v1/admin/blobs/{cid}/unpin", operator.unpin, "Keep it no longer than others.", views.PinView),
     _operator(

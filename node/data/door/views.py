@@ -45,6 +45,14 @@ class BlobsView(TypedDict):
     next: CidText | None
 
 
+class HeldView(TypedDict):
+    """A page of what is here, and all that was here before the disk lost some leaves of it."""
+
+    blobs: list[BlobView]
+    next: CidText | None
+    lost: list[CidText]
+
+
 class LeaseView(TypedDict):
     cid: CidText
     size_bytes: U64
