@@ -159,8 +159,10 @@ class CorePipe:
 
     def send(self, frame: bytes) -> bool:
         life = self._life
-        if life is None or not life.end.send(frame):
+        if life is None:
             return False
+        # What the socket takes no more is lost as it would be in it: PipeDown comes, and says so to everyone at once.
+        life.end.send(frame)
         if life.end.unread_bytes > UNREAD_BYTES:
             log.error("the data process takes no more frames and is killed", extra={"pid": life.process.pid})
             life.kill()

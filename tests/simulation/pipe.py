@@ -36,8 +36,9 @@ class SimulatedEnd:
     def send(self, frame: bytes) -> bool:
         if len(frame) > FRAME_BYTES:
             raise ValueError(f"a frame has at most {FRAME_BYTES} bytes, not {len(frame)}")
-        if self.other is None or self.other.over or self.over:
+        if self.other is None or self.over:
             return False
+        # Until it has taken the PipeDown, nobody knows that the other end is gone.
         self.sent += 1
         self.other.put(bytes(frame), self)
         return True
