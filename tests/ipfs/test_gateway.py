@@ -3,7 +3,7 @@ from __future__ import annotations
 from http import HTTPStatus
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.car import CarReader
@@ -247,6 +247,7 @@ PARAMETERS = ["format", "car-version", "car-order", "car-dups", "dag-scope", "en
 TYPES = st.sampled_from([RAW, CAR, "*/*", "text/html", ""])
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([cid_text(ROOT), cid_text(SMALL), cid_text(LEAVES[1]), "bafkqaaa", cid_text(leaf_cid(bytes(32)))])
     | st.text(max_size=8),
