@@ -52,7 +52,7 @@ from node.data.messages import (
 from node.data.questions import Questions
 from node.data.summing import CannotSum, Sums
 from node.data.swarm import Swarm, SwarmLimits
-from node.ports import Buffer, DataPorts, DiskFailure, DiskFull, PeerAddress, PipeDown, PipeUp
+from node.ports import Buffer, DataPorts, DiskFailure, DiskFull, PeerAddress, PipeDown, PipeUp, PortError
 
 log = logging.getLogger("quorate.data")
 
@@ -212,7 +212,7 @@ class DataNode:
             message = Failed(number, "DISK_FULL", _cut(str(full)))
         except DiskFailure as error:
             failure, message = error, Failed(number, error.code, _cut(str(error)))
-        except (Refused, CannotSum) as refused:
+        except (Refused, CannotSum, PortError) as refused:
             message = Failed(number, refused.code, _cut(str(refused)))
         except Exception as error:
             log.exception("a request of the core could not be done", extra={"code": "FAULT"})

@@ -96,7 +96,7 @@ class Sums:
         self._offload = offload
         self._arrivals = arrivals
         self._budget_bytes = budget_bytes
-        self._check_kernels = check_kernels
+        self.check_kernels = check_kernels
         self._checking: asyncio.Task[None] | None = None
         self._rounds: dict[tuple[bytes, int], _Round] = {}
         self._changed = asyncio.Event()
@@ -271,10 +271,10 @@ class Sums:
         own = await self._offload.run(_kernel_version)
         if version != own:
             raise CannotSum("KERNEL_VERSION", f"the round wants kernels of version {version}; this program has {own}")
-        if self._check_kernels is None:
+        if self.check_kernels is None:
             return
         if self._checking is None:
-            self._checking = asyncio.create_task(self._offload.run(self._check_kernels), name="kernels")
+            self._checking = asyncio.create_task(self._offload.run(self.check_kernels), name="kernels")
         try:
             await asyncio.shield(self._checking)
         except Exception as error:
