@@ -63,8 +63,9 @@ def test_the_environment_of_a_validator_is_one_that_its_configuration_takes(netw
     environment = SERVICES["v0"]["environment"]
     config = load_config(network.home("v0") / "node.toml", environment)
     assert config.node.genesis == Path("/network/genesis.bin")
-    assert config.rpc.listen.port == config.rpc.listen.port == RPC_PORT
-    assert SERVICES["v0"]["ports"] == [f"127.0.0.1:{RPC_PORT}:{RPC_PORT}"]
+    listening = [config.rpc.listen.port, config.door_listen.port]
+    assert listening[0] == RPC_PORT
+    assert SERVICES["v0"]["ports"] == [f"127.0.0.1:{port}:{port}" for port in listening]
     grace_s = int(SERVICES["v0"]["stop_grace_period"].removesuffix("s"))
     assert grace_s * 1000 > 2 * config.node.drain_ms
 
