@@ -71,7 +71,7 @@ PROBLEMS: dict[str, Kind] = {
     "DISK_FULL": Kind(HTTPStatus.INSUFFICIENT_STORAGE, "The node's disk is full up to its reserve.", 30),
 }
 
-_NOT_FOUND = frozenset({"UNKNOWN_JOB", "UNKNOWN_MEMBER", "NOT_JOINED"})
+_NOT_FOUND = frozenset({"UNKNOWN_DATASET", "UNKNOWN_JOB", "UNKNOWN_MEMBER", "NOT_JOINED"})
 _FORBIDDEN = frozenset({"NOT_MEMBER", "WRONG_KEY"})
 """Of transactions' codes, those that other routes answer too, and as what."""
 

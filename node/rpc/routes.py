@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from node.rpc import admin, blobs, events, fl_views, jobs, ledger, state, status, transactions, views
+from node.rpc import admin, blobs, datasets, events, fl_views, jobs, ledger, state, status, transactions, views
 from node.rpc.api import Api
 from node.rpc.requests import JSON, LIMIT, MSGPACK, TEXT, Param
 from node.rpc.table import LIST_COST, PROOF_COST, Answer, Body, Handler, Route
@@ -207,6 +207,15 @@ PUBLIC: tuple[Route[Api], ...] = (
         fl_views.MemberView,
         state.ACCOUNT,
         problems=("UNKNOWN_MEMBER",),
+    ),
+    _get("/v1/datasets", datasets.datasets, "Data sets.", datasets.DatasetsView, datasets.AFTER, LIMIT, cost=LIST_COST),
+    _get(
+        "/v1/datasets/{dataset}",
+        datasets.dataset,
+        "A data set.",
+        datasets.DatasetView,
+        datasets.DATASET,
+        problems=("UNKNOWN_DATASET",),
     ),
     _get("/v1/jobs", jobs.jobs, "Jobs.", fl_views.JobsView, jobs.AFTER, LIMIT, cost=LIST_COST),
     _get("/v1/jobs/{job}", jobs.job, "A job and its rules.", fl_views.JobWithRulesView, jobs.JOB, problems=_JOB),

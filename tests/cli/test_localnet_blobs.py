@@ -78,6 +78,8 @@ def test_a_stored_data_set_is_at_every_validator_and_what_a_disk_damages_is_mend
     done("blob", "get", CID, "-o", tmp_path / "back", "--network", net / "consortium.toml")
     assert (tmp_path / "back").read_bytes() == DATA
     done("dataset", "withdraw", "data", *trainer)
+    (listed,) = done("dataset", "list", *trainer, "--json").data
+    assert (listed["id"], listed["cid"], listed["withdrawn_height"] > 0) == (made["id"], CID, True)
 
 
 def test_a_job_of_large_updates_from_files(net: Path, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from chain.cid import parse_cid, raw_cid
+from chain.cid import cid_text, parse_cid, raw_cid
 from chain.codec import decode
 from chain.light import ReceiptBundle, genesis_checkpoint, verify_event_bundle
+from fl.datasets import RegisterDataset
 from fl.records import JobRules
 from fl.rules import rules_hash
 from node.rpc.event_log import SCANNED_AT_ONCE, EventLog, Filter
@@ -56,6 +57,23 @@ def test_a_job_its_rounds_and_its_model_can_be_followed_to_the_end() -> None:
         assert 'quorate_rounds{phase="closed"}' in metrics and "quorate_jobs_open 0.0" in metrics
 
     simulate(main)
+
+
+def test_data_sets_are_listed_page_by_page_and_told_one_by_one() -> None:
+    async def script(cluster: Cluster, caller: Caller) -> None:
+        for name in ("a", "b", "c"):
+            body = RegisterDataset(name, raw_cid(name.encode()), 1, False, "words", "", "CC0-1.0")
+            await caller.submit(cluster.sign("creator", body), wait="executed")
+        first = await caller.get("/v1/datasets?limit=2")
+        rest = await caller.get(f"/v1/datasets?limit=2&cursor={first['next']}")
+        assert sorted(each["name"] for each in first["datasets"] + rest["datasets"]) == ["a", "b", "c"]
+        assert rest["next"] is None
+        one = first["datasets"][0]
+        assert (await caller.get(f"/v1/datasets/{one['id']}")).json() == one
+        assert (one["cid"], one["withdrawn_height"]) == (cid_text(raw_cid(one["name"].encode())), None)
+        assert_refused(await caller.get(f"/v1/datasets/{'00' * 32}"), 404, "UNKNOWN_DATASET")
+
+    play(script, n=1)
 
 
 async def jobs(cluster: Cluster, caller: Caller, *names: str) -> None:
