@@ -24,7 +24,7 @@ from node.buckets import Rate
 from node.data.arrivals import Elsewhere
 from node.data.blobs import BlobLimits, BlobStore
 from node.data.door.server import DOOR_LIMITS, DOOR_SOCKET, open_door
-from node.data.messages import FRAME_BYTES, Failed, to_frame
+from node.data.messages import FRAME_BYTES
 from node.data.service import DataLimits, DataNode
 from node.data.setup import Setup
 from node.logs import logging_to
@@ -80,7 +80,6 @@ async def _live(descriptor: int) -> int:
         except (PortError, OSError) as error:
             code = error.code if isinstance(error, PortError) else "CANNOT_START"
             log.critical("the data process ends", extra={"code": code, "reason": str(error)})
-            core.send(to_frame(Failed(0, code, str(error)[:512])))
         except Exception:
             log.critical("the data process ends", extra={"code": "FAULT"}, exc_info=True)
         finally:
