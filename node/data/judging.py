@@ -57,7 +57,8 @@ class Judging:
         self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
 
     async def at_once(self, demand: Demand) -> Verdict:
-        return await self._known(_key(demand), demand, set()) or Verdict(Finding.ABSENT)
+        verdict = await self._known(_key(demand), demand, set())
+        return verdict or Verdict(Finding.FULL if self._store.full else Finding.ABSENT)
 
     async def in_time(self, demand: Demand, sources: tuple[Peer, ...]) -> Verdict:
         """Once the blob is here, however long that takes; or as soon as it is known to be bad."""

@@ -48,6 +48,17 @@ def test_an_update_that_was_put_here_is_good_at_once() -> None:
     on_a_street(1, story)
 
 
+def test_a_blob_that_is_neither_here_nor_could_be_is_told_apart_from_one_that_is_absent() -> None:
+    async def story(street: Street) -> None:
+        house = street.houses[0]
+        house.machine.traits.capacity_bytes = 50_000
+        assert await house.plane.judge(demand(GOOD, ALICE, RULES), wait=False) == (Finding.FULL, "")
+        house.machine.traits.capacity_bytes = None
+        assert await house.plane.judge(demand(GOOD, ALICE, RULES), wait=False) == (Finding.ABSENT, "")
+
+    on_a_street(1, story, limits=DataLimits(BlobLimits(reserve_bytes=100_000)))
+
+
 def test_half_an_update_is_absent() -> None:
     async def story(street: Street) -> None:
         house = street.houses[0]
