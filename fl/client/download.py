@@ -159,7 +159,7 @@ class Download:
         except Unusable as error:
             node.failed(str(error))
             self._failures[node.name] = str(error)
-            log.info("node %s did not give blob %s: %s", node.name, self._cid.hex()[8:24], error)
+            log.info("node %s did not give blob %s: %s", node.name, cid_text(self._cid), error)
             return None
         if reply.status in (200, 206):
             node.answered()

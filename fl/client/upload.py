@@ -18,6 +18,7 @@ from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from chain.cid import cid_text
 from chain.codec import encode
 from chain.unixfs import Manifest, leaf_range
 from fl.client.blobfile import Source, Told, untold
@@ -76,7 +77,7 @@ class Upload:
                     if sum(each.code == refused.code for each in refusals.values()) >= needed:
                         raise
                 except Unusable as error:
-                    log.warning("node %s does not take blob %s: %s", node.name, self._cid.hex()[8:24], error)
+                    log.warning("node %s does not take blob %s: %s", node.name, cid_text(self._cid), error)
                     failures[node.name] = str(error)
                 else:
                     nodes.prefer(node)
@@ -146,7 +147,7 @@ class Upload:
         try:
             await at_once(lane() for _ in range(self._doors.pace.lanes))
         except _Forgotten:
-            log.info("node %s has forgotten blob %s; it is offered again", node.name, self._cid.hex()[8:24])
+            log.info("node %s has forgotten blob %s; it is offered again", node.name, cid_text(self._cid))
 
     async def _put(self, node: Node, index: int) -> int:
         """The size of the leaf, once the node has it."""

@@ -15,6 +15,7 @@ from chain.unixfs import LEAF_BYTES, cid_of
 from fl.blobs import BlobKind
 from fl.client.keyfile import save_key
 from tests.cli.run import done, quorate
+from tests.cli.test_output import on_a_terminal
 from tests.fl.builders import signing_key
 from tests.fl.client.chainlet import Running, running
 
@@ -118,6 +119,11 @@ def test_a_blob_that_nobody_has_is_exit_code_3(chain: Running, tmp_path: Path) -
 def test_progress_and_remarks_stay_out_of_pipes(chain: Running, file: Path) -> None:
     ran = done("blob", "put", file, *options(chain))
     assert ran.err == "" and ran.out.splitlines()[0] == f"cid\t{CID}"
+
+
+def test_a_bar_is_drawn_on_a_terminal(file: Path) -> None:
+    shown = on_a_terminal("blob", "cid", file)
+    assert "Hashing" in shown and CID in shown
 
 
 # Data sets

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chain.unixfs import cid_of
+from fl.blobs import BlobKind
 from fl.client.errors import RefusedByChain
 from fl.client.job import Difference
 from fl.client.network import AsyncNetwork, connect_async
 from fl.client.sync import Network, connect
+from fl.datasets import RegisterDataset
 from fl.records import JobStatus
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from tests.fl.builders import make_rules
@@ -128,6 +131,35 @@ async def test_after_a_crash_the_same_bytes_are_sent_from_the_outbox(
         assert receipt.accepted and outbox(again) == []
     assert len({data for face in chain.faces for data in face.submitted if len(data) < 1000}) <= 2
     assert job.round(1).updates.size == 1
+
+
+async def test_full_disks_delay_an_update_and_do_not_lose_it(chain: Running, joined: tuple[Network, Any]) -> None:
+    async with await connect_async(**chain.settings()) as network:
+        task = await anext((await network.job("digits")).tasks())
+        for face in chain.faces:
+            face.door.full = True
+        sending = asyncio.create_task(task.submit(delta=change(1.0), examples=1, metrics={"loss": 1}))
+        while not all(face.door.offered for face in chain.faces):
+            await asyncio.sleep(0.01)
+        assert outbox(network) == [".blob", ".tx"]
+        for face in chain.faces:
+            face.door.full = False
+        assert (await sending).accepted and outbox(network) == []
+
+
+async def test_a_blob_that_nobody_has_is_refused_and_its_transaction_given_up(chain: Running) -> None:
+    body = RegisterDataset("none", cid_of(b"nothing"), 7, True, "", "", "")
+    async with await connect_async(**chain.settings()) as network:
+        with pytest.raises(RefusedByChain) as caught:
+            await network.send(body)
+        assert caught.value.code == "BLOB_MISSING"
+        assert outbox(network) == []
+
+
+async def test_a_node_that_has_the_blob_is_found_among_those_that_lack_it(chain: Running) -> None:
+    async with await connect_async(**chain.settings()) as network:
+        cid = preferred(chain, network)[-1].hold(b"here", BlobKind.DATASET)
+        assert (await network.send(RegisterDataset("some", cid, 4, True, "", "", ""))).accepted
 
 
 def test_a_blob_that_comes_too_late_leaves_the_outbox_too(joined: tuple[Network, Any]) -> None:
