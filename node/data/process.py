@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -67,8 +68,7 @@ def _step_back() -> None:
 
 
 async def _live(descriptor: int) -> int:
-    loop = asyncio.get_running_loop()
-    core = await DataEnd.open(descriptor, ended=lambda: loop.call_later(ORDERLY_S, os._exit, 0))
+    core = await DataEnd.open(descriptor, ended=_gone_soon)
     first = await core.receive()
     if not isinstance(first, bytes):
         return 0
@@ -85,6 +85,13 @@ async def _live(descriptor: int) -> int:
         finally:
             await core.close()
     return 1
+
+
+def _gone_soon() -> None:
+    """By a thread, for at the end the event loop waits for others."""
+    last = threading.Timer(ORDERLY_S, os._exit, (0,))
+    last.daemon = True
+    last.start()
 
 
 async def _work(core: DataEnd, setup: Setup) -> None:
