@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -26,6 +26,7 @@ from node.data.judging import Judging, Verdict
 from node.data.messages import (
     Add,
     Close,
+    DataPeer,
     Done,
     Drop,
     Failed,
@@ -52,7 +53,7 @@ from node.data.messages import (
 from node.data.questions import Questions
 from node.data.summing import CannotSum, Sums
 from node.data.swarm import Swarm, SwarmLimits
-from node.ports import Buffer, DataPorts, DiskFailure, DiskFull, PeerAddress, PipeDown, PipeUp, PortError
+from node.ports import Buffer, DataPorts, DiskFailure, DiskFull, Peer, PeerAddress, PipeDown, PipeUp, PortError
 
 log = logging.getLogger("quorate.data")
 
@@ -168,8 +169,7 @@ class DataNode:
     async def _take(self, message: object) -> None:
         match message:
             case Peers(peers):
-                addresses = {peer.key: PeerAddress(peer.link_key, peer.host, peer.port) for peer in peers}
-                await self._ports.bulk.update(addresses)
+                await self._ports.bulk.update(_addresses(peers))
             case Standing():
                 self.questions.answered(message)
             case Forget(number):
@@ -295,6 +295,16 @@ class DataNode:
         for gauge in self.gauges:
             own |= gauge()
         return own
+
+
+def _addresses(peers: Sequence[DataPeer]) -> dict[Peer, PeerAddress]:
+    """One for each link key: a validator whose consensus key changes with the epoch is named by both for a while, and
+    is reached by the one whose address is known, or the newer."""
+    by_link_key: dict[bytes, DataPeer] = {}
+    for peer in peers:
+        if peer.port or peer.link_key not in by_link_key:
+            by_link_key[peer.link_key] = peer
+    return {peer.key: PeerAddress(peer.link_key, peer.host, peer.port) for peer in by_link_key.values()}
 
 
 def _judged(number: int, verdict: Verdict) -> Judged:

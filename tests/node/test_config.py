@@ -130,6 +130,33 @@ def test_one_port_for_links_and_clients_is_refused() -> None:
     assert "port of its own" in complaints(changed(rpc={"listen": "0.0.0.0:7600"}))[0]
 
 
+def test_the_data_process_listens_one_port_above_the_others_unless_told_otherwise() -> None:
+    config = read_config(LEAST, BASE, {})
+    assert config.bulk_listen == HostPort("0.0.0.0", 7601)
+    assert config.door_listen == HostPort("127.0.0.1", 7681)
+    told = read_config(changed(data={"listen": "10.0.0.1:9001", "door": "[::1]:9002"}), BASE, {})
+    assert told.bulk_listen == HostPort("10.0.0.1", 9001)
+    assert told.door_listen == HostPort("::1", 9002)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"data": {"listen": "0.0.0.0:7600"}},
+        {"data": {"door": "127.0.0.1:7680"}},
+        {"data": {"listen": "127.0.0.1:7681"}},
+        {"links": {"listen": "0.0.0.0:65535"}},
+    ],
+)
+def test_two_listeners_of_one_node_on_one_port_are_refused(sections: dict[str, dict[str, object]]) -> None:
+    assert "port of its own" in complaints(changed(**sections))[0]
+
+
+@pytest.mark.parametrize("gateways", ["https://one.example", ["one.example"], ["ftp://one.example"], [5]])
+def test_gateways_are_a_list_of_urls(gateways: object) -> None:
+    assert "URL" in complaints(changed(data={"gateways": gateways}))[0]
+
+
 def test_a_data_directory_too_deep_for_the_admin_socket_is_refused() -> None:
     assert "admin socket" in complaints(changed(node={"data_dir": "x" * 120}))[0]
 

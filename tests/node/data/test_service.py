@@ -12,10 +12,11 @@ from chain.unixfs import LEAF_BYTES
 from fl.blobs import BlobClaim, BlobKind, Demand, dataset_demand
 from fl.rules import zero_model
 from node.data.blobs import BlobLimits
-from node.data.messages import Finding
+from node.data.messages import DataPeer, Finding
 from node.data.service import DataLimits
 from node.dataplane import DataFault, DataGone
 from node.ports import DiskFailure
+from tests.fl.builders import signing_key
 from tests.node.data.houses import (
     ALICE,
     BOB,
@@ -215,6 +216,19 @@ def test_one_accounts_quota_delays_that_account_alone() -> None:
         story,
         limits=DataLimits(BlobLimits(reserve_bytes=0, member_bytes=2 * len(GOOD) - 1)),
     )
+
+
+def test_a_validator_that_is_named_by_two_keys_is_reached_by_the_one_with_an_address() -> None:
+    async def story(street: Street) -> None:
+        near, far = street.houses
+        link_key, port = signing_key(far.name).public, 2
+        other = signing_key("an earlier key").public
+        near.plane.meet([DataPeer(far.key, link_key, "far", port), DataPeer(other, link_key, "", 0)])
+        await far.put(GOOD)
+        assert await near.plane.judge(demand(GOOD, ALICE, RULES), wait=True) == (Finding.OK, "")
+        assert near.plane.life == 1
+
+    on_a_street(2, story)
 
 
 # Keeping, fetching, sweeping
