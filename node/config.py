@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 ENVIRONMENT = "QUORATE_"
 ADMIN_SOCKET = "admin.sock"
@@ -176,7 +177,8 @@ def _origins(value: object, _: Path) -> tuple[str, ...]:
 
 def _url(value: object, base: Path) -> str:
     text = _text(value, base).rstrip("/")
-    if not text.startswith(("http://", "https://")) or not text.partition("://")[2]:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("it must be a URL, as in https://blobs.north.example")
     return text
 

@@ -152,7 +152,7 @@ def test_two_listeners_of_one_node_on_one_port_are_refused(sections: dict[str, d
     assert "port of its own" in complaints(changed(**sections))[0]
 
 
-@pytest.mark.parametrize("gateways", ["https://one.example", ["one.example"], ["ftp://one.example"], [5]])
+@pytest.mark.parametrize("gateways", ["https://one.example", ["one.example"], ["ftp://one.example"], ["https://"]])
 def test_gateways_are_a_list_of_urls(gateways: object) -> None:
     assert "URL" in complaints(changed(data={"gateways": gateways}))[0]
 
