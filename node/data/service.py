@@ -238,7 +238,9 @@ class DataNode:
         return _judged(number, Verdict(Finding.OK))
 
     async def _keep(self, number: int, kind: BlobKind, chunks: Iterator[Buffer]) -> Kept:
-        return Kept(number, (await self._stored(kind, chunks)).cid)
+        cid = (await self._stored(kind, chunks)).cid
+        self.store.touch(cid)
+        return Kept(number, cid)
 
     async def _zeros(self, number: int, schema: Schema) -> Kept:
         form = model_form(schema)
@@ -267,7 +269,7 @@ class DataNode:
         if not piece.last:
             return Swept(piece.id, 0, 0)
         self._roots = (0, set())
-        return Swept(piece.id, *await self.store.sweep(piece.token, roots))
+        return Swept(piece.id, *await self.store.sweep(piece.token, roots | self.sums.made()))
 
     # What is said to it unasked
 

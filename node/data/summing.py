@@ -72,6 +72,8 @@ class _Round:
     """Once the round has closed."""
     trouble: CannotSum | None = None
     closed: Closed | None = None
+    made: set[bytes] = field(default_factory=set)
+    """CIDs of what it ended with: named by nobody before the core has heard of them, and by the state much later."""
     moved: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when anything of the above changes that somebody may wait for."""
     over: bool = False
@@ -117,6 +119,10 @@ class Sums:
     def held_bytes(self) -> int:
         return sum(each.bytes for each in self._rounds.values() if each.sums is not None)
 
+    def made(self) -> set[bytes]:
+        """What rounds ended with that were not dropped yet: it must stay, whoever names it."""
+        return {cid for each in self._rounds.values() for cid in each.made}
+
     # What the core asks
 
     async def add(self, asked: Add) -> None:
@@ -147,6 +153,7 @@ class Sums:
         if current is None:
             raise CannotSum("UNKNOWN_ROUND", "no update of this round was added in this life of the data process")
         if current.closed is not None:
+            self._touch(current)
             return replace(current.closed, id=asked.id)
         current.size = asked.size
         self._changed.set()
@@ -283,7 +290,7 @@ class Sums:
     async def _finished(self, current: _Round, sums: Aggregation, asked: Close, base: Blob) -> Closed:
         while True:
             try:
-                outcome = await self._written(sums, asked, base)
+                outcome = await self._written(current, sums, asked, base)
                 break
             except (NoSpace, DiskFull) as full:
                 # The round waits, as all that needs room does; its sums stay as they are.
@@ -295,9 +302,15 @@ class Sums:
         current.sums = None
         current.known.clear()
         self._changed.set()
+        self._touch(current)
         return current.closed
 
-    async def _written(self, sums: Aggregation, asked: Close, base: Blob) -> AggregationOutcome:
+    def _touch(self, current: _Round) -> None:
+        """With the answer, whoever has marked before it and collects what must stay cannot know of these yet."""
+        for cid in current.made:
+            self._store.touch(cid)
+
+    async def _written(self, current: _Round, sums: Aggregation, asked: Close, base: Blob) -> AggregationOutcome:
         """The outcome, once its blobs are durable here."""
         offload, store = self._offload, self._store
         closing = await offload.run(sums.finish, asked.log_root, store.view(base.cid))
@@ -306,8 +319,10 @@ class Sums:
         except Refused as refused:
             outcome = closing.failed(refused.code, base.cid)
         else:
+            current.made.add(draft.cid)
             model = await store.keep(draft)
             outcome = closing.closed(model.cid, base.cid)
+        current.made.add(outcome.record_cid)
         record = await store.keep(await offload.run(store.write, BlobKind.RECORD, iter((outcome.record,))))
         assert record.cid == outcome.record_cid, "a record is one leaf"
         return outcome

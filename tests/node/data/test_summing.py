@@ -271,6 +271,31 @@ def test_a_model_for_which_there_is_no_room_is_written_once_there_is() -> None:
     on_a_street(1, story)
 
 
+def test_a_model_outlives_the_sweep_of_a_core_that_could_not_know_of_it() -> None:
+    updates = given(4)
+
+    async def story(street: Street) -> None:
+        house = street.houses[0]
+        house.machine.traits.sync_ms = (5.0, 5.0)
+        await put_all(house, updates)
+        await add(house, updates)
+        closing = asyncio.create_task(close(house, 4))
+        model = model_of(updates)
+        while house.machine.read(model) is None:
+            await asyncio.sleep(0.0005)
+        assert not closing.done()
+        swept, _ = await house.plane.sweep(await house.plane.mark(), [])
+        assert swept > 0 and not closing.done()
+        token = await house.plane.mark()
+        closed = await closing
+        house.plane.drop(JOB, 1)
+        await house.plane.sweep(token, [])
+        assert closed.model == model
+        assert house.machine.is_durable(model) and house.machine.is_durable(closed.record)
+
+    on_a_street(1, story)
+
+
 def test_kernels_of_another_version_give_no_result() -> None:
     updates = given(2, SMALL, inline=True)
 
