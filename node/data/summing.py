@@ -57,7 +57,7 @@ class _Round:
     job: bytes
     number: int
     rules: JobRules
-    bytes: int
+    sums_bytes: int
     """What its sums take."""
     known: set[int] = field(default_factory=set)
     """Indexes of updates that were added."""
@@ -117,7 +117,7 @@ class Sums:
 
     @property
     def held_bytes(self) -> int:
-        return sum(each.bytes for each in self._rounds.values() if each.sums is not None)
+        return sum(each.sums_bytes for each in self._rounds.values() if each.sums is not None)
 
     def made(self) -> set[bytes]:
         """What rounds ended with that were not dropped yet: it must stay, whoever names it."""
@@ -252,11 +252,11 @@ class Sums:
         return bool(gone)
 
     def _room(self, current: _Round) -> bool:
-        if current.bytes <= ALWAYS_BYTES:
+        if current.sums_bytes <= ALWAYS_BYTES:
             return True
-        counted = [each for each in self._rounds.values() if each.sums is not None and each.bytes > ALWAYS_BYTES]
-        held_bytes = sum(each.bytes for each in counted)
-        if held_bytes + current.bytes <= self._budget_bytes:
+        counted = [each for each in self._rounds.values() if each.sums is not None and each.sums_bytes > ALWAYS_BYTES]
+        held_bytes = sum(each.sums_bytes for each in counted)
+        if held_bytes + current.sums_bytes <= self._budget_bytes:
             return True
         # Beyond the budget there is one round that has closed.
         return current.size is not None and held_bytes <= self._budget_bytes
