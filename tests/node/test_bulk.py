@@ -480,6 +480,43 @@ async def test_a_peer_that_answers_nothing_is_given_up() -> None:
         held.set()
 
 
+async def test_what_is_cancelled_after_it_was_sent_is_read_and_not_taken() -> None:
+    asked, held = threading.Event(), threading.Event()
+
+    def serve(peer: Peer, request: bytes) -> Buffer:
+        asked.set()
+        held.wait(10)
+        return echo(peer, request)
+
+    async with node(2, serve=serve) as (_, port), node(1) as (bulk, _):
+        await bulk.update({PEERS[2]: PeerAddress(LINK[2].public, "127.0.0.1", port)})
+        taken: list[bytes] = []
+
+        def take(data: memoryview) -> bool:
+            taken.append(bytes(data))
+            return True
+
+        leaf = asyncio.ensure_future(bulk.leaf(PEERS[2], b"x9", 9, take))
+        await asyncio.to_thread(asked.wait)
+        leaf.cancel()
+        held.set()
+        assert await bulk.ask(PEERS[2], b"y1", 1) == b"y"
+        assert taken == []
+
+
+async def test_a_connection_that_died_unnoticed_is_dialled_again_for_the_next_request() -> None:
+    place = ("127.0.0.1", free_port())
+    peers = {peer: PeerAddress(key.public, "127.0.0.1", 1) for peer, key in zip(PEERS, LINK, strict=True)}
+    async with node(1) as (bulk, _):
+        await bulk.update({PEERS[2]: PeerAddress(LINK[2].public, *place)})
+        for letter in (b"x", b"y", b"z"):
+            other = TlsBulk(LINK[2], PEERS[2], CHAIN, place, QUICK)
+            await other.start(peers, echo)
+            # Without the connection of before this would be the first request on it.
+            assert await bulk.ask(PEERS[2], letter + b"1", 1) == letter
+            await other.close()
+
+
 async def test_a_peer_that_does_not_read_holds_one_thread_for_a_while() -> None:
     async with node() as (_, port):
         before = threading.active_count()

@@ -48,7 +48,8 @@ OWN = PEERS[0]
 class Scripted:
     """A Bulk whose peers all have one blob and give a leaf when a test says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, peers: list[Peer] = PEERS[1:]) -> None:
+        self._peers = frozenset(peers)
         self.under_way: Counter[Peer] = Counter()
         self.most: Counter[Peer] = Counter()
         self.most_in_all = 0
@@ -60,7 +61,7 @@ class Scripted:
         return OWN
 
     def peers(self) -> frozenset[Peer]:
-        return frozenset(PEERS[1:])
+        return self._peers
 
     async def start(self, peers: Mapping[Peer, PeerAddress], serve: Serve) -> int:
         return 1
@@ -169,17 +170,41 @@ async def test_what_is_no_request_is_refused(tmp_path: Path, request_bytes: byte
             Swarm(store, Scripted(), HandClock()).serve(PEERS[1], request_bytes)
 
 
-async def test_leaves_under_way_are_bounded_for_each_peer_and_in_all(tmp_path: Path) -> None:
-    limits = SwarmLimits(leaves_per_peer=1, leaves=3)
+@pytest.mark.parametrize(
+    ("peers", "limits", "a_peer", "in_all"),
+    [
+        (PEERS[1:], SwarmLimits(leaves_per_peer=1, leaves=3), 1, 3),
+        (PEERS[1:2], SwarmLimits(leaves_per_peer=1), 1, 1),
+        (PEERS[1:3], SwarmLimits(leaves_per_peer=2), 2, 4),
+    ],
+)
+async def test_leaves_under_way_are_bounded_for_each_peer_and_in_all(
+    tmp_path: Path, peers: list[Peer], limits: SwarmLimits, a_peer: int, in_all: int
+) -> None:
     async with Room(tmp_path).open() as store:
-        bulk = Scripted()
+        bulk = Scripted(peers)
         swarm = Swarm(store, bulk, HandClock(), limits)
         pulling = asyncio.ensure_future(swarm.obtain(CID, BlobKind.MODEL))
         await asyncio.sleep(0.05)
-        assert bulk.under_way.total() == 3
+        assert bulk.under_way.total() == in_all
         bulk.gate.set()
         await pulling
-        assert (bulk.most_in_all, max(bulk.most.values())) == (3, 1)
+        assert (bulk.most_in_all, max(bulk.most.values())) == (in_all, a_peer)
+        assert store.view(CID) == DATA
+
+
+async def test_a_restart_does_not_pull_what_was_staged_before_it(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    async with room.open() as store:
+        staging = store.stage(CID, MANIFEST, BlobKind.MODEL)
+        staging.put(0, leaf(DATA, 0))
+        staging.put(3, leaf(DATA, 3))
+    async with room.open() as store:
+        bulk = Scripted()
+        bulk.gate.set()
+        swarm = Swarm(store, bulk, HandClock())
+        await swarm.obtain(CID, BlobKind.MODEL)
+        assert swarm.tally.leaves == MANIFEST.count - 2
         assert store.view(CID) == DATA
 
 
