@@ -17,15 +17,14 @@ from tests.node.load import HANG_S, until
 
 
 @contextmanager
-def local_network(plan: Plan) -> Iterator[LocalNetwork]:
+def local_network(plan: Plan, start: bool = True) -> Iterator[LocalNetwork]:
     place = Path(tempfile.mkdtemp(prefix="quorate-test-"))
     keep = True
     try:
         made = LocalNetwork.create(place / "net", plan)
         try:
-            for name in made.members:
-                made.start(name)
-            made.wait_ready(made.members, HANG_S)
+            if start:
+                start_all(made)
             yield made
             keep = False
         finally:
@@ -37,6 +36,12 @@ def local_network(plan: Plan) -> Iterator[LocalNetwork]:
     finally:
         if not keep:
             shutil.rmtree(place)
+
+
+def start_all(network: LocalNetwork) -> None:
+    for name in network.members:
+        network.start(name)
+    network.wait_ready(network.members, HANG_S)
 
 
 def data_pid(network: LocalNetwork, name: str) -> int | None:

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
+import shutil
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
 
 from benchmarks.processes import MIB, MemoryWatch
 from chain.cid import cid_text, parse_cid
+from chain.codec import encode
+from chain.transaction import account_id
+from chain.unixfs import manifest_of
 from cli.http import Place, ask
 from cli.localnets import LocalNetwork, Plan
 from fl.blobs import BlobKind
 from fl.client.blobs import cid_of_file
+from fl.client.doors import Signer
+from fl.client.keyfile import load_key
 from fl.client.network import AsyncNetwork, connect_async
 from fl.datasets import RegisterDataset
 from fl.records import JobStatus
-from tests.node.load import check_no_divergence, settle
-from tests.node.networks import data_pid, door_of, kill_data, local_network
+from tests.node.load import check_no_divergence, height, settle, until
+from tests.node.networks import data_pid, door_of, kill_data, local_network, start_all
 
 LEAF = 1024 * 1024
 
@@ -53,6 +64,15 @@ def digest_at(network: LocalNetwork, name: str, cid: str) -> str:
         while part := answer.read(MIB):
             running.update(part)
     return running.hexdigest()
+
+
+def held_at(network: LocalNetwork, name: str, cid: str) -> bool:
+    try:
+        with urlopen(f"{door_of(network, name)}/v1/blobs/{cid}/stat", timeout=30) as answer:
+            return bool(answer.status == 200)
+    except HTTPError as error:
+        assert error.code == 404
+        return False
 
 
 async def connected(network: LocalNetwork, account: str) -> AsyncNetwork:
@@ -216,6 +236,71 @@ def test_the_others_finish_when_the_entry_node_is_killed_after_the_certificate(t
 
     with local_network(Plan(validators=4, trainers=1)) as network:
         asyncio.run(asyncio.wait_for(story(network), 120))
+
+
+@contextmanager
+def on_a_small_disk(network: LocalNetwork, name: str, size: int) -> Iterator[Path]:
+    """The validator's data directory on a file system of its own."""
+    directory = network.home(name) / "data"
+    copy = directory.with_name("data-before")
+    shutil.copytree(directory, copy)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "quorate-test", str(directory)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("only root can give a validator a small disk of its own")
+    try:
+        shutil.copytree(copy, directory, dirs_exist_ok=True)
+        yield directory
+    finally:
+        network.kill(name)
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_refuses_blobs_with_507_while_ordering_goes_on_and_recovers(tmp_path: Path) -> None:
+    def offered(network: LocalNetwork, name: str, file: Path) -> int:
+        """The status with which this node answers to the offer of a blob."""
+        key = load_key(network.key_file(network.trainers[0]))
+        cid = parse_cid(cid_of_file(file))
+        signer = Signer(bytes.fromhex(network.chain_id), account_id(key.public), key)
+        permit = signer.put(cid, file.stat().st_size, BlobKind.DATASET)
+        headers = {"Content-Type": "application/msgpack", "Authorization": permit.header()}
+        url = f"{door_of(network, name)}/v1/blobs/{cid_text(cid)}"
+        try:
+            offer = Request(url, encode(manifest_of(file.read_bytes())), headers, method="POST")
+            with urlopen(offer, timeout=30) as answer:
+                return int(answer.status)
+        except HTTPError as error:
+            assert json.loads(error.read())["code"] == "DISK_FULL"
+            return error.code
+
+    async def story(network: LocalNetwork, directory: Path) -> None:
+        file = write_random(tmp_path / "scans", 3 * LEAF, seed=8)
+        other = write_random(tmp_path / "more scans", 3 * LEAF, seed=9)
+        assert offered(network, "v3", file) == 200
+        filler = directory / "filler"
+        filler.write_bytes(bytes(shutil.disk_usage(directory).free - 100 * MIB))
+        before = height(network, "v3")
+        until("there is no room", lambda: offered(network, "v3", other) == 507)
+        member = await connected(network, network.trainers[0])
+        receipt = await member.blobs.put(file, BlobKind.DATASET)
+        assert receipt.node != "v3"
+        body = RegisterDataset("scans", parse_cid(receipt.cid), 3 * LEAF, True, "", "", "")
+        assert (await member.send(body)).accepted
+        until("the full node goes on ordering", lambda: height(network, "v3") > before)
+        filler.unlink()
+        until("there is room again", lambda: offered(network, "v3", other) == 200)
+        receipt = await member.blobs.put(other, BlobKind.DATASET)
+        body = RegisterDataset("more", parse_cid(receipt.cid), 3 * LEAF, True, "", "", "")
+        assert (await member.send(body)).accepted
+        await member.close()
+        until("the node votes for blobs and holds them", lambda: held_at(network, "v3", receipt.cid))
+
+    with (
+        local_network(Plan(validators=4, trainers=1), start=False) as network,
+        on_a_small_disk(network, "v3", 600 * MIB) as disk,
+    ):
+        start_all(network)
+        asyncio.run(asyncio.wait_for(story(network, disk), 120))
 
 
 def _standing(network: LocalNetwork, name: str, identity: str) -> str:
