@@ -21,7 +21,7 @@ finds out what is there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Set
+from collections.abc import Callable, Coroutine, Iterable, Set
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -38,7 +38,7 @@ from node.data.leases import Lease, Leases
 from node.data.recovery import Recovered, recover
 from node.data.staging import Reserve, Staging, part_name, sound, whole_name
 from node.data.views import Views
-from node.ports import Buffer, Clock, Disk, DiskFailure, Kv, NoSuchFile, Offload, PortError
+from node.ports import Buffer, Clock, Disk, DiskFailure, DiskFull, Kv, NoSuchFile, Offload, PortError
 
 __all__ = ["Blob", "BlobLimits", "BlobStore", "Draft", "Lease", "Listed", "Staging"]
 
@@ -91,6 +91,8 @@ class BlobStore:
         self._mark: int | None = None
         self._since_mark: set[bytes] = set()
         self._views = Views()
+        self.doubted: Callable[[DiskFailure], object] = lambda failure: None
+        """Called when the disk has left in doubt what is durable, whoever was the one to see it."""
 
     @classmethod
     async def open(
@@ -589,8 +591,14 @@ class BlobStore:
         """A caller that gives up does not stop it half-way, with a row written and nobody who knows."""
         task = asyncio.ensure_future(work)
         self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        task.add_done_callback(self._ended)
         return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Future[Any]) -> None:
+        self._under_way.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        if isinstance(failure, DiskFailure) and not isinstance(failure, DiskFull):
+            self.doubted(failure)
 
 
 def _holds(kind: BlobKind, before: BlobKind, account: bytes, owner: bytes) -> bool:

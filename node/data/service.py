@@ -59,6 +59,8 @@ log = logging.getLogger("quorate.data")
 
 FIGURES_S = 1.0
 MAX_FIGURES = 64
+LAST_WORDS_S = 0.05
+"""From the failure of the disk to the end, for the answers that it is."""
 
 _ZEROS = memoryview(bytes(LEAF_BYTES))
 
@@ -113,6 +115,7 @@ class DataNode:
     async def run(self, door: tuple[str, int] = ("", 0)) -> None:
         """`door` is where clients are served, for the core to tell them."""
         self._failure = asyncio.get_running_loop().create_future()
+        self.store.doubted = self._fail
         port = await self._ports.bulk.start({}, self.swarm.serve)
         self._say(Opened(port, *door))
         work: list[asyncio.Task[None]] = [
@@ -123,6 +126,7 @@ class DataNode:
         try:
             await asyncio.wait({*work, self._failure}, return_when=asyncio.FIRST_COMPLETED)
             if self._failure.done():
+                await asyncio.sleep(LAST_WORDS_S)
                 self._failure.result()
             for task in work:
                 if task.done():

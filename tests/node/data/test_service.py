@@ -331,10 +331,27 @@ def test_a_disk_that_fails_ends_the_process_after_it_has_said_so() -> None:
         with pytest.raises(DataFault) as fault:
             await house.plane.keep(BlobKind.RECORD, b"a record")
         assert fault.value.fault == "DISK_FAILURE"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
         assert failures
         house.machine.traits.failing.clear()
         await house.plane.insist(lambda: house.plane.keep(BlobKind.RECORD, b"a record"))
+
+    on_a_street(1, story)
+
+
+def test_a_disk_that_fails_a_client_ends_the_process_too() -> None:
+    async def story(street: Street) -> None:
+        house = street.houses[0]
+        failures: list[DiskFailure] = []
+        house.machine.troubled = failures.append
+        house.machine.traits.failing.add("blobs/")
+        with pytest.raises(DiskFailure):
+            await house.put(GOOD)
+        await asyncio.sleep(0.1)
+        assert failures
+        house.machine.traits.failing.clear()
+        await house.plane.insist(lambda: house.plane.keep(BlobKind.RECORD, b"a record"))
+        assert house.plane.life == 2
 
     on_a_street(1, story)
 
