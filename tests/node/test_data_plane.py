@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import random
@@ -33,7 +34,7 @@ from fl.client.keyfile import load_key
 from fl.client.network import AsyncNetwork, connect_async
 from fl.datasets import RegisterDataset
 from fl.records import JobStatus
-from tests.node.load import check_no_divergence, height, settle, until
+from tests.node.load import HANG_S, check_no_divergence, height, settle, until
 from tests.node.networks import data_pid, door_of, kill_data, local_network, start_all
 
 LEAF = 1024 * 1024
@@ -238,6 +239,24 @@ def test_the_others_finish_when_the_entry_node_is_killed_after_the_certificate(t
         asyncio.run(asyncio.wait_for(story(network), 120))
 
 
+def offered(network: LocalNetwork, name: str, file: Path) -> tuple[int, int]:
+    """What this node answers to the offer of a blob: the status, and how many leaves it lacks."""
+    key = load_key(network.key_file(network.trainers[0]))
+    cid = parse_cid(cid_of_file(file))
+    signer = Signer(bytes.fromhex(network.chain_id), account_id(key.public), key)
+    permit = signer.put(cid, file.stat().st_size, BlobKind.DATASET)
+    headers = {"Content-Type": "application/msgpack", "Authorization": permit.header()}
+    url = f"{door_of(network, name)}/v1/blobs/{cid_text(cid)}"
+    try:
+        offer = Request(url, encode(manifest_of(file.read_bytes())), headers, method="POST")
+        with urlopen(offer, timeout=30) as answer:
+            missing = base64.b64decode(json.loads(answer.read())["missing"])
+            return answer.status, int.from_bytes(missing, "little").bit_count()
+    except HTTPError as error:
+        assert json.loads(error.read())["code"] == "DISK_FULL"
+        return error.code, -1
+
+
 @contextmanager
 def on_a_small_disk(network: LocalNetwork, name: str, size: int) -> Iterator[Path]:
     """The validator's data directory on a file system of its own."""
@@ -257,30 +276,14 @@ def on_a_small_disk(network: LocalNetwork, name: str, size: int) -> Iterator[Pat
 
 @pytest.mark.slow
 def test_a_full_disk_refuses_blobs_with_507_while_ordering_goes_on_and_recovers(tmp_path: Path) -> None:
-    def offered(network: LocalNetwork, name: str, file: Path) -> int:
-        """The status with which this node answers to the offer of a blob."""
-        key = load_key(network.key_file(network.trainers[0]))
-        cid = parse_cid(cid_of_file(file))
-        signer = Signer(bytes.fromhex(network.chain_id), account_id(key.public), key)
-        permit = signer.put(cid, file.stat().st_size, BlobKind.DATASET)
-        headers = {"Content-Type": "application/msgpack", "Authorization": permit.header()}
-        url = f"{door_of(network, name)}/v1/blobs/{cid_text(cid)}"
-        try:
-            offer = Request(url, encode(manifest_of(file.read_bytes())), headers, method="POST")
-            with urlopen(offer, timeout=30) as answer:
-                return int(answer.status)
-        except HTTPError as error:
-            assert json.loads(error.read())["code"] == "DISK_FULL"
-            return error.code
-
     async def story(network: LocalNetwork, directory: Path) -> None:
         file = write_random(tmp_path / "scans", 3 * LEAF, seed=8)
         other = write_random(tmp_path / "more scans", 3 * LEAF, seed=9)
-        assert offered(network, "v3", file) == 200
+        assert offered(network, "v3", file)[0] == 200
         filler = directory / "filler"
         filler.write_bytes(bytes(shutil.disk_usage(directory).free - 100 * MIB))
         before = height(network, "v3")
-        until("there is no room", lambda: offered(network, "v3", other) == 507)
+        until("there is no room", lambda: offered(network, "v3", other)[0] == 507)
         member = await connected(network, network.trainers[0])
         receipt = await member.blobs.put(file, BlobKind.DATASET)
         assert receipt.node != "v3"
@@ -288,7 +291,7 @@ def test_a_full_disk_refuses_blobs_with_507_while_ordering_goes_on_and_recovers(
         assert (await member.send(body)).accepted
         until("the full node goes on ordering", lambda: height(network, "v3") > before)
         filler.unlink()
-        until("there is room again", lambda: offered(network, "v3", other) == 200)
+        until("there is room again", lambda: offered(network, "v3", other)[0] == 200)
         receipt = await member.blobs.put(other, BlobKind.DATASET)
         body = RegisterDataset("more", parse_cid(receipt.cid), 3 * LEAF, True, "", "", "")
         assert (await member.send(body)).accepted
@@ -306,6 +309,38 @@ def test_a_full_disk_refuses_blobs_with_507_while_ordering_goes_on_and_recovers(
 def _standing(network: LocalNetwork, name: str, identity: str) -> str:
     reply = ask(Place(network.members[name].rpc), "GET", f"/v1/transactions/{identity}")
     return str(reply.data.get("status", "")) if reply.status == 200 else ""
+
+
+@pytest.mark.slow
+def test_an_upload_goes_on_elsewhere_when_its_entry_node_is_killed_and_there_too_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    """Each node is sent only what is missing there."""
+    leaves = 48
+
+    async def story(network: LocalNetwork) -> None:
+        file = write_random(tmp_path / "scans", leaves * LEAF, seed=10)
+        member = await connected(network, network.trainers[0])
+        killed: list[str] = []
+
+        def heard(what: str, done: int, total: int) -> None:
+            # On the client's own loop, which sends nothing meanwhile.
+            if what == "send" and done > 0.4 * total and not killed:
+                lacking = {name: offered(network, name, file)[1] for name in network.members}
+                killed.append(min(lacking, key=lambda name: lacking[name]))
+                network.kill(killed[0])
+
+        receipt = await member.blobs.put(file, BlobKind.DATASET, progress=heard)
+        entry = killed[0]
+        assert receipt.node != entry
+        await member.close()
+        await asyncio.to_thread(network.start, entry)
+        await asyncio.to_thread(network.wait_ready, [entry], HANG_S)
+        _, missing = await asyncio.to_thread(offered, network, entry, file)
+        assert 0 < missing < leaves
+
+    with local_network(Plan(validators=4, trainers=1)) as network:
+        asyncio.run(asyncio.wait_for(story(network), 120))
 
 
 @pytest.mark.slow
