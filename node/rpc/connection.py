@@ -91,7 +91,10 @@ class Connection(RequestHandler):
         """Whether a byte of the next request has come."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.Transport, transport).set_write_buffer_limits(high=0)
+        # The buffer counts as full from its first byte. Under TLS, 0 would be reached by a buffer without any, and
+        # writing would pause when nothing is left that could end the pause.
+        high = 0 if transport.get_extra_info("sslcontext") is None else 1
+        cast(asyncio.Transport, transport).set_write_buffer_limits(high=high)
         super().connection_made(transport)
         self._give(self._limits.header_s)
 

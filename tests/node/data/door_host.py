@@ -153,7 +153,7 @@ class Hosted:
     remote: dict[bytes, Upload] = field(default_factory=dict)
     """What `obtain` finds elsewhere."""
 
-    def leave(self, name: str, action: Action, cid: bytes, size: int = 0, kind: int = 0, **changes: Any) -> str:
+    def leave(self, name: str, action: Action, cid: bytes, size: int = 0, kind: int = 0, /, **changes: Any) -> str:
         who = person(name)
         until_ms = self.clock.now().wall_ms + 3_600_000
         leave = Leave(CHAIN, who.account, who.key.public, action, cid, size, kind, until_ms)
