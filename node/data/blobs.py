@@ -23,20 +23,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Set
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from chain.cid import CidError, cid_text
-from chain.unixfs import MAX_FILE_BYTES, Manifest, block_of, manifest_cid
-from fl.blobs import PUBLIC_KINDS, BlobKind
+from chain.unixfs import Manifest, block_of, manifest_cid
+from fl.blobs import BlobKind
 from node.data import index
 from node.data.drafts import Draft, Drafts
 from node.data.errors import Discarded, StaleMark, TooLarge, Unfinished, WrongManifest, beyond_doubt, room
 from node.data.index import Blob, BlobIndex, Listed
+from node.data.kinds import hides, publishes
 from node.data.leases import Lease, Leases
+from node.data.limits import BlobLimits
 from node.data.recovery import Recovered, recover
-from node.data.staging import Reserve, Staging, part_name, sound, whole_name
+from node.data.staging import Reserve, Staging, part_name, unsound, whole_name
 from node.data.views import Views
 from node.ports import Buffer, Clock, Disk, DiskFailure, DiskFull, Kv, NoSuchFile, Offload, PortError
 
@@ -48,19 +49,6 @@ _HASHED_AT_ONCE = 16
 """Leaves that one call in a thread hashes, some 20 ms, so that others get their turn between two."""
 _SWEPT_AT_ONCE = 32
 _PAGE = 256
-
-
-@dataclass(frozen=True, slots=True)
-class BlobLimits:
-    reserve_bytes: int = 1 << 30
-    """Left free on the disk for ordering and everybody else."""
-    member_bytes: int = 4 << 30
-    """Of an account's blobs that no state names yet."""
-    member_leases: int = 256
-    lease_ms: int = 3_600_000
-    blob_bytes: int = MAX_FILE_BYTES
-    idle_ms: int = 900_000
-    """A staged blob or draft that nobody holds is rubbish once it was not touched for so long."""
 
 
 class BlobStore:
@@ -184,7 +172,8 @@ class BlobStore:
         """Begins, or resumes. Raises WrongManifest, TooLarge, QuotaExceeded, NoSpace.
 
         An account gets a lease if it has none. Without an account the state wants the blob: the kind that it says then
-        holds, whoever has sent the bytes and as what.
+        holds, whoever has sent the bytes and as what. An account that has announced a blob and sent nothing of it
+        makes nothing public that comes as another one's private blob.
         """
         if manifest.size_bytes > self.limits.blob_bytes:
             raise TooLarge(f"a blob has at most {self.limits.blob_bytes} bytes here, not {manifest.size_bytes}")
@@ -194,7 +183,7 @@ class BlobStore:
             raise WrongManifest(str(error)) from error
         if named != cid:
             raise WrongManifest(f"these leaves make {cid_text(named)}, not {cid_text(cid)}")
-        staging = self._stagings.get(cid)
+        staging = self._unrefuted(cid, manifest)
         if staging is None and self.find(cid) is not None:
             whole = self._staging(cid, manifest, kind, account)
             whole.filled(whole_name(cid))
@@ -205,12 +194,27 @@ class BlobStore:
         if staging is None:
             staging = self._stagings[cid] = self._staging(cid, manifest, kind, account)
             puts |= index.begin(cid, manifest, kind, account)
-        elif _holds(kind, staging.kind, account, staging.account):
+        elif publishes(kind, staging.kind, account, staging.account):
             staging.kind = kind
             puts |= index.begin(cid, manifest, kind, staging.account)
+        elif staging.empty and hides(kind, staging.kind, account, staging.account):
+            staging.kind, staging.account = kind, account
+            puts |= index.begin(cid, manifest, kind, account)
         staging.touch()
         if puts:
             self._note(puts)
+        return staging
+
+    def _unrefuted(self, cid: bytes, manifest: Manifest) -> Staging | None:
+        """The CID of one leaf proves no size: of two manifests, that one is wrong whose leaf nobody has brought. With
+        the other one it begins anew, so nobody keeps a blob from coming by a false word of it."""
+        staging, blob = self._stagings.get(cid), self.find(cid)
+        known = staging if staging is not None and not staging.empty else blob
+        if known is not None and known.size_bytes != manifest.size_bytes:
+            raise WrongManifest(f"this blob has {known.size_bytes} bytes, not {manifest.size_bytes}")
+        if staging is not None and staging.size_bytes != manifest.size_bytes:
+            del self._stagings[cid]
+            return None
         return staging
 
     async def resumed(self, staging: Staging) -> None:
@@ -287,9 +291,12 @@ class BlobStore:
 
     # Blobs made here
 
-    def write(self, kind: BlobKind, chunks: Iterable[Buffer], account: bytes = b"") -> Draft:
-        """Hashes and writes in one pass; for a thread. A draft that is not kept is dropped, or swept some time."""
-        return self._drafts.write(kind, chunks, account)
+    def write(
+        self, kind: BlobKind, chunks: Iterable[Buffer], account: bytes = b"", *, from_reserve: bool = False
+    ) -> Draft:
+        """Hashes and writes in one pass; for a thread. A draft that is not kept is dropped, or swept some time. What is
+        written `from_reserve` is small, and execution waits for it."""
+        return self._drafts.write(kind, chunks, account, from_reserve=from_reserve)
 
     async def keep(self, draft: Draft) -> Blob:
         """Publishes it: once this returns, the blob is durable and found."""
@@ -314,12 +321,12 @@ class BlobStore:
 
     async def _adopt(self, draft: Draft, staging: Staging | None) -> Staging:
         """The draft is the staged file from here on, in place of whatever leaves others have sent."""
-        if staging is None:
+        if staging is None or staging.size_bytes != draft.size_bytes:
             staging = self._staging(draft.cid, draft.manifest, draft.kind, draft.account)
         else:
             await self._offload.run(staging.close)
             self._remove(staging.name, staging.cid)
-            if _holds(draft.kind, staging.kind, draft.account, staging.account):
+            if publishes(draft.kind, staging.kind, draft.account, staging.account):
                 staging.kind = draft.kind
         staging.filled(draft.name)
         self._stagings[draft.cid] = staging
@@ -528,7 +535,7 @@ class BlobStore:
         bad: list[int] = []
         for start in range(0, blob.manifest.count, _HASHED_AT_ONCE):
             stop = min(start + _HASHED_AT_ONCE, blob.manifest.count)
-            bad += await self._offload.run(_unsound, self._disk, blob, range(start, stop))
+            bad += await self._offload.run(unsound, self._disk, blob.cid, blob.manifest, range(start, stop))
         return bad
 
     async def damaged(self, cid: bytes) -> Staging | None:
@@ -560,12 +567,21 @@ class BlobStore:
 
     # Between them
 
+    async def classify(self, blob: Blob, kind: BlobKind) -> Blob:
+        """The state says of what kind it is, whoever has brought it as what."""
+        return await self._to_the_end(self._reclassify(blob, kind))
+
+    async def _reclassify(self, blob: Blob, kind: BlobKind) -> Blob:
+        async with self._turn(blob.cid):
+            known = self.find(blob.cid)
+            return blob if known is None else await self._classify(known, kind, b"")
+
     def _staging(self, cid: bytes, manifest: Manifest, kind: BlobKind, account: bytes) -> Staging:
         return Staging(self._disk, self._clock, self._reserve, cid, manifest, kind, account)
 
     async def _classify(self, blob: Blob, kind: BlobKind, account: bytes) -> Blob:
         """The same bytes under another kind: readable by all once the state, or their owner, says so."""
-        if kind == blob.kind or not _holds(kind, blob.kind, account, blob.account):
+        if kind == blob.kind or not publishes(kind, blob.kind, account, blob.account):
             return blob
         changed = Blob(blob.cid, blob.size_bytes, kind, blob.manifest, blob.account)
         await self._write(*await self._offload.run(index.appear, changed))
@@ -599,12 +615,3 @@ class BlobStore:
         failure = None if task.cancelled() else task.exception()
         if isinstance(failure, DiskFailure) and not isinstance(failure, DiskFull):
             self.doubted(failure)
-
-
-def _holds(kind: BlobKind, before: BlobKind, account: bytes, owner: bytes) -> bool:
-    """May `account` make public what came as private? The state may, and whoever brought it."""
-    return kind in PUBLIC_KINDS and before not in PUBLIC_KINDS and account in (b"", owner)
-
-
-def _unsound(disk: Disk, blob: Blob, indexes: Iterable[int]) -> list[int]:
-    return [leaf for leaf in indexes if not sound(disk, whole_name(blob.cid), blob.manifest, leaf)]

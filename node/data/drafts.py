@@ -42,7 +42,7 @@ class Drafts:
         self._finished: dict[str, int] = {}
         """By file name, when; those too that failed and could not be removed."""
 
-    def write(self, kind: BlobKind, chunks: Iterable[Buffer], account: bytes) -> Draft:
+    def write(self, kind: BlobKind, chunks: Iterable[Buffer], account: bytes, *, from_reserve: bool = False) -> Draft:
         """Hashes and writes in one pass. If the chunks raise, or there is no room, no file is left."""
         with self._guard:
             self._count += 1
@@ -53,7 +53,8 @@ class Drafts:
                 self._disk.write_at(name, 0, b"")
             for chunk in chunks:
                 for piece in _pieces(chunk):
-                    self._reserve.check(len(piece))
+                    if not from_reserve:
+                        self._reserve.check(len(piece))
                     with room():
                         self._disk.write_at(name, hasher.size_bytes, piece)
                     hasher.update(piece)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TypeVar
 
 from chain.codec import encode
 from chain.unixfs import LEAF_BYTES, Manifest
@@ -23,6 +24,9 @@ from node.ports import Offload, Peer
 REMEMBERED = 16_384
 STRETCH_BYTES = 16 * LEAF_BYTES
 """Of a blob, looked at by one call on a thread."""
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,9 @@ class Judging:
         self._offload = offload
         self._arrivals = arrivals
         self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
+        self._begun: OrderedDict[bytes, int] = OrderedDict()
+        """How far blobs were looked through for those who then gave up: whoever asks again is answered sooner, however
+        large the blob."""
 
     async def at_once(self, demand: Demand) -> Verdict:
         verdict = await self._known(_key(demand), demand, set())
@@ -82,7 +89,7 @@ class Judging:
         if blob is None:
             return None
         if verdict is None:
-            verdict = await self._examined(demand, blob, seen)
+            verdict = await self._examined(key, demand, blob, seen)
         if verdict.finding == Finding.OK:
             self._store.touch(demand.claim.cid)
             if self._store.find(demand.claim.cid) is None:
@@ -91,21 +98,29 @@ class Judging:
         return self._remember(key, verdict)
 
     def _remember(self, key: bytes, verdict: Verdict) -> Verdict:
-        self._verdicts[key] = verdict
-        self._verdicts.move_to_end(key)
-        if len(self._verdicts) > REMEMBERED:
-            self._verdicts.popitem(last=False)
+        _put(self._verdicts, key, verdict)
         return verdict
 
-    async def _examined(self, demand: Demand, blob: Blob, seen: set[int]) -> Verdict:
+    async def _examined(self, key: bytes, demand: Demand, blob: Blob, seen: set[int]) -> Verdict:
         try:
             check_size(demand, blob.size_bytes)
             view = self._store.view(blob.cid)
-            for start in range(0, max(1, len(view)), STRETCH_BYTES):
+            start = self._begun.get(key, 0)
+            while start < len(view) or not start:
                 await self._offload.run(_check_stretch, demand, view, start, seen)
+                start += STRETCH_BYTES
+                _put(self._begun, key, start)
         except Refused as refused:
             return Verdict(Finding.BAD, refused.code)
+        self._begun.pop(key, None)
         return GOOD
+
+
+def _put(known: OrderedDict[bytes, _T], key: bytes, value: _T) -> None:
+    known[key] = value
+    known.move_to_end(key)
+    if len(known) > REMEMBERED:
+        known.popitem(last=False)
 
 
 def _check_stretch(demand: Demand, view: memoryview, start: int, seen: set[int]) -> None:

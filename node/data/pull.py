@@ -146,9 +146,6 @@ class Pull:
     def _look_again(self) -> None:
         """What the staging has, it may have got from elsewhere, or have lost."""
         self._missing = all_leaves(self._count) & ~int.from_bytes(self._staging.bitmap(), "little")
-        if self._size_bytes == 0 and self._missing and self._take(0, memoryview(b"")):
-            # A leaf of no bytes cannot be told from an answer that says "absent".
-            self._missing = 0
 
     def _holder(self, peer: Peer) -> _Holder:
         return self._holders.setdefault(peer, _Holder())

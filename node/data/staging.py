@@ -90,6 +90,10 @@ class Staging:
         return self._missing == 0
 
     @property
+    def empty(self) -> bool:
+        return self._missing == self.manifest.count
+
+    @property
     def missing_bytes(self) -> int:
         return self._missing_bytes
 
@@ -227,3 +231,8 @@ def sound(disk: Disk, name: str, manifest: Manifest, index: int) -> bool:
     except PortError:
         return False
     return len(data) == stop - start and sha256(data).digest() == manifest.leaf(index)
+
+
+def unsound(disk: Disk, cid: bytes, manifest: Manifest, indexes: Iterable[int]) -> list[int]:
+    """Of a whole blob's leaves, those that are not what they were."""
+    return [index for index in indexes if not sound(disk, whole_name(cid), manifest, index)]

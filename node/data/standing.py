@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
+from node.ports import Peer
+
 
 class Fault(StrEnum):
     """What a peer is blamed for."""
@@ -111,10 +113,14 @@ class Standing:
 
 class Turns:
     """Lets a bounded number of downloads work at once. Those that made little of an earlier turn come after all
-    others, so that blobs which hardly flow cannot keep out those which would."""
+    others, so that blobs which hardly flow cannot keep out those which would; and so does what one source has more
+    than half of the places for, so that no source keeps out the others."""
 
     def __init__(self, places: int) -> None:
         self._free = places
+        self._share = max(1, places // 2)
+        self._of: Counter[Peer] = Counter()
+        """Downloads of each source that work or wait."""
         self._waiting: tuple[deque[asyncio.Future[None]], deque[asyncio.Future[None]]] = (deque(), deque())
 
     @property
@@ -123,12 +129,20 @@ class Turns:
         return any(not each.done() for line in self._waiting for each in line)
 
     @asynccontextmanager
-    async def turn(self, *, last: bool) -> AsyncIterator[None]:
-        await self._enter(last)
+    async def turn(self, *, last: bool, source: Peer | None = None) -> AsyncIterator[None]:
+        """`source`: on whose behalf it is downloaded, if on somebody's."""
+        if source is not None:
+            last |= self._of[source] >= self._share
+            self._of[source] += 1
         try:
-            yield
+            await self._enter(last)
+            try:
+                yield
+            finally:
+                self._leave()
         finally:
-            self._leave()
+            if source is not None:
+                self._of[source] -= 1
 
     async def _enter(self, last: bool) -> None:
         if self._free:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from chain.codec import encode
 from chain.keys import SigningKey
-from chain.unixfs import LEAF_BYTES, leaf_range, manifest_cid, manifest_of
+from chain.unixfs import LEAF_BYTES, Manifest, leaf_range, manifest_cid, manifest_of
 from fl.blobs import BlobKind
 from node.data.blobs import Blob, BlobLimits, BlobStore
 from node.data.bulk_messages import Have, HaveRequest, LeafRequest, ManifestRequest, Offer, from_request
@@ -179,6 +179,22 @@ def misnaming(offer: Offer) -> Answer:
 
     def answer(peer: Peer, request: bytes, serve: Serve) -> Buffer | None:
         return encode(offer) if isinstance(from_request(request), ManifestRequest) else b""
+
+    return answer
+
+
+def misjudging(manifest: Manifest) -> Answer:
+    """Says that the blob of one leaf is shorter than it is: its CID does not say otherwise."""
+    offer = Offer(replace(manifest, size_bytes=manifest.size_bytes - 8), Have(True, b""))
+
+    def answer(peer: Peer, request: bytes, serve: Serve) -> Buffer | None:
+        match from_request(request):
+            case ManifestRequest():
+                return encode(offer)
+            case HaveRequest():
+                return encode(offer.have)
+            case LeafRequest():
+                return b""
 
     return answer
 

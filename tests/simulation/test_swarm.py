@@ -20,6 +20,7 @@ from tests.simulation.spreading import (
     Town,
     boasting,
     flooding,
+    misjudging,
     misnaming,
     pretending_to_pull,
     some_blob,
@@ -219,6 +220,34 @@ def test_a_manifest_of_something_else_is_refused_and_its_peer_blamed() -> None:
         await all_obtain(others, wicked)
         assert set(town.faults()) == {"wrong_manifest"}
         assert town.blamed() == {wicked.name}
+
+    in_town(4, body)
+
+
+def test_a_false_word_of_a_small_blobs_size_harms_nobody() -> None:
+    async def body(town: Town) -> None:
+        data = some_blob(1, last=50_000)
+        holder, wicked, *others = town.homes
+        cid = await holder.put(data)
+        wicked.endpoint.answer = misjudging(manifest_of(data))
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(home.obtain(cid, wicked) for home in others))
+        assert all(home.holds(data, cid) for home in others)
+        assert town.blamed() == set()
+
+    in_town(4, body)
+
+
+def test_a_wrong_leaf_for_a_small_blob_is_refused_and_its_peer_blamed() -> None:
+    async def body(town: Town) -> None:
+        data = some_blob(1, last=50_000)
+        holder, wicked, *others = town.homes
+        cid = await holder.put(data)
+        await wicked.put(data)
+        wicked.endpoint.answer = spoiling
+        await asyncio.gather(*(home.obtain(cid, wicked) for home in others))
+        assert all(home.holds(data, cid) for home in others)
+        assert set(town.faults()) == {"wrong_leaf"} and town.blamed() == {wicked.name}
 
     in_town(4, body)
 

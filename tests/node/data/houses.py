@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from fl.blobs import BlobKind, Demand, update_demand
 from fl.records import JobRules
 from fl.tensors.encodings import encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
-from node.data.blobs import BlobLimits
+from node.data.blobs import Blob, BlobLimits
 from node.data.messages import DataPeer, Opened
 from node.data.service import DataLimits
 from node.dataplane import DataPlane
@@ -77,6 +78,18 @@ class House:
         for index in range(leaves):
             start, stop = leaf_range(len(data), index)
             assert staging.put(index, data[start:stop])
+
+    def announce(self, data: bytes, kind: BlobKind, account: bytes, size_bytes: int | None = None) -> None:
+        """A client that sends a manifest and no leaf."""
+        assert self.machine.node is not None
+        manifest = replace(manifest_of(data), size_bytes=len(data) if size_bytes is None else size_bytes)
+        self.machine.node.store.stage(manifest_cid(manifest), manifest, kind, account)
+
+    def found(self, data: bytes) -> Blob:
+        assert self.machine.node is not None
+        blob = self.machine.node.store.find(cid_of(data))
+        assert blob is not None
+        return blob
 
     def holds(self, data: bytes) -> bool:
         return self.machine.read(cid_of(data)) == data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,28 @@ async def test_a_manifest_of_something_else_is_refused(place: Room) -> None:
             with pytest.raises((WrongManifest, TooLarge)):
                 store.stage(CID, manifest, BlobKind.UPDATE)
         assert store.staging(CID) is None and place.files() == []
+
+
+async def test_of_two_words_of_a_leafs_size_the_one_with_the_leaf_holds(place: Room) -> None:
+    """The CID of a blob of one leaf does not say how long it is."""
+    async with place.open() as store:
+        cid, manifest = named(SMALL)
+        false = replace(manifest, size_bytes=manifest.size_bytes - 1)
+        store.stage(cid, false, BlobKind.MODEL, BOB)
+        staging = store.stage(cid, manifest, BlobKind.UPDATE, ALICE)
+        fill(staging, SMALL)
+        with pytest.raises(WrongManifest):
+            store.stage(cid, false, BlobKind.MODEL, BOB)
+        blob = await store.publish(staging)
+        assert (blob.size_bytes, blob.kind, blob.account) == (len(SMALL), BlobKind.UPDATE, ALICE)
+        with pytest.raises(WrongManifest):
+            store.stage(cid, false, BlobKind.MODEL, BOB)
+        other = b"made here"
+        cid, manifest = named(other)
+        store.stage(cid, replace(manifest, size_bytes=manifest.size_bytes + 1), BlobKind.MODEL, BOB)
+        assert (await store.put(BlobKind.RECORD, other)).size_bytes == len(other)
+    async with place.open() as store:
+        assert bytes(store.view(cid)) == other and store.lost == []
 
 
 async def test_a_blob_over_the_limit_is_refused_before_anything_is_taken(tmp_path: Path) -> None:

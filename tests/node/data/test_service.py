@@ -11,6 +11,8 @@ import pytest
 from chain.unixfs import LEAF_BYTES
 from fl.blobs import BlobClaim, BlobKind, Demand, dataset_demand
 from fl.rules import zero_model
+from fl.tensors.layout import AVERAGED, Schema, TensorSpec
+from node.data import judging
 from node.data.blobs import BlobLimits
 from node.data.messages import DataPeer, Finding
 from node.data.service import DataLimits
@@ -31,6 +33,8 @@ from tests.node.data.houses import (
 )
 
 RULES = rules()
+SMALL = rules(schema=Schema((TensorSpec("w", "F32", (10_000,), AVERAGED),)))
+"""Its updates are blobs of one leaf."""
 GOOD = update(ALICE, 0.5, RULES)
 BAD = with_bad_last_leaf(GOOD)
 LONG_S = 60.0
@@ -137,6 +141,18 @@ def test_the_wait_goes_on_until_somebody_has_the_blob() -> None:
     on_a_street(2, story)
 
 
+def test_what_a_client_brings_meanwhile_ends_the_wait() -> None:
+    async def story(street: Street) -> None:
+        house = street.houses[0]
+        judging = asyncio.create_task(house.plane.judge(demand(GOOD, ALICE, RULES), wait=True))
+        await asyncio.sleep(1)
+        await house.put(GOOD)
+        async with asyncio.timeout(LONG_S):
+            assert await judging == (Finding.OK, "")
+
+    on_a_street(1, story)
+
+
 def test_a_wait_that_is_given_up_ends_the_download() -> None:
     async def story(street: Street) -> None:
         house = street.houses[0]
@@ -231,6 +247,55 @@ def test_a_validator_that_is_named_by_two_keys_is_reached_by_the_one_with_an_add
     on_a_street(2, story)
 
 
+def test_who_announces_another_members_update_as_a_model_makes_nothing_public() -> None:
+    """The CID of an update of one leaf, which a transaction tells everybody, is all that it takes to announce it."""
+    data = update(ALICE, 0.5, SMALL)
+
+    async def story(street: Street) -> None:
+        here, there = street.houses
+        await there.put(data)
+        here.announce(data, BlobKind.MODEL, BOB)
+        assert await here.plane.judge(demand(data, ALICE, SMALL), wait=True) == (Finding.OK, "")
+        blob = here.found(data)
+        assert (blob.kind, blob.account) == (BlobKind.UPDATE, ALICE)
+
+    on_a_street(2, story)
+
+
+def test_who_announces_another_members_update_by_a_false_size_spoils_nothing() -> None:
+    data = update(ALICE, 0.5, SMALL)
+
+    async def story(street: Street) -> None:
+        here, there = street.houses
+        await there.put(data)
+        here.announce(data, BlobKind.MODEL, BOB, size_bytes=len(data) - 8)
+        assert await here.plane.judge(demand(data, ALICE, SMALL), wait=True) == (Finding.OK, "")
+        assert here.found(data).account == ALICE
+
+    on_a_street(2, story)
+
+
+def test_a_blob_is_looked_through_to_its_end_by_those_who_have_no_patience() -> None:
+    async def story(street: Street) -> None:
+        house = street.houses[0]
+        await house.put(GOOD)
+        house.machine.traits = replace(house.machine.traits, offload_ms=(30, 30))
+        asked = 0
+        while True:
+            asked += 1
+            try:
+                async with asyncio.timeout(0.05):
+                    assert await house.plane.judge(demand(GOOD, ALICE, RULES), wait=False) == (Finding.OK, "")
+                    break
+            except TimeoutError:
+                assert asked < 10
+        assert asked > 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "STRETCH_BYTES", LEAF_BYTES)
+        on_a_street(1, story)
+
+
 # Keeping, fetching, sweeping
 
 
@@ -262,6 +327,17 @@ def test_a_blob_that_the_state_names_is_fetched_from_whoever_has_it() -> None:
         assert near.machine.is_durable(cid)
 
     on_a_street(3, story)
+
+
+def test_what_the_state_names_is_public_whoever_has_brought_it_as_what() -> None:
+    async def story(street: Street) -> None:
+        house = street.houses[0]
+        cid = await house.put(GOOD)
+        assert not house.found(GOOD).public
+        assert await house.plane.obtain(cid, BlobKind.DATASET) == Finding.OK
+        assert house.found(GOOD).public
+
+    on_a_street(1, story)
 
 
 def test_a_sweep_takes_what_is_older_than_its_mark_and_not_named() -> None:

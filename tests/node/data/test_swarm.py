@@ -293,6 +293,19 @@ async def test_those_whose_turn_came_to_little_wait_for_all_others() -> None:
     assert not turns.wanted
 
 
+async def test_a_source_of_many_blobs_keeps_out_no_other() -> None:
+    turns = Turns(4)
+    order: list[str] = []
+
+    async def one(name: str, source: bytes) -> None:
+        async with turns.turn(last=False, source=source):
+            order.append(name)
+            await asyncio.sleep(0.01)
+
+    await asyncio.gather(*(one("greedy", b"g") for _ in range(12)), *(one("modest", b"m") for _ in range(2)))
+    assert order[:6] == ["greedy"] * 4 + ["modest"] * 2
+
+
 async def test_a_cancelled_wait_for_a_turn_loses_no_place() -> None:
     turns = Turns(1)
     async with turns.turn(last=False):
