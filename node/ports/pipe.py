@@ -35,6 +35,9 @@ PATIENCE_S = 5.0
 UNREAD_BYTES = 8 * FRAME_BYTES
 """A process that takes none of so much hangs; it is killed and started again."""
 
+SILENT_S = 60.0
+"""One that says nothing for so long, after its first frame, hangs as well: it tells its figures each second."""
+
 _LENGTH_BYTES = 4
 _BUFFER_BYTES = 256 * 1024
 
@@ -96,6 +99,7 @@ class _Life:
         self.process = process
         self.end = end
         self.began_s = began_s
+        self.heard = False
 
     @classmethod
     async def begin(cls, program: Sequence[str], setup: bytes) -> _Life:
@@ -176,13 +180,18 @@ class CorePipe:
                     return PipeUp()
                 continue
             life = self._life
+            frame: bytes | None = None
             try:
-                frame = await life.end.receive()
+                async with asyncio.timeout(SILENT_S if life.heard else None):
+                    frame = await life.end.receive()
             except BrokenFrame as error:
                 log.error("the data process cannot be understood", extra={"reason": str(error)})
                 life.kill()
-                frame = None
+            except TimeoutError:
+                log.error("the data process says nothing any more and is killed", extra={"pid": life.process.pid})
+                life.kill()
             if frame is not None:
+                life.heard = True
                 return frame
             if not self._closed:
                 await self._bury(life)

@@ -216,6 +216,16 @@ async def test_a_process_that_takes_nothing_any_more_is_killed(
         await up(pipe)
 
 
+async def test_a_process_that_says_nothing_any_more_is_killed(
+    program: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with piped(program) as pipe:
+        await up(pipe)
+        monkeypatch.setattr(pipes, "SILENT_S", 0.1)
+        pipe.send(b"hang")
+        assert isinstance(await said(pipe), PipeDown)
+
+
 async def test_the_process_is_gone_when_its_core_was_killed(program: tuple[str, ...], tmp_path: Path) -> None:
     parent = tmp_path / "parent.py"
     parent.write_text(PARENT)
