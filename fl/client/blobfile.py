@@ -1,8 +1,8 @@
 """A blob on this machine's disk: read leaf by leaf to be sent, or written leaf by leaf as it comes.
 
-Nothing here holds more than a leaf of a file at a time, and every leaf is compared with the manifest whenever it is
-read or written: a file that somebody changes in the meantime is noticed, and a half that is left from before is taken
-up again for as much of it as is right.
+Nothing here holds more than a leaf of a file at a time. Every leaf that is written is compared with the manifest, and a
+half that is left from before is taken up again for as much of it as is right. A leaf that is read is compared by the
+node that gets it; when one is refused there, it is looked at here, for somebody may have changed the file.
 """
 
 from __future__ import annotations
@@ -68,11 +68,12 @@ class Source:
         return hasher.finish()
 
     def leaf(self, manifest: Manifest, index: int) -> Buffer:
-        """Raises BadFile when it is not any more what the manifest says."""
-        part = self._part(*leaf_range(manifest.size_bytes, index))
+        return self._part(*leaf_range(manifest.size_bytes, index))
+
+    def check_leaf(self, manifest: Manifest, index: int, part: Buffer) -> None:
+        """Raises BadFile when what was read is not what the manifest says."""
         if sha256(part).digest() != manifest.leaf(index):
             raise BadFile("FILE_CHANGED", f"{self._name()} was changed while it was sent.", "Put it again.")
-        return part
 
     def _part(self, start: int, stop: int) -> Buffer:
         if self._descriptor is None:
@@ -184,13 +185,14 @@ def is_file(path: Path, cid: bytes, size_bytes: int) -> bool:
     return manifest_cid(manifest_of_file(path)) == cid
 
 
-def mapped(path: Path) -> memoryview:
-    """A whole file, read-only and not copied: its pages belong to the system's cache."""
+def mapped(path: Path, *, own: bool = False) -> memoryview:
+    """A whole file, not copied: its pages belong to the system's cache. Read-only; or one's `own`, where a page that is
+    written to is copied then, and the file stays as it is."""
     try:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return memoryview(b"")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY if own else mmap.ACCESS_READ))
     except OSError as error:
         raise _unreadable(path, error) from error
 

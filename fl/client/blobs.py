@@ -152,8 +152,12 @@ class AsyncBlobs:
                 raise
         return True
 
+    def made(self, cid: bytes, manifest: Manifest) -> None:
+        """The outbox has this blob, which was hashed as it was written."""
+        self._manifests = {cid: manifest}
+
     async def _manifest(self, source: Source, cid: bytes) -> Manifest | None:
-        """Kept for the next node. Leaves are compared with it whenever they are read, so it need not be made anew."""
+        """Kept for the next node. Leaves are compared with it wherever they arrive, so it need not be made anew."""
         if cid not in self._manifests:
             manifest = await asyncio.to_thread(source.manifest)
             if manifest_cid(manifest) != cid:

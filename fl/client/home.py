@@ -27,7 +27,7 @@ from chain.codec import CodecError, decode, encode
 from chain.genesis import MAX_GENESIS_BYTES, Genesis
 from chain.light import Checkpoint, ReceiptBundle
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction, tx_id
-from chain.unixfs import Buffer, Hasher, manifest_cid
+from chain.unixfs import Buffer, Hasher, Manifest, manifest_cid
 from fl.client.errors import BadFile
 from fl.client.keyfile import sync_directory
 from fl.records import Receipt
@@ -123,8 +123,8 @@ class Home:
 
     # Blobs
 
-    def keep_blob(self, parts: Iterable[Buffer]) -> bytes:
-        """A file in the outbox, durable when this returns its CID."""
+    def keep_blob(self, parts: Iterable[Buffer]) -> tuple[bytes, Manifest]:
+        """A file in the outbox, durable when this returns its CID and manifest."""
         hasher = Hasher()
         temporary = self._outbox / f".blob.{os.getpid()}.{secrets.token_hex(4)}"
         try:
@@ -134,7 +134,8 @@ class Home:
                     file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
-            cid = manifest_cid(hasher.finish())
+            manifest = hasher.finish()
+            cid = manifest_cid(manifest)
             os.replace(temporary, self.blob_path(cid))
         except OSError as error:
             raise BadFile(
@@ -143,7 +144,7 @@ class Home:
         finally:
             temporary.unlink(missing_ok=True)
         sync_directory(self._outbox)
-        return cid
+        return cid, manifest
 
     def blob_path(self, cid: bytes) -> Path:
         return self._outbox / f"{cid_text(cid)}.blob"

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chain.cid import cid_text, raw_cid
-from chain.unixfs import Buffer
 from fl.client.blobfile import mapped
 from fl.client.blobs import Progress, quiet
 from fl.client.errors import BadInput, RefusedByChain, Unreachable, Unverified
@@ -39,8 +39,7 @@ from fl.records import (
 from fl.rounds import SubmitUpdate
 from fl.rules import config_at, rules_hash, zero_model_cid
 from fl.state import job_key, joined_key, round_key
-from fl.tensors.encodings import flatten, update_form
-from fl.tensors.floats import check_range
+from fl.tensors.encodings import UpdateForm, encoded, update_form
 from fl.tensors.layout import AVERAGED
 from fl.tensors.model import model_form, parse_model
 from fl.transactions import read_body
@@ -76,9 +75,11 @@ class Difference(Mapping[str, NDArray[Any]]):
         self._base = base
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        # In float64 the difference of two float32 is exact.
-        change: NDArray[Any] = self._trained[name].astype(np.float64)
-        change -= self._base[name]
+        # Of two float32 the nearest float32 to their difference: what is sent. Of anything finer, in float64.
+        trained, base = self._trained[name], self._base[name]
+        exact = np.float32 if trained.dtype == np.float32 else np.float64
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            change: NDArray[Any] = np.subtract(trained, base, dtype=exact)
         return change
 
     def __iter__(self) -> Iterator[str]:
@@ -91,13 +92,15 @@ class Difference(Mapping[str, NDArray[Any]]):
 class AsyncTask:
     """A round to answer. `model` maps tensor names to arrays of your own; change them as you like."""
 
-    def __init__(self, job: AsyncJob, round: Round, base: dict[str, NDArray[Any]]) -> None:
+    def __init__(
+        self, job: AsyncJob, round: Round, base: dict[str, NDArray[Any]], model: dict[str, NDArray[Any]]
+    ) -> None:
         self._job = job
         self._round = round
         self._base = base
         self.receipt: Receipt | None = None
         self.round = round.number
-        self.model: dict[str, NDArray[Any]] = {name: array.copy() for name, array in base.items()}
+        self.model = model
         self.config: dict[str, ConfigValue] = {
             name: config_value(entry) for name, entry in config_at(job.rules, round.number).items()
         }
@@ -301,7 +304,11 @@ class AsyncJob:
             return None
         if joined.from_round > current.number or joined.answered >= current.number:
             return None
-        return AsyncTask(self, current, self._parsed(mapped(await self._file(current.base))))
+        path = await self._file(current.base)
+        model = self._parsed(mapped(path, own=True))
+        for array in model.values():
+            array.flags.writeable = True
+        return AsyncTask(self, current, self._parsed(mapped(path)), model)
 
     async def _resume(self) -> None:
         mine = [each for each in self.network.pending() if self._is_mine(each)]
@@ -320,7 +327,7 @@ class AsyncJob:
         carried is in the outbox from here on."""
         rules, number = self.rules, _examples(examples)
         values = metric_values(rules.metrics, metrics)
-        cid, payload = self._payload(self._parts(round, delta))
+        cid, payload = self._payload(update_form(rules.schema, rules.encoding), round, delta)
         return SubmitUpdate(
             job=self._id,
             round=round.number,
@@ -331,26 +338,20 @@ class AsyncJob:
             payload=payload,
         )
 
-    def _parts(self, round: Round, delta: Arrays) -> tuple[Buffer, ...]:
-        """Of the payload. It is never put together: a large one would be in memory once more."""
-        rules = self.rules
-        form = update_form(rules.schema, rules.encoding)
+    def _payload(self, form: UpdateForm, round: Round, delta: Arrays) -> tuple[bytes, bytes]:
+        """CID and what the transaction carries: nothing if that is too much, which is then in the outbox. It is never
+        put together there: a large one would be in memory once more."""
+        header = form.header(self.id, round.number, self.network.account)
+        parts = chain((header,), encoded(form, self.rules.range_bits, delta))
         try:
-            flat = flatten(form.layout, delta)
-            check_range(flat, rules.range_bits)
+            if len(header) + form.data_bytes > self.network.genesis.params.inline_bytes:
+                return self.network.sender.keep_blob(parts), b""
+            payload = b"".join(parts)
+            return raw_cid(payload), payload
         except Refused as refused:
             raise RefusedByChain.of(refused.code, refused.sentence) from None
         except ValueError as error:
             raise BadInput("BAD_UPDATE", f"The update cannot be encoded: {error}.", "Check names and shapes.") from None
-        header = form.header(self.id, round.number, self.network.account)
-        return header, form.encoding.encode(form.layout, rules.range_bits, flat)
-
-    def _payload(self, parts: tuple[Buffer, ...]) -> tuple[bytes, bytes]:
-        """CID and what the transaction carries: nothing if that is too much, which is then in the outbox."""
-        if sum(map(len, parts)) <= self.network.genesis.params.inline_bytes:
-            payload = b"".join(parts)
-            return raw_cid(payload), payload
-        return self.network.sender.keep_blob(parts), b""
 
 
 def _examples(examples: int) -> int:

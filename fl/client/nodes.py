@@ -268,7 +268,7 @@ def _given_up(request: Request, failures: Mapping[str, Exception]) -> QuorateErr
 
 async def limited(response: aiohttp.ClientResponse, limit: int) -> bytes:
     parts, size = [], 0
-    async for part in response.content.iter_chunked(64 * 1024):
+    async for part in response.content.iter_any():
         size += len(part)
         if size > limit:
             raise Unusable(f"an answer of more than {limit} bytes")

@@ -322,7 +322,9 @@ class Sender:
         """Its CID, once it is in the outbox for a transaction that is about to name it."""
         in_flight = (blob_named(read_body(each.tx)[1]) for each in self._home.pending())
         self._home.drop_abandoned_blobs({each.cid for each in in_flight if each is not None})
-        return self._home.keep_blob(parts)
+        cid, manifest = self._home.keep_blob(parts)
+        self._blobs.made(cid, manifest)
+        return cid
 
     def _drop_blob(self, body: object) -> None:
         """Nothing needs it for this transaction any more; another one may."""

@@ -164,6 +164,8 @@ class Upload:
                 if reply.status in _FORGOTTEN:
                     raise _Forgotten
                 complaint = _complaint(reply)
+                if isinstance(complaint, RefusedByChain):
+                    await asyncio.to_thread(self._source.check_leaf, self._manifest, index, data)
             except Unusable as error:
                 complaint = error
             if isinstance(complaint, RefusedByChain | _Full) or tries <= 0:

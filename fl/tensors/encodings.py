@@ -9,7 +9,7 @@ in parts (`check_part`), since no value lies across the border of two.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -47,8 +47,9 @@ class Encoding(Protocol):
         """Raises `Refused` unless what these bytes decode to is finite and within ±2^R. They stand at `start` behind
         the header, a multiple of 4, and end with a whole value."""
 
-    def encode(self, layout: Layout, range_bits: int, flat: NDArray[np.float32]) -> bytes:
-        """The bytes after the header, of a canonical flat vector within ±2^R."""
+    def encode(self, layout: Layout, range_bits: int, tensors: Iterable[NDArray[Any]]) -> Iterator[Bytes]:
+        """The bytes after the header, in pieces, of the averaged tensors in flat order. Values are made canonical; one
+        beyond ±2^R raises `Refused`, after pieces that are then to be thrown away."""
 
     def decode(self, layout: Layout, payload: Bytes, offset: int) -> NDArray[np.float32]: ...
 
@@ -132,9 +133,13 @@ def encode_update(
     """The payload of an update. `delta` names exactly the averaged tensors; values are rounded to F32 and
     made canonical. A value beyond the range is refused here as the chain would refuse it."""
     form = update_form(schema, encoding)
-    flat = flatten(form.layout, delta)
-    floats.check_range(flat, range_bits)
-    return form.header(job, round, member) + form.encoding.encode(form.layout, range_bits, flat)
+    return form.header(job, round, member) + b"".join(encoded(form, range_bits, delta))
+
+
+def encoded(form: UpdateForm, range_bits: int, delta: Mapping[str, NDArray[Any]]) -> Iterator[Bytes]:
+    """What follows the header, in pieces, so that a large update need not be in memory as a whole. Each tensor is
+    looked up once and let go before the next."""
+    return form.encoding.encode(form.layout, range_bits, averaged(form.layout, delta))
 
 
 def decode_update(
@@ -148,17 +153,23 @@ def decode_update(
 
 
 def flatten(layout: Layout, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-    """The canonical flat vector of the averaged tensors. Shapes must be equal: nothing is broadcast."""
+    """The canonical flat vector of the averaged tensors."""
+    flat = np.empty(layout.parameters, np.float32)
+    for each, array in zip(layout.segments, averaged(layout, tensors), strict=True):
+        flat[each.start : each.stop] = floats.canonical(array.ravel())
+    return flat
+
+
+def averaged(layout: Layout, tensors: Mapping[str, NDArray[Any]]) -> Iterator[NDArray[Any]]:
+    """The averaged tensors in flat order. Shapes must be equal: nothing is broadcast."""
     expected = {each.name for each in layout.segments}
     if tensors.keys() != expected:
         wrong = sorted(expected ^ tensors.keys())
         raise ValueError(f"exactly the job's averaged tensors are needed; missing or unknown: {', '.join(wrong)}")
-    flat = np.empty(layout.parameters, np.float32)
     for each in layout.segments:
         array = np.asarray(tensors[each.name])
         if array.shape != each.shape:
             raise ValueError(f"tensor {each.name!r} must have the shape {each.shape}, not {array.shape}")
         if array.dtype.kind not in "fiub":
             raise ValueError(f"tensor {each.name!r} must hold real numbers, not {array.dtype}")
-        flat[each.start : each.stop] = floats.canonical(array.ravel())
-    return flat
+        yield array

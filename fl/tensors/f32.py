@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fl.tensors import floats
 from fl.tensors.layout import Bytes, Layout, StoredTensor, array_at
+
+_PIECE = 1 << 18
+"""Values encoded together."""
 
 
 class F32:
@@ -18,8 +24,13 @@ class F32:
     def check(self, layout: Layout, range_bits: int, part: Bytes, start: int) -> None:
         floats.check_range(array_at(part, "F32", len(part) // 4, 0), range_bits)
 
-    def encode(self, layout: Layout, range_bits: int, flat: NDArray[np.float32]) -> bytes:
-        return flat.astype("<f4", copy=False).tobytes()
+    def encode(self, layout: Layout, range_bits: int, tensors: Iterable[NDArray[Any]]) -> Iterator[Bytes]:
+        for tensor in tensors:
+            values = tensor.ravel()
+            for start in range(0, values.size, _PIECE):
+                piece = floats.canonical(values[start : start + _PIECE])
+                floats.check_range(piece, range_bits)
+                yield piece.astype("<f4", copy=False).data.cast("B")
 
     def decode(self, layout: Layout, payload: Bytes, offset: int) -> NDArray[np.float32]:
         return self.values(layout, payload, offset).copy()

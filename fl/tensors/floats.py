@@ -30,11 +30,14 @@ def range_bits_as_f32(range_bits: int) -> int:
 
 
 def canonical(values: NDArray[Any]) -> NDArray[np.float32]:
-    """The nearest canonical F32 of each value; infinities and NaN stay what they are."""
+    """The nearest canonical F32 of each value of a flat array; infinities and NaN stay what they are."""
+    array = np.empty(values.size, np.float32)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        array = np.asarray(values).astype(np.float32)
-    magnitudes = array.view(np.uint32) & np.uint32(0x7FFFFFFF)
-    array.view(np.uint32)[magnitudes < TINY_BITS] = 0
+        for start in range(0, values.size, _CHUNK):
+            chunk = array[start : start + _CHUNK]
+            chunk[...] = values[start : start + _CHUNK]
+            bits = chunk.view(np.uint32)
+            np.copyto(bits, np.uint32(0), where=(bits & np.uint32(SIGN_BIT - 1)) < np.uint32(TINY_BITS))
     return array
 
 

@@ -7,6 +7,9 @@ saturated by the encoder rather than refused by the chain: +2^R comes back as 12
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,7 +46,11 @@ class Q8:
         if negative or top > floats.range_bits_as_f32(range_bits - 7):
             raise Refused("OUT_OF_RANGE", f"A scale of the update is negative or beyond 2^{range_bits} / 128.")
 
-    def encode(self, layout: Layout, range_bits: int, flat: NDArray[np.float32]) -> bytes:
+    def encode(self, layout: Layout, range_bits: int, tensors: Iterable[NDArray[Any]]) -> Iterator[Bytes]:
+        flat = np.empty(layout.parameters, np.float32)
+        for segment, tensor in zip(layout.segments, tensors, strict=True):
+            flat[segment.start : segment.stop] = floats.canonical(tensor.ravel())
+        floats.check_range(flat, range_bits)
         largest = np.maximum.reduceat(np.abs(flat), layout.blocks[:-1]).astype(np.float64)
         scales = np.minimum(floats.canonical(largest / 127), np.float32(2.0 ** (range_bits - 7)))
         # A block without a scale holds zeros and denormals only; any divisor rounds those to 0.
@@ -54,7 +61,8 @@ class Q8:
             start, stop = borders[0], borders[-1]
             steps = flat[start:stop] / np.repeat(divisors[first:last], np.diff(borders))
             values[start:stop] = np.clip(np.rint(steps), -128, 127)
-        return scales.astype("<f4").tobytes() + values.tobytes()
+        yield scales.astype("<f4").data.cast("B")
+        yield values.data.cast("B")
 
     def decode(self, layout: Layout, payload: Bytes, offset: int) -> NDArray[np.float32]:
         scales = self.scales(layout, payload, offset)

@@ -63,6 +63,28 @@ def test_a_job_of_large_updates_is_trained_to_its_end(chain: Running, joined: tu
     assert sorted(taken(chain)) == [0, 0, 0, 1, 1, 1], "each leaf goes to one node, and the swarm does the rest"
 
 
+def test_a_task_s_model_is_its_trainer_s_own(chain: Running, joined: tuple[Network, Any]) -> None:
+    _, job = joined
+    task = next(iter(job.tasks()))
+    _, path = job.model_file()
+    before = path.read_bytes()
+    task.model["weight"] += 1
+    task.model["weight"][0, 0] = 3
+    assert path.read_bytes() == before, "pages are copied when they are written to"
+    assert task.submit(weights=task.model, examples=1, metrics={"loss": 1}).accepted
+    assert job.model(1)["weight"][0, :2].tolist() == [3, 1]
+
+
+def test_an_update_that_cannot_be_sent_leaves_nothing_behind(chain: Running, joined: tuple[Network, Any]) -> None:
+    network, job = joined
+    task = next(iter(job.tasks()))
+    beyond = change(1.0)
+    beyond["weight"][-1, -1] = 1e30
+    with pytest.raises(RefusedByChain, match="range"):
+        task.submit(delta=beyond, examples=1, metrics={"loss": 1})
+    assert outbox(network) == []
+
+
 def test_few_models_are_kept_and_none_is_fetched_twice(chain: Running, joined: tuple[Network, Any]) -> None:
     network, job = joined
     for task in job.tasks():

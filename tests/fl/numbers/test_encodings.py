@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fl.errors import Refused
 from fl.tensors import floats
-from fl.tensors.encodings import ENCODINGS, check_payload, decode_update, encode_update, update_form
-from fl.tensors.layout import Schema
+from fl.tensors.encodings import ENCODINGS, check_payload, decode_update, encode_update, encoded, update_form
+from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from tests.fl.numbers import oracle
 from tests.fl.numbers.builders import (
     JOB_HEX,
@@ -160,6 +160,23 @@ def test_what_the_client_writes_is_canonical() -> None:
         values = np.frombuffer(payload[-24:], np.uint32)
         assert values.tolist() == [0, 0, 0, 0x00800000, 0x3F800000, 0x00800000]
         assert floats.is_canonical(values.view(np.float32))
+
+
+@pytest.mark.parametrize("encoding", sorted(ENCODINGS))
+def test_an_update_that_is_written_in_pieces_holds_every_value_once(encoding: str) -> None:
+    sizes = (1, 300_001, (1 << 18) + 1)
+    schema = Schema(tuple(TensorSpec(f"t{place}", "F32", (size,), AVERAGED) for place, size in enumerate(sizes)))
+    chance = np.random.default_rng(4)
+    delta = {f"t{place}": chance.integers(-127, 128, size) / np.float32(128) for place, size in enumerate(sizes)}
+    for values in delta.values():
+        values[-1] = 127 / 128
+    payload = payload_of(schema, encoding, delta)
+    form = update_form(schema, encoding)
+    assert code_of(schema, encoding, payload) == "ok"
+    assert len(list(encoded(form, 8, delta))) == {"f32": 5, "q8": 2}[encoding]
+    decoded = decode_update(schema, encoding, JOB_HEX, ROUND, MEMBER_HEX, payload)
+    for name, values in delta.items():
+        assert np.allclose(decoded[name], values, atol={"f32": 0, "q8": 2**-9}[encoding], rtol=0)
 
 
 @pytest.mark.parametrize("encoding", sorted(ENCODINGS))
