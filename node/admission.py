@@ -20,6 +20,7 @@ from fl.accounts import free_account
 from fl.blobs import Demand
 from fl.check import Checked, check_transaction
 from fl.errors import CODES, PendingJob, Refused
+from fl.members import member_of
 from fl.records import JobRules, Receipt, Registrars
 from fl.state import REGISTRARS, State, member_key, read_record, rules_of
 from node.buckets import Rate, TokenBuckets
@@ -33,6 +34,9 @@ REMEMBERED = 200_000
 CHECKED_TOGETHER = 64
 RULES_CACHED = 256
 RECEIPT_LIMIT_BYTES = 4096
+WAITING_WITH_BLOBS = 8
+"""Transactions of one sender whose blobs peers have yet to pull: few of all senders' are offered at once, and those
+of one whose quota is used up elsewhere must not keep out the others'."""
 JUDGED_WITHIN_S = 8.0
 """A blob that takes longer to look through is known when its transaction comes again."""
 
@@ -142,9 +146,9 @@ class Admission:
         self._in_block: dict[int, list[bytes]] = {}
         """Final and not yet executed, by height."""
         self._waiting: dict[bytes, list[asyncio.Future[None]]] = {}
+        self._with_blobs: dict[bytes, set[bytes]] = {}
+        """By sender, transactions that name blobs and were last seen to be accepted."""
         self._rules: OrderedDict[bytes, JobRules] = OrderedDict()
-        self._blobs: dict[bytes, bytes] = {}
-        """By transaction that was taken here and names a blob, until it is packed."""
         self.refused: dict[str, int] = {}
         self.draining = False
 
@@ -181,7 +185,11 @@ class Admission:
         if tx.valid_until_ms > now_ms + self._params.max_validity_ms:
             raise Refused("VALID_UNTIL_FAR")
         if self._store.receipt_index(checked.id) is None:
-            free_account(State(self._store.state), tx, now_ms, self._params.nonce_window)
+            state = State(self._store.state)
+            free_account(state, tx, now_ms, self._params.nonce_window)
+            if checked.demand is not None:
+                # No node fetches a stranger's blob.
+                member_of(state, tx.sender)
 
     # Taking
 
@@ -233,13 +241,22 @@ class Admission:
 
     async def _take_with_blob(self, data: bytes, checked: Checked, demand: Demand) -> Refused | Busy | None:
         reason = await self._judge(demand)
+        if reason is None and self._has_enough(checked.tx.sender):
+            reason = Busy("Others of this account's blobs are still on their way to the other nodes.", 5)
         if reason is not None:
             self._count(reason.code)
             return reason
         self._note(checked.id, Status.ACCEPTED)
-        self._blobs[checked.id] = demand.claim.cid
+        self._with_blobs.setdefault(checked.tx.sender, set()).add(checked.id)
         self._submit(Submit(((checked.id, data, checked.tx.valid_until_ms),), alone=True))
         return None
+
+    def _has_enough(self, sender: bytes) -> bool:
+        waiting = self._with_blobs.pop(sender, set())
+        waiting = {identity for identity in waiting if self._standing.get(identity) is Status.ACCEPTED}
+        if waiting:
+            self._with_blobs[sender] = waiting
+        return len(waiting) >= WAITING_WITH_BLOBS
 
     async def _judge(self, demand: Demand) -> Refused | Busy | None:
         """Whether the blob is whole, good and durable here: what a client has not put here, no peer can pull."""
@@ -255,12 +272,6 @@ class Admission:
         if finding is Finding.BAD:
             return Refused(code if code in CODES else "BAD_CID")
         return None
-
-    def blobs(self) -> list[bytes]:
-        """Those named by transactions that no batch carries yet."""
-        for identity in [each for each in self._blobs if self._standing.get(each) is not Status.ACCEPTED]:
-            del self._blobs[identity]
-        return list(self._blobs.values())
 
     def _check_room(self, size_bytes: int) -> None:
         try:

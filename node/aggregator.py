@@ -2,16 +2,14 @@
 
 The updates of a round are told to the data process as they are accepted, so that little is left to do when its log is
 frozen; then it is asked for the result. A data process that was started again knows of nothing, so every open round is
-told to it from its first update on. What a round ended with is fetched from the others where it is not computed here.
+told to it from its first update on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from chain.batch import SignedBatch
@@ -22,7 +20,7 @@ from consensus.effects import Alarm
 from fl.blobs import BlobKind
 from fl.records import Entry, JobRules, JobStatus, Phase, Round
 from fl.rounds import SubmitUpdate
-from fl.state import JOBS, MAX_VALUE_BYTES, entry_key, job_of, open_jobs, round_of, rules_of
+from fl.state import MAX_VALUE_BYTES, entry_key, job_of, open_jobs, round_of, rules_of
 from fl.transactions import read_body, read_transaction
 from node.batchlog import BatchLog
 from node.data.messages import ADDENDS, Addend, Closed, Finding
@@ -35,9 +33,9 @@ log = logging.getLogger("quorate.aggregator")
 KERNELS_DIFFER = "KERNELS_DIFFER"
 TOLD_BYTES = 4 * 1024 * 1024
 """Of inline payloads in one message."""
-FETCHED_AT_ONCE = 4
-FETCHED_WITHIN_S = 60.0
-"""Then it is another's turn, for nobody may have this one."""
+LATE_ROUNDS = 4
+"""Of rounds long over, updates may be lacking that nobody has any more."""
+LONGEST_PAUSE_S = 60.0
 
 RoundKey = tuple[bytes, int]
 """A job and the number of a round."""
@@ -81,13 +79,10 @@ class Aggregator:
         self.trouble = ""
         """Why this node signs no results, if it does not."""
         self._open: dict[RoundKey, _Sum] = {}
-        self._late: set[asyncio.Task[None]] = set()
-        """Rounds that others closed while the data process was at their last step: compared all the same."""
+        self._late: dict[asyncio.Task[None], None] = {}
+        """Rounds that others closed while the data process was at their last step: compared all the same, oldest
+        first."""
         self._changed = asyncio.Event()
-        self._lacking: OrderedDict[bytes, tuple[tuple[bytes, BlobKind], ...]] = OrderedDict()
-        """By job, what its newest closed round left and may not be here."""
-        self._fetching: dict[bytes, asyncio.Timeout] = {}
-        self._lacks = asyncio.Event()
 
     @property
     def waiting(self) -> int:
@@ -105,9 +100,7 @@ class Aggregator:
     # What execution tells
 
     def resume(self) -> None:
-        """Rounds that were open when the node went down, and what it had not yet fetched."""
-        for key, _ in self._store.state_rows(JOBS):
-            self._want(key[len(JOBS) :])
+        """Rounds that were open when the node went down."""
         self._changed.set()
 
     def executed(self, over: Iterable[RoundKey]) -> None:
@@ -121,19 +114,21 @@ class Aggregator:
     def _end(self, key: RoundKey) -> None:
         current = round_of(self._store.state, *key)
         closed = current is not None and current.phase == Phase.CLOSED
-        if closed:
-            self._want(key[0])
         ended = self._open.pop(key, None)
         if ended is None or ended.task is None or ended.done:
             return
         if closed and ended.closing:
-            self._late.add(ended.task)
-            ended.task.add_done_callback(self._late.discard)
+            self._late[ended.task] = None
+            ended.task.add_done_callback(self._compared)
+            if len(self._late) > LATE_ROUNDS:
+                next(iter(self._late)).cancel()
         else:
             ended.task.cancel()
 
+    def _compared(self, task: asyncio.Task[None]) -> None:
+        self._late.pop(task, None)
+
     async def run(self) -> None:
-        fetching = [asyncio.create_task(self._fetch(), name="fetch models") for _ in range(FETCHED_AT_ONCE)]
         try:
             while True:
                 self._changed.clear()
@@ -141,7 +136,7 @@ class Aggregator:
                 await self._changed.wait()
         finally:
             sums = [each.task for each in self._open.values() if each.task is not None]
-            for task in (*fetching, *sums, *self._late):
+            for task in (*sums, *self._late):
                 task.cancel()
 
     # Sums
@@ -161,6 +156,7 @@ class Aggregator:
     async def _sum(self, begun: _Sum) -> None:
         rules = rules_of(self._store.state, begun.key[0])
         assert rules is not None, "a job's rules are written with it"
+        pause_s = ASK_AGAIN_S
         try:
             while not self.trouble:
                 await self._data.up()
@@ -171,27 +167,34 @@ class Aggregator:
                 except DataGone:
                     continue
                 except DataFault as fault:
-                    await self._failed(begun.key, fault)
+                    if self._distrusts(fault):
+                        return
+                    self._failed(begun.key, fault)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         finally:
             self._data.drop(*begun.key)
 
-    async def _failed(self, key: RoundKey, fault: DataFault) -> None:
-        if fault.fault == KERNELS_DIFFER:
-            # Ordering and execution go on without results of this node.
+    def _distrusts(self, fault: DataFault) -> bool:
+        """Whether this machine does not compute as all others do: ordering and execution go on without its results."""
+        if fault.fault != KERNELS_DIFFER:
+            return False
+        if not self.trouble:
             self.trouble = str(fault)
             log.critical("this node signs no results", extra={"code": fault.fault, "reason": self.trouble})
-            return
+        return True
+
+    def _failed(self, key: RoundKey, fault: DataFault) -> None:
         log.error(
             "a round could not be summed; it is tried again",
             extra={"job": key[0].hex(), "round": key[1], "code": fault.fault, "reason": str(fault)},
         )
         self._data.drop(*key)
-        await asyncio.sleep(ASK_AGAIN_S)
 
     async def _through(self, begun: _Sum, rules: JobRules) -> Closed:
         """Tells the data process every update of the round, from the first on, and asks for the result."""
         job, number = begun.key
-        told = 0
+        told, life = 0, self._data.life
         while True:
             begun.moved.clear()
             current = round_of(self._store.state, job, number)
@@ -199,6 +202,7 @@ class Aggregator:
             if told < current.updates.size:
                 stop = min(told + ADDENDS, current.updates.size)
                 addends = await self._offload.run(self._addends, begun.key, told, stop)
+                self._check_life(life)
                 await self._data.add(job, number, rules, addends)
                 told += len(addends)
             elif current.phase != Phase.COLLECTING:
@@ -207,9 +211,15 @@ class Aggregator:
                 await begun.moved.wait()
         if await self._data.obtain(current.base, BlobKind.MODEL) is not Finding.OK:
             raise DataFault("NO_SPACE", "there is no room for the model that the round starts from")
+        self._check_life(life)
         begun.closing = True
         size, root = current.updates.size, current.updates.root()
         return await self._data.close(job, number, root, size, current.kernel_version, current.base)
+
+    def _check_life(self, life: int) -> None:
+        """A data process that began meanwhile knows nothing of what its predecessor was told."""
+        if self._data.life != life:
+            raise DataGone
 
     def _addends(self, key: RoundKey, start: int, stop: int) -> list[Addend]:
         """Entries of the round's log as far as one message holds them, at least one."""
@@ -246,47 +256,6 @@ class Aggregator:
                 "its arithmetic, its disk or its software is broken"
             )
             self._alarm(Alarm("RESULT_DIVERGED", sentence))
-
-    # What others have
-
-    def _want(self, job_id: bytes) -> None:
-        """What the job's newest closed round left: asked for even if it should be here, for a disk may have lost it."""
-        job = job_of(self._store.state, job_id)
-        if job is None:
-            return
-        made = round_of(self._store.state, job_id, job.model_round)
-        named = ((job.model, BlobKind.MODEL), (job.optimizer, BlobKind.OPTIMIZER))
-        record = ((made.record, BlobKind.RECORD),) if made is not None else ()
-        self._lacking[job_id] = tuple((cid, kind) for cid, kind in (*named, *record) if cid)
-        self._lacks.set()
-        older = self._fetching.get(job_id)
-        if older is not None and not older.expired():
-            older.reschedule(asyncio.get_running_loop().time())
-
-    async def _fetch(self) -> None:
-        while True:
-            while not self._lacking:
-                self._lacks.clear()
-                await self._lacks.wait()
-            job_id, blobs = self._lacking.popitem(last=False)
-            if not await self._fetched(job_id, blobs):
-                self._lacking.setdefault(job_id, blobs)
-                await asyncio.sleep(ASK_AGAIN_S)
-
-    async def _fetched(self, job_id: bytes, blobs: tuple[tuple[bytes, BlobKind], ...]) -> bool:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FETCHED_WITHIN_S) as patience:
-                self._fetching[job_id] = patience
-                try:
-                    findings = [await self._obtained(cid, kind) for cid, kind in blobs]
-                finally:
-                    if self._fetching.get(job_id) is patience:
-                        del self._fetching[job_id]
-                return all(finding is Finding.OK for finding in findings)
-        return False
-
-    async def _obtained(self, cid: bytes, kind: BlobKind) -> Finding:
-        return await self._data.insist(lambda: self._data.obtain(cid, kind))
 
 
 def _result(job: bytes, current: Round, closed: Closed) -> Result:

@@ -18,10 +18,14 @@ class BatchLog:
         self.log = log
         self._store = store
         self._unsynced: deque[tuple[int, bytes, Location]] = deque()
+        self._newest: dict[bytes, Location] = {}
+        """Of those that have no row yet."""
 
     def append(self, record: BatchStored) -> int:
         number, location = self.log.append_at(BATCH_KIND, encode(record))
-        self._unsynced.append((number, batch_digest(record.signed.batch), location))
+        digest = batch_digest(record.signed.batch)
+        self._unsynced.append((number, digest, location))
+        self._newest[digest] = location
         return number
 
     def settle(self) -> None:
@@ -33,6 +37,9 @@ class BatchLog:
             rows[digest] = location
         if rows:
             self._store.keep_batches(number, rows)
+        for digest, location in rows.items():
+            if self._newest[digest] == location:
+                del self._newest[digest]
 
     def replay(self, start: int) -> Iterator[BatchStored]:
         """Records from `start` on; those whose rows a crash has lost are indexed again."""
@@ -45,8 +52,10 @@ class BatchLog:
                 yield record
 
     def holds(self, digest: bytes) -> bool:
+        """Durably."""
         return self._store.batch_location(digest) is not None
 
     def read(self, digest: bytes) -> SignedBatch | None:
-        location = self._store.batch_location(digest)
+        """What was appended, durable or not. On any thread."""
+        location = self._newest.get(digest) or self._store.batch_location(digest)
         return None if location is None else read_batch_entry(self.log.read(location)).signed

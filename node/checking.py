@@ -3,6 +3,8 @@
 What no signature is needed for comes first. A batch that only waits for a job to become known here is put back for the
 price of reading it, however often it is asked about, so that nobody's batches hold up another's. Nor does a batch that
 names a blob: its verdict is the data process's, once the blob is whole here and durable, and comes in its own time.
+Room for a blob is a member's: one of a stranger's, or under a key that is not its member's, is not fetched, or a
+creator could fill every disk in the names of accounts that it makes up.
 """
 
 from __future__ import annotations
@@ -49,15 +51,18 @@ class BatchChecks:
         data: DataPlane,
         rules_of: RulesOf,
         *,
+        may_bring: Callable[[bytes, bytes], bool],
         creator_of: Callable[[SignedBatch], Peer | None],
         disk_full: Callable[[], bool],
         checked: Callable[[bytes, Verdict], None],
     ) -> None:
+        """`may_bring` says of an account and a key whether blobs are taken that the key signs for in its name."""
         self._chain_id = chain_id
         self._params = params
         self._offload = offload
         self._data = data
         self._rules_of = rules_of
+        self._may_bring = may_bring
         self._creator_of = creator_of
         self._disk_full = disk_full
         self._checked = checked
@@ -117,6 +122,7 @@ class BatchChecks:
 
     def judge(self, signed: SignedBatch) -> Judged:
         checked = []
+        with_blobs = []
         demands = []
         for data in signed.batch.transactions:
             try:
@@ -127,9 +133,12 @@ class BatchChecks:
                 return Judged(Verdict.BAD)
             checked.append(found.tx)
             if found.demand is not None:
+                with_blobs.append(found.tx)
                 demands.append(found.demand)
         if not all(verify_transaction(tx) for tx in checked):
             return Judged(Verdict.BAD)
+        if not all(self._may_bring(tx.sender, tx.key) for tx in with_blobs):
+            return Judged(Verdict.PENDING)
         return Judged(Verdict.OK, tuple(demands))
 
     async def _await(self, digest: bytes, signed: SignedBatch, demands: tuple[Demand, ...]) -> None:

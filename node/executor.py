@@ -17,7 +17,7 @@ from chain.tree import StateTree
 from consensus.lineage import Lineage, first_leader, unexecuted_loads
 from consensus.replica import ChainExecuted
 from fl.blobs import BlobKind
-from fl.execution import BlockInput, BlockOutcome, NewModel
+from fl.execution import BlockInput, BlockOutcome
 from fl.machine import execute_block, genesis_state, wants_block_at
 from fl.records import Event, EventKind, Receipt
 from node.batchlog import BatchLog
@@ -69,7 +69,7 @@ class Executor:
         self._missing = missing
         self._done = done
         self.keeping: tuple[bytes, ...] = ()
-        """Models that the block in execution brings: durable before the row that names them."""
+        """Models that the block in execution brings inline: durable before the row that names them."""
         self._queue: deque[FinalBlock] = deque()
         self._changed = asyncio.Event()
 
@@ -160,9 +160,12 @@ class Executor:
             outcome = await self._offload.run(execute_block, self._store.state, block)
         else:
             outcome = execute_block(self._store.state, block)
-        self.keeping = tuple(model.cid for model in outcome.models)
-        for model in outcome.models:
-            await self._model(model)
+        # Without the data process execution waits, and ordering goes on as far as the window allows. A model that came
+        # as a blob is here if this node voted for it; what is not, and zeros, come in their own time.
+        inline = [model for model in outcome.models if model.inline]
+        self.keeping = tuple(model.cid for model in inline)
+        for model in inline:
+            await self._kept(model.inline)
         self._keep(final, outcome)
         self.keeping = ()
         events = [decode(Event, data, EVENT_LIMIT_BYTES) for data in outcome.events]
@@ -176,14 +179,8 @@ class Executor:
         )
         await self._done(executed, outcome)
 
-    async def _model(self, model: NewModel) -> None:
-        """Without the data process execution waits, and ordering goes on as far as the window allows. A model that
-        came as a blob is here if this node voted for it, and is fetched in its own time if not."""
-        data, schema = self._data, model.zeros
-        if schema is not None:
-            await data.insist(lambda: data.zeros(schema))
-        elif model.inline:
-            await data.insist(lambda: data.keep(BlobKind.MODEL, model.inline))
+    async def _kept(self, model: bytes) -> None:
+        await self._data.insist(lambda: self._data.keep(BlobKind.MODEL, model))
 
     def _keep(self, final: FinalBlock, outcome: BlockOutcome) -> None:
         store, before, lineage = self._store, self.executed, final.lineage

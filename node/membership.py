@@ -19,8 +19,18 @@ def standing_of(read: Read, validators: ValidatorSet, account: bytes, key: bytes
     roles = () if member is None or member.revoked else member.roles
     if any(account_id(each.operator_key) == account for each in validators.members):
         roles = (*roles, VALIDATOR)
+    return _speaks_for(read, account, key), roles
+
+
+def is_member(read: Read, account: bytes, key: bytes) -> bool:
+    """Whether the key speaks for a member in good standing."""
+    member = read_record(read, Member, member_key(account))
+    return member is not None and not member.revoked and _speaks_for(read, account, key)
+
+
+def _speaks_for(read: Read, account: bytes, key: bytes) -> bool:
     try:
         account_for(State(read), account, key)
     except Refused:
-        return False, roles
-    return True, roles
+        return False
+    return True

@@ -227,6 +227,9 @@ class _NodeCollector(Collector):
         yield _gauge("data_full", "Whether its disk has no room for more blobs.", data.full)
         yield _gauge("data_waiting", "What the core has asked it and not been answered.", data.waiting)
         yield _gauge("batches_without_blobs", "Batches that are voted for once their blobs are here.", self._awaited)
+        yield _gauge(
+            "blobs_lacking", "Jobs and data sets of which something is being fetched.", self._node.lacking.waiting
+        )
         starts = CounterMetricFamily("quorate_data_starts", "Times that the data process has come to work.")
         starts.add_metric([], data.life)
         yield starts

@@ -53,7 +53,8 @@ from node.checking import BatchChecks
 from node.dataplane import DataPlane
 from node.directory import Directory
 from node.executor import Executor, FinalBlock
-from node.membership import standing_of
+from node.lacking import Lacking
+from node.membership import is_member, standing_of
 from node.observer import Observer
 from node.ports import Channel, DiskFailure, Down, Frame, Peer, PeerAddress, Ports, Up
 from node.progress import Progress
@@ -193,6 +194,7 @@ class Node:
             ports.offload,
             self.data,
             self.admission.rules_of,
+            may_bring=lambda account, key: is_member(store.state, account, key),
             creator_of=lambda signed: self._creator_of(signed.batch.epoch, signed.batch.creator),
             disk_full=lambda: self.disk_full,
             checked=lambda digest, verdict: self.feed(avail.Checked(digest, verdict)),
@@ -254,6 +256,7 @@ class Node:
             computed=lambda result: node.feed(RoundComputed(result)),
             alarm=node._alarm,
         )
+        node.lacking = Lacking(store, node.data)
         node.retention = Retention(
             params,
             node.limits.keeping,
@@ -263,7 +266,8 @@ class Node:
             ports.offload,
             open_batches=replica.availability.open_batches,
             offered=replica.availability.offered,
-            made_here=lambda: [*node.admission.blobs(), *node.executor.keeping, *node.aggregator.roots()],
+            pooled=replica.availability.waiting_alone,
+            made_here=lambda: [*node.executor.keeping, *node.aggregator.roots()],
         )
         node._replay()
         return node
@@ -271,6 +275,7 @@ class Node:
     executor: Executor
     aggregator: Aggregator
     retention: Retention
+    lacking: Lacking
 
     def _replay(self) -> None:
         height, horizon = self.executor.executed.lineage.height, self.genesis.params.horizon
@@ -299,6 +304,7 @@ class Node:
                 ("aggregate", self.aggregator.run()),
                 ("sync", self._sync()),
                 ("retain", self.retention.run()),
+                ("fetch", self.lacking.run()),
             )
         ]
         for task in work:
@@ -310,6 +316,7 @@ class Node:
             executed = self.executor.executed
             self.feed(self._chain_executed(executed.lineage.height, executed.lineage.digest, executed.state_root))
             self.aggregator.resume()
+            self.lacking.resume()
             await self._over.wait()
             for task in work:
                 if task.done():
@@ -576,6 +583,7 @@ class Node:
         self.retention.executed(executed.height)
         if outcome.events:
             self.aggregator.executed(executed.rounds_over)
+            self.lacking.executed(outcome)
         self.feed(executed)
         self.progress.moved()
 

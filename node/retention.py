@@ -48,9 +48,11 @@ class Retention:
         *,
         open_batches: Callable[[], Iterable[bytes]],
         offered: Callable[[], Iterable[SignedBatch]],
+        pooled: Callable[[], Iterable[bytes]],
         made_here: Callable[[], Iterable[bytes]],
     ) -> None:
-        """`made_here`: blobs that no batch and no state names yet."""
+        """`pooled`: transactions that no batch carries, at present or any more; `made_here`: blobs that no transaction
+        and no state names yet."""
         self._params = params
         self._keeping = keeping
         self._store = store
@@ -59,9 +61,12 @@ class Retention:
         self._offload = offload
         self._open_batches = open_batches
         self._offered = offered
+        self._pooled = pooled
         self._made_here = made_here
         self._final: dict[int, tuple[bytes, ...]] = {}
         """By height, the batches of blocks that are final and not executed."""
+        self._named_by: dict[bytes, tuple[bytes, ...]] = {}
+        """What batches name, for as long as they are looked at: they may be many, and some are a megabyte."""
         self.swept_blobs = 0
         self.swept_bytes = 0
 
@@ -85,8 +90,11 @@ class Retention:
 
     async def sweep(self) -> None:
         token = await self._data.mark()
-        named = {*self._made_here(), *self._unexecuted()}
-        named.update(await self._offload.run(self._in_state))
+        final = [digest for digests in self._final.values() for digest in digests]
+        batches = {*self._open_batches(), *final}
+        named = set(self._made_here())
+        named |= await self._offload.run(self._unexecuted, batches, list(self._offered()), list(self._pooled()))
+        named |= await self._offload.run(self._in_state)
         await self._offload.run(self._store.sync)
         blobs, size_bytes = await self._data.sweep(token, sorted(named))
         self.swept_blobs += blobs
@@ -98,18 +106,25 @@ class Retention:
         store = self._store
         return set(roots(store.state, store.state_rows, store.beside, self._keeping.policy))
 
-    def _unexecuted(self) -> Iterator[bytes]:
-        """Named by batches that may be ordered, or are and wait for execution."""
-        for signed in self._offered():
-            yield from self._named_by(signed)
-        final = [digest for digests in self._final.values() for digest in digests]
-        for digest in {*self._open_batches(), *final}:
-            stored = self._batches.read(digest)
-            if stored is not None:
-                yield from self._named_by(stored)
+    def _unexecuted(self, batches: set[bytes], offered: list[SignedBatch], pooled: list[bytes]) -> set[bytes]:
+        """Named by batches that may be ordered, or are and wait for execution, and by what waits for a batch."""
+        self._named_by = {digest: cids for digest in batches if (cids := self._named_in(digest)) is not None}
+        named = {cid for cids in self._named_by.values() for cid in cids}
+        named.update(self._named(pooled))
+        for signed in offered:
+            named.update(self._named(signed.batch.transactions))
+        return named
 
-    def _named_by(self, signed: SignedBatch) -> Iterator[bytes]:
-        for data in signed.batch.transactions:
+    def _named_in(self, digest: bytes) -> tuple[bytes, ...] | None:
+        known = self._named_by.get(digest)
+        if known is not None:
+            return known
+        # None is a batch that others have certified, and not this node.
+        signed = self._batches.read(digest)
+        return None if signed is None else tuple(self._named(signed.batch.transactions))
+
+    def _named(self, transactions: Iterable[bytes]) -> Iterator[bytes]:
+        for data in transactions:
             try:
                 _, body = read_body(read_transaction(data, self._params))
             except Refused:

@@ -368,6 +368,10 @@ class Availability:
         """Those that may yet be voted for."""
         return tuple(offer.signed for offer in self._desk.offers)
 
+    def waiting_alone(self) -> tuple[bytes, ...]:
+        """Transactions in the pool that go alone, of batches that were given up too: they may name blobs."""
+        return self._creation.waiting_alone
+
     def counts(self) -> dict[str, int]:
         """For metrics, and for tests of the bounds."""
         desk = self._desk

@@ -72,6 +72,10 @@ class Creation:
         return len(self._pool)
 
     @property
+    def waiting_alone(self) -> tuple[bytes, ...]:
+        return self._pool.alone
+
+    @property
     def _longest_bytes(self) -> int:
         """Of a transaction in a batch; anything that the pool takes can be packed while the quota allows this."""
         params = self._desk.params

@@ -53,6 +53,11 @@ class Pool:
         """Of what may share a batch."""
         return self.size_bytes - sum(waiting.packed_bytes for waiting in self._alone.values())
 
+    @property
+    def alone(self) -> tuple[bytes, ...]:
+        """The transactions that go alone."""
+        return tuple(waiting.transaction for waiting in self._alone.values())
+
     def room(self) -> int:
         if len(self) >= POOL_TRANSACTIONS:
             return 0

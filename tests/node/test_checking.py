@@ -55,10 +55,12 @@ def update_of_unknown_job() -> bytes:
     return actor("trainer-000", CHAIN).sign(body)
 
 
+def update_body(number: int = 0) -> SubmitUpdate:
+    return SubmitUpdate(JOB, 1, RULES.initial, 1, (0,), raw_cid(b"blob %d" % number), b"")
+
+
 def update_with_blob(number: int = 0) -> bytes:
-    cid = raw_cid(b"blob %d" % number)
-    body = SubmitUpdate(JOB, 1, RULES.initial, 1, (0,), cid, b"")
-    return actor("trainer-000", CHAIN).sign(body, nonce=number)
+    return actor("trainer-000", CHAIN).sign(update_body(number), nonce=number)
 
 
 def spoilt(data: bytes) -> bytes:
@@ -67,15 +69,20 @@ def spoilt(data: bytes) -> bytes:
 
 
 def checks(
-    answers: list[tuple[bytes, Verdict]], disk_full: bool = False, pipe: SimulatedPipe | None = None
+    answers: list[tuple[bytes, Verdict]],
+    disk_full: bool = False,
+    pipe: SimulatedPipe | None = None,
+    members: frozenset[str] = frozenset({"trainer-000"}),
 ) -> BatchChecks:
     pipe = pipe or SimulatedPipe()
+    keys = {(each.account, each.key.public) for each in (actor(name, CHAIN) for name in members)}
     return BatchChecks(
         CHAIN,
         GENESIS.params,
         Inline(),
         DataPlane(pipe.begin_core(), who=lambda account, key: (False, ())),
         lambda job: RULES if job == JOB else None,
+        may_bring=lambda account, key: (account, key) in keys,
         creator_of=lambda signed: CREATORS[signed.batch.creator],
         disk_full=lambda: disk_full,
         checked=lambda digest, verdict: answers.append((digest, verdict)),
@@ -90,6 +97,17 @@ def test_an_unknown_job_is_noticed_before_any_signature_is_looked_at() -> None:
 def test_a_bad_signature_spoils_a_batch_and_a_good_one_does_not() -> None:
     assert checks([]).judge(batch(0, 0, registration(1), registration(2))) == Judged(Verdict.OK)
     assert checks([]).judge(batch(0, 0, registration(1), spoilt(registration(2)))) == Judged(Verdict.BAD)
+
+
+def test_the_blob_of_a_stranger_is_not_fetched_and_its_batch_waits_until_it_is_a_member() -> None:
+    waiting = batch(0, 0, registration(1), update_with_blob())
+    assert checks([], members=frozenset()).judge(waiting) == Judged(Verdict.PENDING)
+    assert len(checks([]).judge(waiting).demands) == 1
+
+
+def test_nobody_has_blobs_fetched_in_the_name_of_a_member_whose_key_it_has_not() -> None:
+    forged = actor("trainer-000", CHAIN).sign(update_body(), key=actor("trainer-001", CHAIN).key)
+    assert checks([]).judge(batch(0, 0, forged)) == Judged(Verdict.PENDING)
 
 
 async def test_creators_are_served_in_turn_however_much_one_of_them_offers() -> None:

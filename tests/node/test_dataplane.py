@@ -24,7 +24,6 @@ from node.data.messages import (
     Standing,
     Swept,
     WhoIs,
-    to_frame,
 )
 from node.dataplane import DataFault, DataGone, DataPlane
 from node.ports import PipeUp

@@ -56,6 +56,7 @@ class DataMachine(Computer):
     def __init__(self, name: str, seed: int, traits: Traits, network: BulkNetwork, endpoint: BulkEndpoint) -> None:
         super().__init__(name, seed, traits)
         self.limits = LIMITS
+        self.check_kernels: Callable[[], None] | None = None
         self.node: DataNode | None = None
         self.troubled: Callable[[DiskFailure], None] = self._unexpected
         """Called when it ended because of its disk."""
@@ -63,6 +64,7 @@ class DataMachine(Computer):
         self._network = network
         self._bulk: SimulatedBulk | None = None
         self._pipe = SimulatedPipe()
+        self.kept_down = False
         self._wanted = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -91,6 +93,9 @@ class DataMachine(Computer):
 
     def _begin(self) -> None:
         self._timer = None
+        if self.kept_down:
+            self._begin_in(RESTART_S[0])
+            return
         power = self.power_on()
         self._bulk = SimulatedBulk(self._network, self.endpoint)
         ports = DataPorts(
@@ -105,7 +110,7 @@ class DataMachine(Computer):
         task.add_done_callback(lambda task: self._over(task, power))
 
     async def _live(self, ports: DataPorts) -> None:
-        node = await DataNode.open(ports, self.limits)
+        node = await DataNode.open(ports, self.limits, check_kernels=self.check_kernels)
         self.node = node
         await node.run()
 

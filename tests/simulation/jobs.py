@@ -11,13 +11,13 @@ from chain.codec import decode
 from chain.unixfs import cid_of
 from fl.blobs import BlobKind
 from fl.jobs import CreateJob, JoinJob
-from fl.records import Entry, Job, JobStatus, Phase, Round
+from fl.records import Entry, Job, JobStatus, Phase, Receipt, Round
 from fl.rounds import SubmitUpdate
 from fl.rules import rules_hash, zero_model
 from fl.state import entry_key, job_of, round_of
 from fl.tensors.encodings import decode_update, encode_update
 from fl.tensors.model import build_model, parse_model
-from node.admission import Busy, Status
+from node.admission import Answer, Busy, Status
 from node.node import Node
 from node.ports import PortError
 from tests.fl.builders import make_rules, trainer_names
@@ -42,6 +42,10 @@ class Training:
 
     async def create(self) -> None:
         self.id = await self._certainly("creator", CreateJob(self.rules, b""))
+        await self.begin()
+
+    async def begin(self) -> None:
+        """All train, once the job is there."""
         self._tasks = [asyncio.ensure_future(self._train(name, place)) for place, name in enumerate(self.names)]
 
     def stop(self) -> None:
@@ -58,16 +62,18 @@ class Training:
                 try:
                     await self._put(place, name, body)
                     answers = await self.cluster.submit(place, data, wait=Status.EXECUTED, within=5)
+                    receipt = self._receipt(place, answers)
                 except (PortError, AssertionError, Busy, Crash):
-                    answers = []
-                for answer in answers:
-                    found = answer.standing.receipt if answer.standing is not None else None
-                    node = self.cluster.hosts[place].node
-                    if answer.id is not None and node is not None:
-                        found = node.admission.standing(answer.id).receipt
-                    if found is not None:
-                        return found.job
+                    # To a client a machine that lost its power is a connection that broke.
+                    receipt = None
+                if receipt is not None:
+                    return receipt.job
             await asyncio.sleep(0.2)
+
+    def _receipt(self, place: int, answers: list[Answer]) -> Receipt | None:
+        node = self.cluster.hosts[place].node
+        standings = [node.admission.standing(each.id) for each in answers if each.id is not None and node is not None]
+        return next((each.receipt for each in standings if each.receipt is not None), None)
 
     async def _put(self, place: int, name: str, body: object) -> None:
         """The blob that the transaction names goes where it is submitted."""

@@ -22,12 +22,10 @@ from fl.rules import rules_hash
 from fl.state import job_of, round_of
 from fl.tensors.encodings import encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
-from node.admission import Status
-from node.ports import PortError
 from tests.fl.builders import make_rules, signing_key
 from tests.simulation.arena import Arena
 from tests.simulation.jobs import Training
-from tests.simulation.loop import Crash, drawn_from
+from tests.simulation.loop import drawn_from
 from tests.simulation.scenario import Scenario
 
 REGISTRAR = "registrar"
@@ -42,38 +40,6 @@ class Job(Training):
     async def create(self) -> None:
         self.id = await self._certainly("creator", CreateJob(self.rules, b""))
         self._tasks = [self.cluster.spawn(self._train(name, place)) for place, name in enumerate(self.names)]
-
-    async def _certainly(self, name: str, body: object) -> bytes:
-        """Submits the same bytes to one honest node after the other until a receipt is seen; its job."""
-        data = self.cluster.sign(name, body)
-        hosts = self.cluster.hosts
-        place = self.cluster.chance.randrange(len(hosts))
-        while True:
-            place = (place + 1) % len(hosts)
-            if hosts[place].up:
-                try:
-                    await self._put(place, name, body)
-                except (Crash, PortError):
-                    # A connection that broke.
-                    await asyncio.sleep(0.1)
-                    continue
-                answers = await self.cluster.submit(place, data, wait=Status.EXECUTED, within=3)
-                receipt = self._receipt(place, [answer.id for answer in answers])
-                if receipt is not None:
-                    return receipt
-            await asyncio.sleep(0.2)
-
-    def _receipt(self, place: int, ids: list[bytes | None]) -> bytes | None:
-        node = self.cluster.hosts[place].node
-        try:
-            for identity in ids:
-                if identity is not None and node is not None:
-                    receipt = node.admission.standing(identity).receipt
-                    if receipt is not None:
-                        return receipt.job
-        except (Crash, PortError):
-            pass
-        return None
 
 
 class Load:

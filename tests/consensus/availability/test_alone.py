@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from chain.codec import encode
+from chain.genesis import Params
 from consensus.availability import BatchStored, PoolFull, TransactionsExpired, Verdict, guards
 from consensus.availability.offers import ALONE_HELD
 from consensus.availability.pool import POOL_BYTES
@@ -24,9 +25,9 @@ def bytes_of(*nonces: int) -> tuple[bytes, ...]:
     return tuple(encode(transaction(nonce)) for nonce in nonces)
 
 
-def waits_for_blobs(*nonces: int) -> World:
+def waits_for_blobs(*nonces: int, params: Params | None = None) -> World:
     """Nobody but the creator, node 0, has the blobs of these transactions yet."""
-    world = World()
+    world = World(params=params)
     lacking = {bytes_of(nonce) for nonce in nonces}
 
     def verdict(node: int, digest: bytes) -> Verdict | None:
@@ -123,3 +124,19 @@ def test_the_pool_is_one_for_both() -> None:
     assert len(events(out, PoolFull)) == 1
     out = world.step(0, submit(5_000, size=size))
     assert len(events(out, PoolFull)) == 1
+
+
+def test_what_waits_is_known_before_its_first_batch_and_after_its_last() -> None:
+    """Its blob must stay meanwhile, whatever the node remembers of its clients."""
+    busy = range(100, 100 + guards.ALONE_IN_FLIGHT)
+    world = waits_for_blobs(1, *busy)
+    world.step(0, alone(*busy, 1))
+    assert world.core(0).waiting_alone() == bytes_of(1)
+    world = waits_for_blobs(1, params=Params(creator_quota_batches=1))
+    world.step(0, alone(1))
+    world.settle()
+    world.crash(0)
+    world.restart(0)
+    assert world.core(0).waiting_alone() == ()
+    world.advance(world.params.horizon // 2 + 1)
+    assert world.core(0).waiting_alone() == bytes_of(1)
