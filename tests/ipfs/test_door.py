@@ -17,7 +17,7 @@ from node.data.blobs import BlobStore
 from node.data.index import Blob
 from tests.ipfs.others import installed, run
 from tests.ipfs.test_client import Sheet
-from tests.node.data.door_host import Upload, blob_of, hosted
+from tests.node.data.door.host import Upload, blob_of, hosted
 
 RAW = {"Accept": "application/vnd.ipld.raw"}
 

@@ -17,7 +17,7 @@ from fl.client.doors import Pace, Signer
 from fl.client.errors import RefusedByChain, Unreachable
 from fl.client.home import Home
 from fl.client.nodes import Nodes
-from tests.node.data.door_host import CHAIN, STORE, Hosted, blob_of, hosted, person
+from tests.node.data.door.host import CHAIN, STORE, Hosted, blob_of, hosted, person
 
 DATA = blob_of(5 * LEAF_BYTES + 321)
 

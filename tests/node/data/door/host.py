@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -97,11 +98,11 @@ class Upload:
     data: bytes
     kind: BlobKind = BlobKind.MODEL
 
-    @property
+    @cached_property
     def manifest(self) -> Manifest:
         return manifest_of(self.data)
 
-    @property
+    @cached_property
     def cid(self) -> bytes:
         return manifest_cid(self.manifest)
 
@@ -112,6 +113,20 @@ class Upload:
     def leaf(self, index: int) -> bytes:
         start, stop = leaf_range(len(self.data), index)
         return self.data[start:stop]
+
+
+def signed_leave(
+    who: Person, action: Action, cid: bytes, size: int, kind: int, until_ms: int, /, **changes: Any
+) -> str:
+    leave = Leave(CHAIN, who.account, who.key.public, action, cid, size, kind, until_ms)
+    signed = sign_leave(who.key, replace(leave, **changes))
+    return "Quorate " + base64.urlsafe_b64encode(encode(signed)).decode()
+
+
+def leave_to_put(upload: Upload) -> str:
+    """By the system's clock."""
+    until_ms = SystemClock().now().wall_ms + 3_600_000
+    return signed_leave(person("alice"), Action.PUT, upload.cid, len(upload.data), upload.kind, until_ms)
 
 
 @dataclass
@@ -154,11 +169,8 @@ class Hosted:
     """What `obtain` finds elsewhere."""
 
     def leave(self, name: str, action: Action, cid: bytes, size: int = 0, kind: int = 0, /, **changes: Any) -> str:
-        who = person(name)
         until_ms = self.clock.now().wall_ms + 3_600_000
-        leave = Leave(CHAIN, who.account, who.key.public, action, cid, size, kind, until_ms)
-        signed = sign_leave(who.key, replace(leave, **changes))
-        return "Quorate " + base64.urlsafe_b64encode(encode(signed)).decode()
+        return signed_leave(person(name), action, cid, size, kind, until_ms, **changes)
 
     def putting(self, upload: Upload, name: str = "alice", **changes: Any) -> dict[str, str]:
         text = self.leave(name, Action.PUT, upload.cid, len(upload.data), upload.kind, **changes)

@@ -21,7 +21,7 @@ from fl.blobs import BlobKind
 from node.data.blobs import BlobLimits
 from node.data.door.api import STREAMS_AT_ONCE
 from node.rpc.limits import RpcLimits
-from tests.node.data.door_host import LOOSE, STORE, Hosted, Upload, blob_of, hosted, person
+from tests.node.data.door.host import LOOSE, STORE, Hosted, Upload, blob_of, hosted, person
 from tests.node.wire import Wire, wire_to
 
 Open = Callable[..., AbstractAsyncContextManager[Hosted]]

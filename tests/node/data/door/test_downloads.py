@@ -25,7 +25,7 @@ from node.rpc.limits import RpcLimits
 from node.rpc.problems import Problem
 from node.rpc.ranges import wanted_part
 from node.rpc.requests import Request
-from tests.node.data.door_host import LOOSE, Hosted, Upload, blob_of, hosted, person
+from tests.node.data.door.host import LOOSE, Hosted, Upload, blob_of, hosted, person
 from tests.node.rpc.certificate import self_signed
 from tests.node.wire import wire_to
 
