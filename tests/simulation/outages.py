@@ -14,12 +14,14 @@ RESTART_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Plan:
-    """Machine `machine` crashes at its operation `first`, and then so many operations after each restart."""
+    """Machine `machine` crashes at its operation `first`, and then so many operations after each restart. With `data`,
+    operations are those of its data process; the power takes both."""
 
     machine: int = 0
     first: int = 0
     then: tuple[int, ...] = ()
     survival: int = 0
+    data: bool = False
 
 
 @dataclass
@@ -32,7 +34,7 @@ class Ran:
 
 def crash_by(plan: Plan, cluster: Cluster, ran: Ran) -> None:
     host = cluster.hosts[plan.machine]
-    machine = host.machine
+    machine = host.data if plan.data else host.machine
     due = [plan.first, *plan.then] if plan.first else []
     base = 0
     restarts: list[asyncio.Future[None]] = []
@@ -58,5 +60,5 @@ def crash_by(plan: Plan, cluster: Cluster, ran: Ran) -> None:
         ran.opened = ran.opened or (machine.operations - base if base else 0)
 
     machine.on_operation = on_operation
-    machine.on_crash = on_crash
+    host.machine.on_crash = on_crash
     host.started = started

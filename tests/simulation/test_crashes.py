@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 
 import pytest
 
+from fl.retention import Policy
 from node.admission import Status
 from node.node import Node
 from node.ports import PortError
+from node.retention import Keeping
 from node.segments import CorruptLog, LogMissing
 from tests.simulation.claims import Promises, assert_alive, level, membership
 from tests.simulation.cluster import LIMITS, Cluster, Host, genesis_of
@@ -22,8 +25,11 @@ from tests.simulation.jobs import Training
 from tests.simulation.loop import Crash, simulate
 from tests.simulation.outages import Plan, Ran, crash_by
 
+SWEEPING = replace(LIMITS, keeping=Keeping(Policy(update_rounds=0), every_ms=700))
 STRIDE = 17
 """Of the operations that the short form tries: a divisor of none of the node's own rhythms."""
+
+DATA_STRIDE = 5
 
 
 def run(plan: Plan, seed: int = 5) -> Ran:
@@ -31,11 +37,13 @@ def run(plan: Plan, seed: int = 5) -> Ran:
 
     async def main() -> None:
         cluster = Cluster(genesis_of(4, trainers=2), seed)
+        for each in cluster.hosts:
+            each.limits = SWEEPING
         crash_by(plan, cluster, ran)
         promises = Promises(cluster)
         for each in cluster.hosts:
             await each.live(cluster.genesis)
-        training = Training(cluster, trainers=2, rounds=1)
+        training = Training(cluster, trainers=2, rounds=1, blobs=5)
         work: list[asyncio.Future[object]] = [asyncio.ensure_future(training.create())]
         for number in range(4):
             if cluster.hosts[plan.machine].up:
@@ -50,11 +58,19 @@ def run(plan: Plan, seed: int = 5) -> Ran:
         planned = 1 + len(plan.then) if plan.first else 0
         assert await cluster.until(over, within=60)
         assert await cluster.until(lambda: promises.kept() and level(cluster), within=20)
-        ran.operations = cluster.hosts[plan.machine].machine.operations
+        assert await cluster.until(lambda: models_are_everywhere(cluster, training), within=20)
+        host = cluster.hosts[plan.machine]
+        ran.operations = (host.data if plan.data else host.machine).operations
         await assert_alive(cluster, number=100)
 
     simulate(main)
     return ran
+
+
+def models_are_everywhere(cluster: Cluster, training: Training) -> bool:
+    """The one that the round must have, on each node; and it is whole there, on the platter."""
+    models = {training.expected_model(node, 1) for node in cluster.running()}
+    return len(models) == 1 and all(host.data.is_durable(model) for host in cluster.hosts for model in models)
 
 
 def assert_survived(plans: Sequence[Plan]) -> None:
@@ -67,8 +83,8 @@ def assert_survived(plans: Sequence[Plan]) -> None:
     assert not failed, "\n".join(failed)
 
 
-def operations_of(machine: int) -> int:
-    return run(Plan(machine)).operations
+def operations_of(machine: int, data: bool = False) -> int:
+    return run(Plan(machine, data=data)).operations
 
 
 def test_a_crash_at_an_operation_loses_nothing() -> None:
@@ -80,11 +96,19 @@ def test_a_crash_loses_nothing_whatever_the_disk_kept() -> None:
     assert_survived([Plan(1, number, survival=number) for number in range(5, count, 2 * STRIDE)])
 
 
+def test_a_crash_at_an_operation_of_a_data_process_loses_nothing() -> None:
+    count = operations_of(0, data=True)
+    assert count > 20
+    assert_survived([Plan(0, number, survival=number, data=True) for number in range(1, count, DATA_STRIDE)])
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("survival", range(3))
+@pytest.mark.parametrize("data", [False, True])
 @pytest.mark.parametrize("machine", range(4))
-def test_a_crash_at_every_operation_loses_nothing(machine: int, survival: int) -> None:
-    assert_survived([Plan(machine, number, survival=survival) for number in range(1, operations_of(machine) + 1)])
+def test_a_crash_at_every_operation_loses_nothing(machine: int, data: bool, survival: int) -> None:
+    count = operations_of(machine, data)
+    assert_survived([Plan(machine, number, survival=survival, data=data) for number in range(1, count + 1)])
 
 
 RECOVERED = 12
