@@ -13,9 +13,9 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from chain.cid import CidError, cid_text
+from chain.cid import CidError, cid_text, is_raw, raw_cid
 from chain.codec import CodecError, decode
-from chain.unixfs import MAX_LEAVES, Manifest, leaf_range, manifest_cid
+from chain.unixfs import LEAF_BYTES, MAX_LEAVES, Manifest, leaf_range, manifest_cid, manifest_of
 from fl.client.blobfile import Partial, Told, is_file, untold
 from fl.client.doors import LEAVE_WANTED, Asked, Doors, Shown, blob_path
 from fl.client.errors import QuorateError, Unreachable, Unverified
@@ -57,6 +57,8 @@ class Download:
         self._givers = [_Giver(node) for node in doors.nodes.in_order()]
         self._failures: dict[str, str] = {}
         self._moved_at = time.monotonic()
+        self._only_leaf = b""
+        """Of a blob that has one leaf and came with the proof of its size."""
 
     async def to(self, path: Path, patience_s: float, told: Told = untold, checked: Told = untold) -> Fetched:
         """The blob is whole and durable at `path`. Raises Unreachable when nothing has come for so long, and Unverified
@@ -75,6 +77,9 @@ class Download:
     async def manifest(self, patience_s: float) -> Manifest:
         self._moved_at = time.monotonic()
         asked = Asked("GET", blob_path(self._cid, "/manifest"), limit_bytes=_MANIFEST_BYTES)
+        if is_raw(self._cid):
+            # The CID is that of the one leaf, and proves a manifest by its bytes alone.
+            asked = Asked("GET", blob_path(self._cid), limit_bytes=LEAF_BYTES)
         while True:
             giver = await self._next(patience_s)
             reply = await self._ask(giver, asked)
@@ -83,9 +88,14 @@ class Download:
             manifest = self._checked(reply.body)
             if manifest is not None:
                 return manifest
-            self._blame(giver, "a manifest that does not lead to the CID")
+            self._blame(giver, "a manifest or bytes that do not lead to the CID")
 
     def _checked(self, body: bytes) -> Manifest | None:
+        if is_raw(self._cid):
+            if raw_cid(body) != self._cid:
+                return None
+            self._only_leaf = body
+            return manifest_of(body)
         try:
             manifest = decode(Manifest, body, _MANIFEST_BYTES)
             return manifest if manifest_cid(manifest) == self._cid else None
@@ -113,6 +123,8 @@ class Download:
 
     async def _leaf(self, partial: Partial, index: int, patience_s: float) -> int:
         start, stop = leaf_range(partial.manifest.size_bytes, index)
+        if self._only_leaf != b"" and await asyncio.to_thread(partial.put, index, self._only_leaf):
+            return stop - start
         asked = Asked(
             "GET",
             blob_path(self._cid),

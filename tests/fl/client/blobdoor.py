@@ -6,7 +6,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiohttp import web
@@ -54,6 +54,7 @@ class Door:
     stalls: bool = False
     wrong_leaves: bool = False
     wrong_manifest: bool = False
+    wrong_size: bool = False
     refuses: str = ""
     forgets_once: bool = False
     takes_at_most: int | None = None
@@ -196,6 +197,8 @@ class Door:
         if isinstance(held, web.Response):
             return held
         manifest = manifest_of(bytes(held.data) + b"!") if self.wrong_manifest else held.manifest
+        if self.wrong_size:
+            manifest = replace(manifest, size_bytes=manifest.size_bytes - 1)
         return web.Response(body=encode(manifest))
 
     async def _give(self, request: web.Request) -> web.Response:

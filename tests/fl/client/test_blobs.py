@@ -252,6 +252,19 @@ async def test_a_wrong_manifest_is_caught_and_its_node_is_named(
     assert len(fetched.lied) == 1
 
 
+async def test_a_false_word_of_a_small_blobs_size_makes_liars_of_no_others(
+    chain: Running, network: AsyncNetwork, tmp_path: Path
+) -> None:
+    """Its CID is that of its one leaf, and says nothing of a size."""
+    small = content(1_000)
+    cid = chain.do(chain.chain.spread, small, BlobKind.DATASET)
+    doors(chain, network)[0].wrong_size = True
+    fetched = await network.blobs.get(cid_text(cid), tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == small
+    assert fetched.lied == ()
+    assert await network.blobs.size_bytes(cid_text(cid)) == len(small)
+
+
 async def test_when_every_node_lies_nothing_appears_under_the_name(
     chain: Running, network: AsyncNetwork, data: bytes, tmp_path: Path
 ) -> None:
