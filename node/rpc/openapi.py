@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -23,19 +24,34 @@ _INTRODUCTION = (
 )
 
 
-def document(routes: Iterable[Route[Any]], version: str) -> Schema:
+_LEAVE = {
+    "type": "apiKey",
+    "in": "header",
+    "name": "Authorization",
+    "description": "`Quorate` and, in base64url, the canonical encoding of a SignedLeave: what a member may do with a "
+    "blob, until when, under the member's key.",
+}
+
+
+def document(routes: Iterable[Route[Any]], version: str, elsewhere: Iterable[Route[Any]] = ()) -> Schema:
+    """`elsewhere`: routes to which this address redirects."""
     components = Components()
     problem = components.of(ProblemView)
     paths: dict[str, Schema] = defaultdict(dict)
-    for route in routes:
+    for route in (*routes, *(_redirected(route) for route in elsewhere)):
         # The document's language has no word for the rest of a path.
         paths[route.path.replace("...}", "}")][route.method.lower()] = _operation(route, components, problem)
     return {
         "openapi": "3.1.0",
         "info": {"title": "quorate node", "version": version, "description": _INTRODUCTION},
         "paths": dict(paths),
-        "components": {"schemas": components.schemas},
+        "components": {"schemas": components.schemas, "securitySchemes": {"leave": _LEAVE}},
     }
+
+
+def _redirected(route: Route[Any]) -> Route[Any]:
+    away = {307: Answer(JSON, None, "The same target at the door for blobs, in `Location`.")}
+    return replace(route, answers={**route.answers, **away}, problems=(*route.problems, "DATA_DOWN"))
 
 
 def _operation(route: Route[Any], components: Components, problem: Schema) -> Schema:
@@ -50,6 +66,9 @@ def _operation(route: Route[Any], components: Components, problem: Schema) -> Sc
     if route.body is not None:
         content = {media: {"schema": schema} for media, (schema, _) in route.body.media.items()}
         operation["requestBody"] = {"required": True, "content": content}
+    if route.leave:
+        # What is public is read without one.
+        operation["security"] = [{"leave": []}, {}] if route.method == "GET" else [{"leave": []}]
     if route.stream is not None:
         operation["x-websocket"] = True
     return operation

@@ -6,6 +6,7 @@ import logging
 import os
 from importlib.metadata import PackageNotFoundError, version
 
+from node.data.door.routes import BLOBS
 from node.health import Health
 from node.metrics import Metrics
 from node.node import Node
@@ -16,6 +17,7 @@ from node.rpc.desk import Desk
 from node.rpc.listening import RpcConfig, listen_tcp, listen_unix
 from node.rpc.requests import to_json
 from node.rpc.routes import ADMIN, PUBLIC
+from node.rpc.schema import Schema
 from node.rpc.sockets import Streams
 from node.rpc.table import Table
 
@@ -63,7 +65,7 @@ async def start(node: Node, config: RpcConfig) -> RpcServer:
         tls=tls is not None,
         door_url=config.door_url,
     )
-    api.openapi = to_json(openapi.document(PUBLIC, api.version))
+    api.openapi = to_json(public_document(api.version))
     streams = Streams(api)
     public = Desk(api, Table(PUBLIC), api.reception, config.cors, streaming=streams.serve)
     door = Door(listen_tcp(config.host, config.port), public.answer, config.limits, api.metrics, tls)
@@ -79,6 +81,11 @@ async def start(node: Node, config: RpcConfig) -> RpcServer:
     if tls is None and config.host not in ("127.0.0.1", "::1", "localhost"):
         log.warning("clients are answered in the clear: no TLS is configured", extra={"host": config.host})
     return RpcServer(api, door, admin, streams)
+
+
+def public_document(version: str) -> Schema:
+    """Of all that clients may ask of a node, at either door."""
+    return openapi.document([route for route in PUBLIC if not route.passed_on], version, BLOBS)
 
 
 def _version() -> str:

@@ -177,8 +177,11 @@ async def _serve(directory: Path) -> None:
         assert found is not None
         block = next(each for each in host.node.store.blocks(1, host.server.api.executed_height) if each.body.batches)
         receipt = await host.executed("creator", CreateJob(make_rules(name="another"), b""))
+        opened = host.node.data.opened
+        assert opened is not None
         known = {
             "url": host.url,
+            "door": f"http://127.0.0.1:{opened.door_port}",
             "job": job.hex(),
             "id": receipt.tx_id.hex(),
             "account": host.actor("trainer-000").account.hex(),
