@@ -147,7 +147,7 @@ class Arena(Cluster):
         n = self.scenario.n
         identity = index if index < n else self.twins[index - n]
         name = f"n{index}" if index < n else f"n{identity}b"
-        machine, data = self._machines(name, identity)
+        machine, data = self.machines(name, identity)
         honest = identity not in self._liars
         station = Station(
             index,

@@ -130,9 +130,9 @@ class Cluster:
         self._actors: dict[str, Actor] = {}
 
     def _host(self, index: int) -> Host:
-        return Host(index, *self._machines(f"n{index}", index), consensus_key(index))
+        return Host(index, *self.machines(f"n{index}", index), consensus_key(index))
 
-    def _machines(self, name: str, identity: int) -> tuple[Machine, DataMachine]:
+    def machines(self, name: str, identity: int) -> tuple[Machine, DataMachine]:
         """Of one validator: its core's and its data process's, which share the power and the disk's room."""
         key, link_key = consensus_key(identity).public, signing_key(f"link/{identity}").public
         machine = Machine(name, self.seed, self.network, self.network.join(name, key, link_key), Traits())

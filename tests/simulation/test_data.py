@@ -20,7 +20,7 @@ from node.node import Limits, NodeFailure
 from node.retention import Keeping
 from tests.fl.builders import make_rules
 from tests.simulation.claims import Promises, assert_alive, level, membership
-from tests.simulation.cluster import Cluster, genesis_of
+from tests.simulation.cluster import Cluster, Host, genesis_of
 from tests.simulation.jobs import Training
 from tests.simulation.loop import Crash, simulate
 
@@ -191,7 +191,7 @@ def test_an_entry_node_that_dies_after_the_certificate_is_not_needed_any_more() 
                 doomed.pop().machine.crash()
                 raise Crash
 
-        doomed: list = []
+        doomed: list[Host] = []
         promises = Promises(cluster, on_promise=on_promise)
         await cluster.start()
         training = await joined(cluster, schema=LARGE)

@@ -19,12 +19,10 @@ from consensus.messages import Channel, Proposal, ViewAnswer, from_frame, to_fra
 from node.datadir import CannotRejoin, create, owner_of
 from node.node import Node
 from node.ports import Peer
-from tests.fl.builders import signing_key
 from tests.simulation.claims import Promises, assert_alive, level, membership
 from tests.simulation.cluster import Cluster, Host, consensus_key, genesis_of, validator
 from tests.simulation.loop import simulate
 from tests.simulation.outages import Plan, Ran, crash_by
-from tests.simulation.ports import Machine, Traits
 
 LOST = 0
 OTHERS = (1, 2, 3)
@@ -68,6 +66,7 @@ def lose(host: Host, everything: bool) -> None:
         machine.kv.rows.clear()
         machine.kv.keys.clear()
         machine.kv.durable.clear()
+        host.data.lose_everything()
 
 
 Script = Callable[[Cluster, Said], Coroutine[None, None, None]]
@@ -348,9 +347,7 @@ def test_with_three_or_fewer_there_is_no_rejoining(n: int) -> None:
 
 
 def twin_of(cluster: Cluster, index: int) -> Host:
-    key = consensus_key(index)
-    endpoint = cluster.network.join(f"twin{index}", key.public, signing_key(f"link/{index}").public)
-    twin = Host(len(cluster.hosts), Machine(f"twin{index}", cluster.seed, cluster.network, endpoint, Traits()), key)
+    twin = Host(len(cluster.hosts), *cluster.machines(f"twin{index}", index), consensus_key(index))
     cluster.hosts.append(twin)
     return twin
 
