@@ -21,6 +21,9 @@ from node.rpc.tally import Answered
 
 STREAMS_AT_ONCE = 4
 """Whole blobs arriving as one body: each has a thread of its own, for a slow sender holds up whoever writes."""
+STREAMS_AN_ACCOUNT = 2
+LEAVES_AN_ACCOUNT = 16
+"""Arriving at once: who sends slowly holds up nobody but itself."""
 BUFFERS_A_STREAM = 2
 _SPARE = 8
 
@@ -33,22 +36,29 @@ class LeafBuffers:
 
     def __init__(self, most: int) -> None:
         self._left = most
+        self._held: Counter[bytes] = Counter()
         self._spare: list[bytearray] = []
 
     @property
     def left(self) -> int:
         return self._left
 
-    def take(self) -> bytearray:
+    def take(self, account: bytes) -> bytearray:
         """Raises BUSY."""
         if not self._left:
             raise Problem("BUSY", "Too many leaves are being received at this time.")
+        if self._held[account] >= LEAVES_AN_ACCOUNT:
+            raise Problem("BUSY", "This account sends too many leaves at once.")
         self._left -= 1
+        self._held[account] += 1
         return self._spare.pop() if self._spare else bytearray(LEAF_BYTES)
 
-    def give(self, buffer: bytearray) -> None:
+    def give(self, account: bytes, buffer: bytearray) -> None:
         """Nobody reads or writes it any more."""
         self._left += 1
+        self._held[account] -= 1
+        if not self._held[account]:
+            del self._held[account]
         if len(self._spare) < _SPARE:
             self._spare.append(buffer)
 
@@ -85,6 +95,7 @@ class DoorTally:
 
 @dataclass(slots=True)
 class StreamPlace:
+    account: bytes
     buffers: list[bytearray] = field(default_factory=list)
     working: asyncio.Future[Any] | None = None
 
@@ -103,22 +114,23 @@ class DoorApi:
     openapi: bytes = b""
     buffers: LeafBuffers = field(init=False)
     streaming: ThreadPoolExecutor = field(init=False)
-    _streams: int = field(init=False, default=0)
+    _streams: Counter[bytes] = field(init=False, default_factory=Counter)
+    """Under way, by account."""
 
     def __post_init__(self) -> None:
         self.buffers = LeafBuffers(self.reception.limits.bodies_bytes // LEAF_BYTES)
         self.streaming = ThreadPoolExecutor(STREAMS_AT_ONCE, thread_name_prefix="door")
 
     @contextmanager
-    def stream_place(self) -> Iterator[StreamPlace]:
+    def stream_place(self, account: bytes) -> Iterator[StreamPlace]:
         """One of few. It is free again when the request is over and the thread that works for it is done."""
-        if self._streams == STREAMS_AT_ONCE:
+        if self._streams.total() == STREAMS_AT_ONCE or self._streams[account] == STREAMS_AN_ACCOUNT:
             raise Problem("BUSY", "Too many whole blobs are being received at this time; send leaves.")
-        place = StreamPlace()
-        self._streams += 1
+        place = StreamPlace(account)
+        self._streams[account] += 1
         try:
             for _ in range(BUFFERS_A_STREAM):
-                place.buffers.append(self.buffers.take())
+                place.buffers.append(self.buffers.take(account))
             yield place
         finally:
             if place.working is None:
@@ -127,6 +139,8 @@ class DoorApi:
                 place.working.add_done_callback(lambda _: self._leave(place))
 
     def _leave(self, place: StreamPlace) -> None:
-        self._streams -= 1
+        self._streams[place.account] -= 1
+        if not self._streams[place.account]:
+            del self._streams[place.account]
         for buffer in place.buffers:
-            self.buffers.give(buffer)
+            self.buffers.give(place.account, buffer)

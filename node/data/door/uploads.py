@@ -90,7 +90,7 @@ async def put_leaf(api: DoorApi, request: Request) -> Response:
         raise Problem("WRONG_LEAF", f"Leaf {index} has {stop - start} bytes, not {incoming.size_bytes}.")
     try:
         if not staging.has(index):
-            await _take_leaf(api, staging, index, incoming)
+            await _take_leaf(api, staging, index, incoming, bearer.account)
         if staging.whole:
             await api.store.publish(staging)
     except PortError as error:
@@ -168,16 +168,16 @@ def _bits(bits: bytes | bytearray) -> str:
     return base64.b64encode(bits).decode()
 
 
-async def _take_leaf(api: DoorApi, staging: Staging, index: int, incoming: Incoming) -> None:
-    buffer = api.buffers.take()
+async def _take_leaf(api: DoorApi, staging: Staging, index: int, incoming: Incoming, account: bytes) -> None:
+    buffer = api.buffers.take(account)
     try:
         leaf = memoryview(buffer)[: incoming.size_bytes]
         await incoming.fill(leaf, LEAF_S)
         writing = asyncio.ensure_future(api.offload.run(staging.put, index, leaf))
     except BaseException:
-        api.buffers.give(buffer)
+        api.buffers.give(account, buffer)
         raise
-    writing.add_done_callback(lambda _: api.buffers.give(buffer))
+    writing.add_done_callback(lambda _: api.buffers.give(account, buffer))
     if not await asyncio.shield(writing):
         raise Problem("WRONG_LEAF", f"The bytes are not those of leaf {index}.")
 
@@ -236,7 +236,7 @@ class _Stopped(Exception):
 
 async def _take_stream(api: DoorApi, incoming: Incoming, kind: BlobKind, account: bytes) -> Draft:
     """A draft that nobody waits for any more is dropped."""
-    with api.stream_place() as place:
+    with api.stream_place(account) as place:
         inflow = _Inflow(place.buffers)
         loop = asyncio.get_running_loop()
         writing = loop.run_in_executor(api.streaming, api.store.write, kind, inflow.leaves(), account)

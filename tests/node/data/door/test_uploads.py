@@ -19,7 +19,7 @@ from chain.unixfs import LEAF_BYTES, Manifest
 from fl.access import MAX_LEAVE_MS, Action
 from fl.blobs import BlobKind
 from node.data.blobs import BlobLimits
-from node.data.door.api import STREAMS_AT_ONCE
+from node.data.door.api import LEAVES_AN_ACCOUNT, STREAMS_AN_ACCOUNT, STREAMS_AT_ONCE
 from node.rpc.limits import RpcLimits
 from tests.node.data.door.host import LOOSE, STORE, Hosted, Upload, blob_of, hosted, person
 from tests.node.wire import Wire, wire_to
@@ -470,15 +470,41 @@ async def test_leaves_under_way_together_have_a_bound(open_host: Open) -> None:
         assert (await host.put_leaf(LARGE, 1))[0] == 200
 
 
+async def test_one_that_sends_its_leaves_slowly_leaves_room_for_others(open_host: Open) -> None:
+    async with open_host() as host:
+        await host.offer(LARGE)
+        put = head("PUT", LARGE.path + "/leaves/0", host.putting(LARGE) | OCTETS, LEAF_BYTES)
+        wires = [wire_to(host.port) for _ in range(LEAVES_AN_ACCOUNT)]
+        buffers = host.door.api.buffers
+        most = buffers.left
+        for each in wires:
+            (await each.__aenter__()).send(put + b"x")
+        while buffers.left > most - LEAVES_AN_ACCOUNT:
+            await asyncio.sleep(0.01)
+        status, answer = await host.put_leaf(LARGE, 1)
+        assert (status, answer["code"]) == (503, "BUSY")
+        assert (await host.put(SMALL, "bob"))[0] == 200
+        for each in wires:
+            await each.__aexit__(None, None, None)
+        async with asyncio.timeout(10):
+            await nothing_held(host)
+        assert not buffers._held
+        assert (await host.put_leaf(LARGE, 1))[0] == 200
+
+
 async def test_streams_under_way_together_have_a_bound(open_host: Open) -> None:
     async with open_host() as host:
         wires = [wire_to(host.port) for _ in range(STREAMS_AT_ONCE)]
         opened = [await each.__aenter__() for each in wires]
-        for one in opened:
-            one.send(head("PUT", LARGE.path, host.putting(LARGE) | OCTETS, len(LARGE.data)) + b"x")
-        while host.door.api._streams < STREAMS_AT_ONCE:
-            await asyncio.sleep(0.01)
-        status, answer = await host.put(SMALL)
+        streams = host.door.api._streams
+        for name, some in (("alice", opened[:STREAMS_AN_ACCOUNT]), ("bob", opened[STREAMS_AN_ACCOUNT:])):
+            for one in some:
+                one.send(head("PUT", LARGE.path, host.putting(LARGE, name) | OCTETS, len(LARGE.data)) + b"x")
+            while streams[person(name).account] < len(some):
+                await asyncio.sleep(0.01)
+            status, answer = await host.put(SMALL, name)
+            assert (status, answer["code"]) == (503, "BUSY")
+        status, answer = await host.put(SMALL, "auditor")
         assert (status, answer["code"]) == (503, "BUSY")
         for each in wires:
             await each.__aexit__(None, None, None)
