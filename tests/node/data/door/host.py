@@ -190,9 +190,11 @@ class Hosted:
         status, _, body = await self.call("POST", upload.path, encode(upload.manifest), headers)
         return status, json.loads(body)
 
-    async def put_leaf(self, upload: Upload, index: int, data: bytes | None = None) -> tuple[int, Any]:
+    async def put_leaf(
+        self, upload: Upload, index: int, data: bytes | None = None, name: str = "alice"
+    ) -> tuple[int, Any]:
         body = upload.leaf(index) if data is None else data
-        headers = self.putting(upload) | {"Content-Type": "application/octet-stream"}
+        headers = self.putting(upload, name) | {"Content-Type": "application/octet-stream"}
         status, _, answer = await self.call("PUT", f"{upload.path}/leaves/{index}", body, headers)
         return status, json.loads(answer)
 

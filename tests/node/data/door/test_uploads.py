@@ -517,8 +517,9 @@ async def test_a_client_that_leaves_while_its_leaf_is_written_spoils_no_other(op
     """Its buffer must not be given to the next request while a thread still reads from it."""
     others = [Upload(blob_of(2 * LEAF_BYTES, seed)) for seed in range(1, 9)]
     async with open_host() as host:
-        for upload in [LARGE, *others]:
-            await host.offer(upload)
+        await host.offer(LARGE)
+        for upload in others:
+            await host.offer(upload, "bob")
 
         async def cut(index: int) -> None:
             async with wire_to(host.port) as one:
@@ -529,7 +530,7 @@ async def test_a_client_that_leaves_while_its_leaf_is_written_spoils_no_other(op
 
         async def whole(upload: Upload) -> None:
             for index in (0, 1):
-                assert (await host.put_leaf(upload, index))[0] == 200
+                assert (await host.put_leaf(upload, index, name="bob"))[0] == 200
 
         await asyncio.gather(*(cut(index % 3) for index in range(24)), *(whole(upload) for upload in others))
         for upload in others:
