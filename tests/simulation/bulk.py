@@ -60,6 +60,8 @@ class _Connection:
     """In the order in which answers are due; all have arrived at the target."""
     sending: bool = False
     broken: bool = False
+    refused: bool = False
+    """It never came about, which its source has yet to notice."""
     due: deque[_Question] = field(default_factory=deque)
     """All that are not answered, in order."""
     silence: asyncio.TimerHandle | None = None
@@ -181,11 +183,13 @@ class BulkNetwork:
     # Within
 
     def _arrive(self, connection: _Connection, question: _Question) -> None:
-        if connection.broken:
+        if connection.broken or connection.refused:
             return
         target, source = connection.target, connection.source
         port = target.port
         if port is None or source.key not in port.addresses or _punished(target, source.key, self._loop.time()):
+            # What follows on this connection is lost with it, even if the peer is up again by then.
+            connection.refused = True
             self._loop.call_later(
                 UNREACHABLE_SECONDS if port is None else 0.0, self._break, connection, "the peer refuses"
             )
