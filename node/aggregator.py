@@ -83,6 +83,7 @@ class Aggregator:
         """Rounds that others closed while the data process was at their last step: compared all the same, oldest
         first."""
         self._changed = asyncio.Event()
+        data.on_opened.append(lambda _: self._tell_again())
 
     @property
     def waiting(self) -> int:
@@ -110,6 +111,11 @@ class Aggregator:
         for each in self._open.values():
             each.moved.set()
         self._changed.set()
+
+    def _tell_again(self) -> None:
+        """Another life of the data process."""
+        for each in self._open.values():
+            each.moved.set()
 
     def _end(self, key: RoundKey) -> None:
         current = round_of(self._store.state, *key)
@@ -197,6 +203,7 @@ class Aggregator:
         told, life = 0, self._data.life
         while True:
             begun.moved.clear()
+            self._check_life(life)
             current = round_of(self._store.state, job, number)
             assert current is not None, "a round's record stays"
             if told < current.updates.size:

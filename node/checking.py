@@ -1,10 +1,10 @@
 """The application's verdict on offered batches: off the loop, one at a time, the creators in turn.
 
-What no signature is needed for comes first. A batch that only waits for a job to become known here is put back for the
-price of reading it, however often it is asked about, so that nobody's batches hold up another's. Nor does a batch that
-names a blob: its verdict is the data process's, once the blob is whole here and durable, and comes in its own time.
-Room for a blob is a member's: one of a stranger's, or under a key that is not its member's, is not fetched, or a
-creator could fill every disk in the names of accounts that it makes up.
+What no signature is needed for comes first. A batch that only waits for a job or a member to become known here is put
+back for the price of reading it, however often it is asked about, so that nobody's batches hold up another's. Nor does
+a batch that names a blob: its verdict is the data process's, once the blob is whole here and durable, and comes in its
+own time. Room for a blob is a member's: one of a stranger's, or under a key that is not its member's, is not fetched,
+or a creator could fill every disk in the names of accounts that it makes up.
 """
 
 from __future__ import annotations
@@ -122,7 +122,6 @@ class BatchChecks:
 
     def judge(self, signed: SignedBatch) -> Judged:
         checked = []
-        with_blobs = []
         demands = []
         for data in signed.batch.transactions:
             try:
@@ -133,12 +132,11 @@ class BatchChecks:
                 return Judged(Verdict.BAD)
             checked.append(found.tx)
             if found.demand is not None:
-                with_blobs.append(found.tx)
+                if not self._may_bring(found.tx.sender, found.tx.key):
+                    return Judged(Verdict.PENDING)
                 demands.append(found.demand)
         if not all(verify_transaction(tx) for tx in checked):
             return Judged(Verdict.BAD)
-        if not all(self._may_bring(tx.sender, tx.key) for tx in with_blobs):
-            return Judged(Verdict.PENDING)
         return Judged(Verdict.OK, tuple(demands))
 
     async def _await(self, digest: bytes, signed: SignedBatch, demands: tuple[Demand, ...]) -> None:

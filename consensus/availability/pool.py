@@ -33,6 +33,8 @@ class Pool:
         self._shared: dict[bytes, Waiting] = {}
         self._alone: dict[bytes, Waiting] = {}
         self.size_bytes = 0
+        self.shared_bytes = 0
+        """Of what may share a batch."""
 
     def __len__(self) -> int:
         return len(self._shared) + len(self._alone)
@@ -49,11 +51,6 @@ class Pool:
         return bool(self._alone)
 
     @property
-    def shared_bytes(self) -> int:
-        """Of what may share a batch."""
-        return self.size_bytes - sum(waiting.packed_bytes for waiting in self._alone.values())
-
-    @property
     def alone(self) -> tuple[bytes, ...]:
         """The transactions that go alone."""
         return tuple(waiting.transaction for waiting in self._alone.values())
@@ -65,7 +62,12 @@ class Pool:
 
     def add(self, waiting: Waiting) -> None:
         (self._alone if waiting.alone else self._shared)[waiting.id] = waiting
-        self.size_bytes += waiting.packed_bytes
+        self._count(waiting, 1)
+
+    def _count(self, waiting: Waiting, sign: int) -> None:
+        self.size_bytes += sign * waiting.packed_bytes
+        if not waiting.alone:
+            self.shared_bytes += sign * waiting.packed_bytes
 
     def put_back(self, returned: Iterable[Waiting]) -> None:
         """To the front, and beyond the bounds if need be: what was taken once is not dropped for want of room,
@@ -82,7 +84,7 @@ class Pool:
         for id in ids:
             waiting = self._shared.pop(id, None) or self._alone.pop(id, None)
             if waiting is not None:
-                self.size_bytes -= waiting.packed_bytes
+                self._count(waiting, -1)
 
     def pack(self, limit_bytes: int, wall_ms: int) -> tuple[list[Waiting], list[bytes]]:
         """Takes out the oldest that fit together, and the ids of those met on the way that are past their time."""

@@ -35,8 +35,8 @@ class Finding(IntEnum):
     ABSENT = 3
     """Not whole here, and nobody waits for it."""
     FULL = 4
-    """Not whole here, and the disk's reserve leaves no room for it. Whoever waits is not told so, and waits on: it comes
-    once there is room."""
+    """Not whole here, and the disk's reserve leaves no room for it. Whoever waits is not told so, and waits on: it
+    comes once there is room."""
 
 
 # From the core

@@ -103,6 +103,9 @@ def test_the_blob_of_a_stranger_is_not_fetched_and_its_batch_waits_until_it_is_a
     waiting = batch(0, 0, registration(1), update_with_blob())
     assert checks([], members=frozenset()).judge(waiting) == Judged(Verdict.PENDING)
     assert len(checks([]).judge(waiting).demands) == 1
+    # Before any signature is looked at: it is asked about again and again.
+    unlooked = batch(0, 0, spoilt(registration(1)), update_with_blob())
+    assert checks([], members=frozenset()).judge(unlooked) == Judged(Verdict.PENDING)
 
 
 def test_nobody_has_blobs_fetched_in_the_name_of_a_member_whose_key_it_has_not() -> None:
