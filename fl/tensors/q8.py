@@ -21,6 +21,9 @@ SCALE_SUFFIX = "#scale"
 """No tensor's own name holds a '#', and it sorts before every character that a name may hold: the scales come
 in the order of their tensors."""
 
+_PIECE = 16 * BLOCK
+"""Values encoded together, most of the work within a core's cache."""
+
 
 class Q8:
     name = "q8"
@@ -47,21 +50,19 @@ class Q8:
             raise Refused("OUT_OF_RANGE", f"A scale of the update is negative or beyond 2^{range_bits} / 128.")
 
     def encode(self, layout: Layout, range_bits: int, tensors: Iterable[NDArray[Any]]) -> Iterator[Bytes]:
-        flat = np.empty(layout.parameters, np.float32)
-        for segment, tensor in zip(layout.segments, tensors, strict=True):
-            flat[segment.start : segment.stop] = floats.canonical(tensor.ravel())
-        floats.check_range(flat, range_bits)
-        largest = np.maximum.reduceat(np.abs(flat), layout.blocks[:-1]).astype(np.float64)
-        scales = np.minimum(floats.canonical(largest / 127), np.float32(2.0 ** (range_bits - 7)))
-        # A block without a scale holds zeros and denormals only; any divisor rounds those to 0.
-        divisors = np.where(scales > 0, scales, np.float32(1)).astype(np.float64)
+        scales = np.empty(layout.blocks.size - 1, np.float32)
         values = np.empty(layout.parameters, np.int8)
-        for first, last in zip(layout.tiles[:-1], layout.tiles[1:], strict=True):
-            borders = layout.blocks[first : last + 1]
-            start, stop = borders[0], borders[-1]
-            steps = flat[start:stop] / np.repeat(divisors[first:last], np.diff(borders))
-            values[start:stop] = np.clip(np.rint(steps), -128, 127)
-        yield scales.astype("<f4").data.cast("B")
+        block = place = 0
+        for tensor in tensors:
+            flat = tensor.ravel()
+            for start in range(0, flat.size, _PIECE):
+                piece = floats.canonical(flat[start : start + _PIECE])
+                floats.check_range(piece, range_bits)
+                found, steps = _quantised(piece, range_bits)
+                scales[block : block + found.size] = found
+                values[place : place + steps.size] = steps
+                block, place = block + found.size, place + steps.size
+        yield scales.astype("<f4", copy=False).data.cast("B")
         yield values.data.cast("B")
 
     def decode(self, layout: Layout, payload: Bytes, offset: int) -> NDArray[np.float32]:
@@ -81,3 +82,19 @@ class Q8:
     def values(self, layout: Layout, payload: Bytes, offset: int) -> NDArray[np.int8]:
         start = offset + 4 * (layout.blocks.size - 1)
         return array_at(payload, "I8", layout.parameters, start).view(np.int8)
+
+
+def _quantised(piece: NDArray[np.float32], range_bits: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """The scales and the steps of values that begin with a block; the last block may be a short one."""
+    starts = np.arange(0, piece.size, BLOCK)
+    largest = np.maximum(np.maximum.reduceat(piece, starts), -np.minimum.reduceat(piece, starts))
+    scales = np.minimum(floats.canonical(largest.astype(np.float64) / 127), np.float32(2.0 ** (range_bits - 7)))
+    # A block without a scale holds zeros only; any divisor leaves those as they are.
+    divisors = np.where(scales > 0, scales, np.float32(1)).astype(np.float64)
+    if piece.size % BLOCK:
+        steps = piece / np.repeat(divisors, BLOCK)[: piece.size]
+    else:
+        steps = (piece.reshape(-1, BLOCK) / divisors[:, np.newaxis]).ravel()
+    np.rint(steps, out=steps)
+    np.clip(steps, -128, 127, out=steps)
+    return scales, steps
