@@ -13,8 +13,8 @@ import click
 from cli.client import FILE, Client, client_options
 from cli.explain import explained
 from cli.http import Place, ask, fetch
-from cli.output import fields, line, reading, table, tell, waiting
-from cli.transfer import size_text, transferring
+from cli.output import fields, line, on_terminal, reading, table, tell, waiting
+from cli.transfer import size_text, time_text, transferring
 from fl.client.errors import BadInput, QuorateError, Unverified
 
 if TYPE_CHECKING:
@@ -59,14 +59,19 @@ def put(client: Client, file: Path, kind: str) -> None:
             return await network.blobs.put(file, kind, progress=progress)
 
         receipt = client.run(work)
-    data = {
+    data: dict[str, object] = {
         "cid": receipt.cid,
         "size_bytes": receipt.size_bytes,
         "kind": kind,
         "node": receipt.node,
         "lease_until_ms": receipt.lease_until_ms,
     }
-    tell(data, lambda: fields(data))
+
+    def show() -> None:
+        until = {"lease until": time_text(receipt.lease_until_ms)} if on_terminal() else {}
+        fields({**data, **until})
+
+    tell(data, show)
 
 
 @blob.command()
@@ -141,14 +146,14 @@ def stat(client: Client, cid: str) -> None:
 @client_options
 @reading
 def ls(client: Client) -> None:
-    """List the blobs of a node: what is public, and what is this account's."""
+    """List the blobs of one node, the first that answers: what is public, and what is this account's."""
 
     async def work(network: AsyncNetwork) -> list[dict[str, Any]]:
         return [each async for each in network.blobs.ls()]
 
     found = client.run(work)
-    rows = [(each.get("cid"), each.get("kind"), each.get("size_bytes")) for each in found]
-    tell(found, lambda: table(("CID", "KIND", "BYTES"), rows))
+    rows = [(each.get("cid"), each.get("kind"), each.get("size_bytes"), each.get("node")) for each in found]
+    tell(found, lambda: table(("CID", "KIND", "BYTES", "NODE"), rows))
 
 
 @blob.command()
@@ -170,7 +175,7 @@ def _named(file: Path) -> tuple[str, int]:
     from fl.client.blobfile import manifest_of_file
     from fl.client.blobs import step
 
-    with transferring() as progress:
+    with transferring(resumes=False) as progress:
         if str(file) != "-":
             manifest = manifest_of_file(file, step(progress, "hash"))
             return cid_text(manifest_cid(manifest)), manifest.size_bytes

@@ -89,7 +89,7 @@ class Client:
 
 def _is_encrypted(key: Path) -> bool:
     try:
-        return bool(json.loads(key.read_bytes()).get("cipher") != "none")
+        return bool(json.loads(key.read_bytes()).get("cipher", "none") != "none")
     except (OSError, ValueError, AttributeError):
         # Loading it says what is wrong with it.
         return False

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.client import FILE, Client, client_options
 from cli.job import receipt_data, tell_receipt
-from cli.output import fields, reading, table, tell
+from cli.output import fields, on_terminal, reading, table, tell
 from cli.transfer import transferring
 
 if TYPE_CHECKING:
@@ -83,20 +83,23 @@ def register(
 def list_datasets(client: Client) -> None:
     """List the data sets, as one node tells them."""
     found = client.pages("/v1/datasets", "datasets")
-    columns = ("NAME", "OWNER", "BYTES", "STORED", "WITHDRAWN", "CID", "ID")
-    rows = [
-        (
-            each["name"],
-            each["owner"][:16],
-            each["size_bytes"],
-            "yes" if each["stored"] else "no",
-            each["withdrawn_height"] or "",
-            each["cid"],
-            each["id"],
-        )
-        for each in found
-    ]
-    tell(found, lambda: table(columns, rows))
+
+    def show() -> None:
+        columns = ["NAME", "BYTES", "STATE", "CID"]
+        rows = [[each["name"], each["size_bytes"], _state(each), each["cid"]] for each in found]
+        if not on_terminal():
+            # There they would leave no room for names; of one data set `show` has them.
+            columns += ["OWNER", "ID"]
+            rows = [[*row, each["owner"], each["id"]] for row, each in zip(rows, found, strict=True)]
+        table(columns, rows)
+
+    tell(found, show)
+
+
+def _state(entry: dict[str, Any]) -> str:
+    if entry["withdrawn_height"]:
+        return "withdrawn"
+    return "stored" if entry["stored"] else "elsewhere" if entry["cid"] else "entry only"
 
 
 @dataset.command()

@@ -348,4 +348,6 @@ def receipt_data(receipt: Receipt) -> dict[str, object]:
 
 def tell_receipt(receipt: Receipt) -> None:
     data = receipt_data(receipt)
-    tell(data, lambda: fields({name: value for name, value in data.items() if value is not None}))
+    of_rounds = () if receipt.round else ("round", "position", "weight")
+    shown = {name: value for name, value in data.items() if value is not None and name not in of_rounds}
+    tell(data, lambda: fields(shown))

@@ -14,7 +14,7 @@ except ImportError:
     sys.exit("The command needs more than the SDK. Install it with: pip install 'quorate[node]'")
 
 from cli.output import Exit, Manner, failed
-from fl.client.errors import QuorateError
+from fl.client.errors import BadInput, QuorateError
 
 GROUPS: dict[str, tuple[str, str]] = {
     "keys": ("cli.keys", "A validator's keys, and the keys of accounts."),
@@ -72,7 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         code = quorate.main(arguments, prog_name="quorate", standalone_mode=False, obj=manner)
     except click.UsageError as error:
-        error.show()
+        if manner.json:
+            failed(BadInput("USAGE", error.format_message(), "See --help."), manner)
+        else:
+            error.show()
         code = Exit.USAGE
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)

@@ -173,6 +173,7 @@ def _facts(data: dict[str, Any]) -> dict[str, object]:
         "certified height": data.get("certified_height"),
         "state root": data.get("state_root"),
         "catching up": progress(data),
+        "blobs": _blobs(data.get("data") or {}),
         "ready": "yes" if data.get("ready") else f"no: {', '.join(data.get('reasons', []))}",
         "up for": _span(data.get("uptime_s")),
     }
@@ -188,6 +189,13 @@ def progress(data: dict[str, Any]) -> str:
     target = syncing.get("target")
     done = f" ({100 * (target - behind) // target} %)" if target else ""
     return f"{behind} blocks behind {target}{done}, " + (f"{_span(eta)} to go" if eta is not None else "measuring")
+
+
+def _blobs(data: dict[str, Any]) -> str:
+    """Of the process that keeps them."""
+    if not data.get("up"):
+        return "the data process is down; another one is started"
+    return f"{data.get('door') or ''}{', no room for more' if data.get('full') else ''}".strip(", ")
 
 
 def _peers(data: dict[str, Any]) -> list[list[str]]:

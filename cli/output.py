@@ -99,6 +99,8 @@ def remark(text: str) -> None:
 def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "" if value is None else str(value)
 
 
@@ -161,7 +163,7 @@ def failed(error: QuorateError, manner: Manner) -> int:
         data = {"code": error.code, "message": error.what, "advice": error.todo, "exit_code": error.exit_code}
         click.echo(envelope(data, "error"))
     else:
-        click.echo(click.style("Error: ", fg="red", bold=True) + error.what, err=True)
+        click.echo(click.style("Error: ", fg="red", bold=True) + f"{error.what} [{error.code}]", err=True)
         if error.todo:
             click.echo(error.todo, err=True)
     return error.exit_code

@@ -13,6 +13,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,8 +70,8 @@ def read_passphrase(source: str, *, confirm: bool = False) -> Passphrase:
     if source == "insecure-no-passphrase":
         return NO_PASSPHRASE
     if source == "prompt":
-        text = getpass.getpass("Passphrase of the validator's keys: ")
-        if confirm and getpass.getpass("The same again: ") != text:
+        text = _asked("Passphrase: ")
+        if confirm and _asked("The same again: ") != text:
             raise KeystoreError("PASSPHRASES_DIFFER", "The two passphrases differ; nothing was written.")
         secret = text.encode()
     elif kind == "file" and place:
@@ -94,6 +95,18 @@ def read_passphrase(source: str, *, confirm: bool = False) -> Passphrase:
     if not secret:
         raise KeystoreError("EMPTY_PASSPHRASE", "The passphrase is empty; choose one, or insecure-no-passphrase.")
     return Passphrase(secret)
+
+
+def _asked(prompt: str) -> str:
+    with warnings.catch_warnings():
+        # Rather than a passphrase in the open, or waiting for what nobody can type.
+        warnings.simplefilter("error", getpass.GetPassWarning)
+        try:
+            return getpass.getpass(prompt)
+        except getpass.GetPassWarning:
+            raise KeystoreError(
+                "NO_TERMINAL", "There is no terminal to ask for a passphrase; use file:PATH or credential:NAME."
+            ) from None
 
 
 def key_path(directory: Path, role: str) -> Path:

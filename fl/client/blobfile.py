@@ -7,6 +7,7 @@ node that gets it; when one is refused there, it is looked at here, for somebody
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import threading
@@ -44,6 +45,10 @@ class Source:
             os.pread(self._descriptor, 1, 0)
         except OSError as error:
             self.close()
+            if error.errno == errno.ESPIPE:
+                raise BadFile(
+                    "NOT_A_FILE", f"{origin} can be read only once.", "Write what comes out of it to a file first."
+                ) from error
             raise _unreadable(origin, error) from error
 
     def __enter__(self) -> Source:
@@ -159,6 +164,8 @@ class Partial:
 def wrong_leaves(descriptor: int, manifest: Manifest, written_bytes: int, told: Told = untold) -> Iterable[int]:
     """Which leaves of an open file, of which only so many bytes were ever written, are not those of the manifest."""
     total = manifest.size_bytes
+    if not written_bytes:
+        told = untold
     buffer = memoryview(bytearray(min(LEAF_BYTES, total)))
     for index in range(manifest.count):
         start, stop = leaf_range(total, index)

@@ -177,7 +177,9 @@ class AsyncBlobs:
 
     def _upload(self, source: Source, cid: bytes, manifest: Manifest, kind: BlobKind) -> Upload:
         if self._signer is None:
-            raise BadInput("NO_KEY", "Only an account can put a blob.", "Connect with a key: connect(file, key=…).")
+            raise BadInput(
+                "NO_KEY", "Only a member can put a blob.", "Name a key: --key FILE, or connect(file, key=FILE)."
+            )
         permit = self._signer.put(cid, manifest.size_bytes, kind)
         return Upload(self._doors, source, cid, manifest, permit)
 
@@ -229,7 +231,7 @@ class AsyncBlobs:
             node, page = await self._page(nodes, query)
             blobs, following = page.get("blobs"), page.get("next")
             for blob in blobs if isinstance(blobs, list) else []:
-                yield blob
+                yield {**blob, "node": node.name} if isinstance(blob, dict) else {}
             if not isinstance(following, str):
                 return
             # Each has an order of its own, so a list is one node's to its end.

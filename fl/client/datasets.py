@@ -84,20 +84,46 @@ class AsyncDatasets:
     async def find(self, name_or_id: str, owner: str | None = None) -> tuple[str, Dataset]:
         """The id and the proven entry of this owner's newest data set of this name (without an owner: one's own), or of
         the one with this id."""
-        if len(name_or_id) == 64 and not set(name_or_id) - set(string.hexdigits):
+        if _is_id(name_or_id):
             identity = bytes.fromhex(name_or_id)
         else:
-            account = bytes.fromhex(owner or self._network.account)
+            account = self._own(name_or_id) if owner is None else _account(owner)
             named = await self._network.record(Named, dataset_name_key(account, name_or_id))
             if named is None:
-                raise RefusedByChain.of("UNKNOWN_DATASET", f"This owner has no data set named {name_or_id!r}.")
+                raise RefusedByChain(
+                    "UNKNOWN_DATASET",
+                    f"The account {account.hex()} has no data set named {name_or_id!r}.",
+                    "Name its owner, or its id: `quorate dataset list` has both.",
+                )
             identity = named.holder
         found = await self._network.record(Dataset, dataset_key(identity))
         if found is None:
-            raise RefusedByChain.of("UNKNOWN_DATASET", f"No data set has the id {identity.hex()}.")
+            raise RefusedByChain(
+                "UNKNOWN_DATASET",
+                f"No data set has the id {identity.hex()}.",
+                "`quorate dataset list` has those there are.",
+            )
         return identity.hex(), found
+
+    def _own(self, name: str) -> bytes:
+        try:
+            return bytes.fromhex(self._network.account)
+        except BadInput:
+            raise BadInput(
+                "NO_OWNER", f"Several members may have a data set {name!r}.", "Name its owner, a key, or its id."
+            ) from None
 
     async def withdraw(self, name_or_id: str) -> Receipt:
         """The chain keeps its bytes no longer; the entry stays, marked as withdrawn."""
         identity, _ = await self.find(name_or_id)
         return await self._network.send(WithdrawDataset(bytes.fromhex(identity)))
+
+
+def _account(text: str) -> bytes:
+    if not _is_id(text):
+        raise BadInput("BAD_ACCOUNT", f"{text!r} is no account.", "An account is 64 hex digits.")
+    return bytes.fromhex(text)
+
+
+def _is_id(text: str) -> bool:
+    return len(text) == 64 and not set(text) - set(string.hexdigits)

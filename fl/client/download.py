@@ -17,8 +17,8 @@ from chain.cid import CidError, cid_text, is_raw, raw_cid
 from chain.codec import CodecError, decode
 from chain.unixfs import LEAF_BYTES, MAX_LEAVES, Manifest, leaf_range, manifest_cid, manifest_of
 from fl.client.blobfile import Partial, Told, is_file, untold
-from fl.client.doors import LEAVE_WANTED, Asked, Doors, Shown, blob_path
-from fl.client.errors import QuorateError, Unreachable, Unverified
+from fl.client.doors import ABSENT, LEAVE_WANTED, Asked, Doors, Shown, blob_path
+from fl.client.errors import QuorateError, RefusedByChain, Unreachable, Unverified
 from fl.client.nodes import Node, Reply, Unusable
 from fl.client.upload import at_once
 
@@ -46,6 +46,10 @@ class _Giver:
     asked: int = 0
     """Leaves that it is about to give."""
     absent_until: float = 0.0
+    absent: bool = False
+    """So it said when it was asked last."""
+    denied: bool = False
+    """It has the blob, and this account may not read it."""
     lied: bool = False
 
 
@@ -173,6 +177,7 @@ class Download:
             self._failures[node.name] = str(error)
             log.info("node %s did not give blob %s: %s", node.name, cid_text(self._cid), error)
             return None
+        giver.absent, giver.denied = reply.status in ABSENT, reply.problem_code() == "BLOB_NOT_YOURS"
         if reply.status in (200, 206):
             node.answered()
             return reply
@@ -192,10 +197,26 @@ class Download:
     def _liars(self) -> tuple[str, ...]:
         return tuple(each.node.name for each in self._givers if each.lied)
 
+    def _all_say_no(self) -> bool:
+        return all(each.absent or each.denied for each in self._givers)
+
     def _given_up(self) -> QuorateError:
+        cid = cid_text(self._cid)
+        if (deny := [each.node.name for each in self._givers if each.denied]) and self._all_say_no():
+            return RefusedByChain(
+                "BLOB_NOT_YOURS",
+                f"{cid} is not for this account ({', '.join(deny)}).",
+                "Updates are given to their member, to auditors and to validators.",
+            )
+        if self._all_say_no():
+            return Unreachable(
+                "UNKNOWN_BLOB",
+                f"All nodes answer, and none has {cid} for this account.",
+                "Check the CID, and whose it is: an update is given to its member only.",
+            )
         reasons = "; ".join(f"{name}: {each}" for name, each in self._failures.items())
         return Unreachable(
             "NO_ANSWER",
-            f"No node gives {cid_text(self._cid)} ({reasons}).",
+            f"No node gives {cid} ({reasons}).",
             "Check the CID, and that this account may read it; what has come is kept for the next run.",
         )

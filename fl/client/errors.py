@@ -38,16 +38,25 @@ class Unreachable(QuorateError):
     exit_code = 3
 
 
+_TODO = {
+    "QUOTA_EXCEEDED": "Name in a transaction what was put before, wait until its lease ends, or use another node.",
+    "LEAVE_EXPIRED": "Set this machine's clock.",
+}
+"""Refusals by a node's door for blobs after which there is something to do."""
+
+
 class RefusedByChain(QuorateError):
-    """The chain said no, under one of the codes of `fl.errors`."""
+    """The chain said no, under one of the codes of `fl.errors`; or a node did, to bytes for the chain."""
 
     exit_code = 4
 
     @classmethod
     def of(cls, code: str, what: str = "") -> RefusedByChain:
         known = CODES.get(code)
-        sentence = known.sentence if known is not None else "The chain refused the transaction."
-        return cls(code, what or sentence, "" if not what or what == sentence else sentence)
+        if known is None:
+            # Not the chain's but a door's, which says all there is to say.
+            return cls(code, what or "The node refused it.", _TODO.get(code, ""))
+        return cls(code, what or known.sentence, "" if what in ("", known.sentence) else known.sentence)
 
 
 class TimedOut(QuorateError):

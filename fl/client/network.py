@@ -101,7 +101,7 @@ class AsyncNetwork:
     @property
     def sender(self) -> Sender:
         if self._sender is None:
-            raise BadInput("NO_KEY", "This needs an account.", "Connect with a key: connect(file, key=…).")
+            raise BadInput("NO_KEY", "This needs an account.", "Name a key: --key FILE, or connect(file, key=FILE).")
         return self._sender
 
     # Reading

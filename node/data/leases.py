@@ -77,13 +77,11 @@ class Leases:
         others_bytes = self.bytes_of(account) - (0 if held is None else held.size_bytes)
         if others_bytes + size_bytes > self._member_bytes:
             raise QuotaExceeded(
-                f"{size_bytes} bytes more than the {others_bytes} that wait already are over this account's quota "
-                f"of {self._member_bytes}; submit what is uploaded, or wait until its lease ends"
+                f"This account may have {self._member_bytes} bytes waiting here; {others_bytes} wait already, and "
+                f"{size_bytes} more are too many."
             )
         if held is None and len(self._by_account.get(account, {})) >= self._member_leases:
-            raise QuotaExceeded(
-                f"this account has {self._member_leases} blobs waiting; submit them, or wait until their leases end"
-            )
+            raise QuotaExceeded(f"This account has {self._member_leases} blobs waiting here, as many as it may.")
 
     def put(self, lease: Lease) -> None:
         self._by_account.setdefault(lease.account, {})[lease.cid] = lease

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
+from chain.cid import cid_text
 from chain.codec import CodecError
 from chain.unixfs import LEAF_BYTES, manifest_cid, zeros_manifest
 from fl.blobs import BlobKind, Demand
@@ -147,7 +148,9 @@ class DataNode:
 
     async def _repaired(self, lost: Staging) -> None:
         """What the disk lost is brought back, as far as anybody has it."""
-        log.warning("the disk has lost some of a blob", extra={"cid": lost.cid, "leaves": len(lost.missing())})
+        log.warning(
+            "the disk has lost some of a blob", extra={"cid": cid_text(lost.cid), "leaves": len(lost.missing())}
+        )
         try:
             await self.obtain(lost.cid, lost.kind, lost.account)
         except DiskFailure as failure:

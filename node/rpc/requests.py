@@ -190,7 +190,7 @@ def read_cid(text: str) -> bytes:
     try:
         return parse_cid(text)
     except CidError as error:
-        raise Unreadable(f"is {error}") from None
+        raise Unreadable(f"is no CID: {error}") from None
 
 
 def read_flag(text: str) -> bool:

@@ -82,7 +82,8 @@ def test_what_is_put_is_seen_listed_and_got_again(chain: Running, file: Path, tm
     seen = done("blob", "stat", CID, *options(chain), "--json").data
     assert [each["node"] for each in seen if each["held"]] == [put["node"]]
     assert CID in [each["cid"] for each in done("blob", "ls", *options(chain), "--json").data]
-    assert done("blob", "ls", *options(chain, None)).out.startswith("CID\tKIND\tBYTES")
+    listed = done("blob", "ls", *options(chain)).out.splitlines()
+    assert listed == ["CID\tKIND\tBYTES\tNODE", f"{CID}\tdataset\t{len(DATA)}\t{put['node']}"]
     got = done("blob", "get", CID, "-o", tmp_path / "back", *options(chain, None), "--json").data
     assert got["lied"] == [] and (tmp_path / "back").read_bytes() == DATA
 
@@ -113,7 +114,26 @@ def test_nodes_that_lie_are_named_and_when_all_do_it_is_exit_code_6(chain: Runni
 
 def test_a_blob_that_nobody_has_is_exit_code_3(chain: Running, tmp_path: Path) -> None:
     ran = quorate("blob", "get", CID, "-o", tmp_path / "none", *options(chain, None), "--json")
-    assert (ran.code, ran.data["code"]) == (3, "NO_ANSWER")
+    assert (ran.code, ran.data["code"]) == (3, "UNKNOWN_BLOB")
+
+
+def test_an_update_of_another_member_is_told_from_one_that_is_nowhere(chain: Running, tmp_path: Path) -> None:
+    chain.do(chain.chain.spread, DATA, BlobKind.UPDATE)
+    ran = quorate("blob", "get", CID, "-o", tmp_path / "none", *options(chain), "--json")
+    assert (ran.code, ran.data["code"]) == (4, "BLOB_NOT_YOURS")
+    assert all(face.name in ran.data["message"] for face in chain.faces)
+
+
+def test_a_transfer_that_is_interrupted_says_that_it_can_be_taken_up(
+    chain: Running, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fl.client.upload.Upload.to_any", interrupt)
+    ran = quorate("blob", "put", file, *options(chain))
+    assert (ran.code, ran.out) == (130, "")
+    assert "goes on where this one was" in ran.err
 
 
 def test_progress_and_remarks_stay_out_of_pipes(chain: Running, file: Path) -> None:
@@ -154,3 +174,23 @@ def test_a_blob_that_a_node_has_becomes_a_data_set_by_its_name(chain: Running, f
     assert made["size_bytes"] == len(DATA)
     ran = quorate("dataset", "register", "nothing", "--stored", *options(chain), "--json")
     assert (ran.code, ran.data["code"]) == (2, "NOTHING_TO_STORE")
+
+
+def test_a_data_set_of_another_is_found_by_its_owner(chain: Running) -> None:
+    made = done("dataset", "register", "theirs", *options(chain, "trainer-001"), "--json").data
+    owner = done("dataset", "show", made["id"], *options(chain, None), "--json").data["owner"]
+    shown = done("dataset", "show", "theirs", "--owner", owner, *options(chain, None), "--json").data
+    assert shown["id"] == made["id"]
+    for given, code in (((), "NO_OWNER"), (("--owner", "trainer-001"), "BAD_ACCOUNT")):
+        ran = quorate("dataset", "show", "theirs", *given, *options(chain, None), "--json")
+        assert (ran.code, ran.data["code"]) == (2, code)
+
+
+def test_in_a_pipe_a_list_of_data_sets_has_what_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"name": "digits", "size_bytes": 5, "cid": CID, "stored": True, "owner": "aa" * 32, "id": "bb" * 32}
+    entries = [entry | {"withdrawn_height": None}, entry | {"withdrawn_height": 7}]
+    monkeypatch.setattr("cli.client.Client.pages", lambda *_: entries)
+    head, *rows = done("dataset", "list").out.splitlines()
+    assert head == "NAME\tBYTES\tSTATE\tCID\tOWNER\tID"
+    assert [row.split("\t")[2] for row in rows] == ["stored", "withdrawn"]
+    assert rows[0].endswith(f"{CID}\t{'aa' * 32}\t{'bb' * 32}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -198,6 +200,14 @@ def test_a_prompted_passphrase_is_asked_for_twice_when_it_is_chosen(monkeypatch:
         read_passphrase("prompt", confirm=True)
     with refused("EMPTY_PASSPHRASE"):
         read_passphrase("prompt")
+
+
+def test_without_a_terminal_nobody_is_asked() -> None:
+    program = "from cli.main import main; main(['keys', 'new-account', 'account.key'])"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], input="secret\n", text=True, capture_output=True, start_new_session=True
+    )
+    assert "file:PATH" in ran.stderr and "Passphrase:" not in ran.stderr
 
 
 def test_no_passphrase_has_to_be_said_in_full() -> None:

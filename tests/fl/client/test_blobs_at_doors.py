@@ -14,7 +14,7 @@ from chain.unixfs import LEAF_BYTES, cid_of
 from fl.blobs import BlobKind
 from fl.client.blobs import AsyncBlobs
 from fl.client.doors import Pace, Signer
-from fl.client.errors import RefusedByChain, Unreachable
+from fl.client.errors import QuorateError, RefusedByChain, Unreachable
 from fl.client.home import Home
 from fl.client.nodes import Nodes
 from tests.node.data.door.host import CHAIN, STORE, Hosted, blob_of, hosted, person
@@ -89,10 +89,15 @@ async def test_an_update_is_read_by_its_member_and_by_auditors(hosts: list[Hoste
     async with Member(tmp_path, hosts, "auditor") as blobs:
         await blobs.get(cid, tmp_path / "audited")
     assert (tmp_path / "mine").read_bytes() == (tmp_path / "audited").read_bytes() == DATA
-    for name in ("bob", "stranger"):
+    others: tuple[tuple[str, type[QuorateError], str], ...] = (
+        ("bob", RefusedByChain, "BLOB_NOT_YOURS"),
+        ("stranger", Unreachable, "UNKNOWN_BLOB"),
+    )
+    for name, error, code in others:
         async with Member(tmp_path, hosts, name) as blobs:
-            with pytest.raises(Unreachable):
+            with pytest.raises(error) as caught:
                 await blobs.get(cid, tmp_path / "none", patience_s=0.0)
+            assert caught.value.code == code
             assert [each async for each in blobs.ls()] == []
 
 
