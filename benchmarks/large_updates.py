@@ -1,11 +1,13 @@
 """Large updates on four validator processes of this machine: rounds, bytes, memory, and what small updates feel of it.
 
     python -m benchmarks.large_updates [--parameters 10000000] [--trainers 8] [--rounds 5] [--encoding f32]
-        [--samples 100] [--out large.json]
+        [--at-once 8] [--samples 100] [--out large.json]
 
 The trainers are clients of the SDK in a process of their own: each round they fetch the model, put their update as a
 blob, and submit it. A round's time is that of its blocks, from the one that opened it to the one that closed it.
-Memory is RssAnon, the most that any process of a kind has had in the whole run. With samples, small updates of another
+Memory is RssAnon, the most that any process of a kind has had in the whole run. Processor time is that of the rounds
+after the first, which loads the kernels, and beside it is what the same bytes cost at least (benchmarks.update_floor).
+With samples, small updates of another
 job are submitted one at a time, first at rest and then while the rounds go on, from submitting to executed.
 """
 
@@ -16,6 +18,7 @@ import asyncio
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -32,6 +35,7 @@ import numpy as np
 
 from benchmarks.processes import MIB, MemoryWatch, cpu_seconds, roles
 from benchmarks.small_updates import Load, Sender, rules_of, update
+from benchmarks.update_floor import floor
 from cli.http import Place, ask
 from cli.localnets import LocalNetwork, Plan
 from fl.client.keyfile import load_key
@@ -49,8 +53,9 @@ def large_rules(parameters: int, trainers: int, rounds: int, encoding: str) -> J
     return replace(made, rounds=rounds, encoding=encoding)
 
 
-async def train(directory: Path, trainers: int, parameters: int, salt: int) -> None:
+async def train(directory: Path, trainers: int, at_once: int, parameters: int, salt: int) -> None:
     """All trainers of the job until it is over."""
+    submitting = asyncio.Semaphore(at_once)
     net = LocalNetwork.open(directory)
     values = np.random.default_rng(salt).normal(0, 0.01, parameters + trainers).astype(np.float32)
 
@@ -62,7 +67,8 @@ async def train(directory: Path, trainers: int, parameters: int, salt: int) -> N
             job = await network.job(JOB)
             await job.join()
             async for task in job.tasks():
-                await task.submit(delta={"w": values[place : place + parameters]}, examples=10 + place)
+                async with submitting:
+                    await task.submit(delta={"w": values[place : place + parameters]}, examples=10 + place)
         finally:
             await network.close()
 
@@ -106,13 +112,14 @@ async def measure(net: LocalNetwork, arguments: argparse.Namespace) -> dict[str,
             await load.level()
             rest = await latencies(load, ids[0], small[0], probes, lambda: False)
             report["small_at_rest_ms"] = round(statistics.median(rest), 1)
-        before = {role: cpu_seconds(pid) for role, pid in roles(net).items()}
         trainers = subprocess.Popen(
             [
                 *(sys.executable, "-m", "benchmarks.large_updates", "--train-in", str(net.directory)),
                 *("--trainers", str(arguments.trainers), "--parameters", str(arguments.parameters)),
+                *("--at-once", str(arguments.at_once)),
             ]
         )
+        steady = asyncio.create_task(used_before_round(2 if arguments.rounds > 1 else 1, net, ids[-1].hex(), trainers))
         try:
             with MemoryWatch(net) as memory:
                 if probes:
@@ -128,14 +135,29 @@ async def measure(net: LocalNetwork, arguments: argparse.Namespace) -> dict[str,
         finally:
             if trainers.poll() is None:
                 trainers.kill()
+        before, trained = await steady
         after = {role: cpu_seconds(pid) for role, pid in roles(net).items()}
         await load.level()
     report.update(rounds_of(net, ids[-1].hex(), arguments))
     report["anonymous_mib"] = {kind: memory.worst_mib(kind) for kind in ("core", "data")}
-    bulk_mib = report["update_bytes"] * arguments.trainers * arguments.rounds / MIB
-    used = sum(after[role] - before[role] for role in after if role in before)
-    report["cpu_ms_a_mib_and_validator"] = round(used / len(net.members) / bulk_mib * 1000, 2)
+    bulk_mib = report["update_bytes"] * arguments.trainers * max(1, arguments.rounds - 1) / MIB
+    for kind in ("core", "data"):
+        used = sum(after[role] - before[role] for role in after if role in before and role.endswith(kind))
+        report[f"cpu_ms_a_mib_and_validator_{kind}"] = round(used / len(net.members) / bulk_mib * 1000, 2)
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    report["cpu_ms_a_mib_trainers"] = round((ended.ru_utime + ended.ru_stime - trained) / bulk_mib * 1000, 2)
+    report["floor"] = await asyncio.to_thread(floor, arguments.parameters, arguments.trainers, len(net.members))
     return report
+
+
+async def used_before_round(
+    number: int, net: LocalNetwork, job: str, trainers: subprocess.Popen[bytes]
+) -> tuple[dict[str, float], float]:
+    """Seconds of processor time of each process of the network, and of the trainers, when this round has opened."""
+    place = Place(next(iter(net.members.values())).rpc)
+    while (await asyncio.to_thread(ask, place, "GET", f"/v1/jobs/{job}/rounds/{number}")).status != 200:
+        await asyncio.sleep(0.2)
+    return {role: cpu_seconds(pid) for role, pid in roles(net).items()}, cpu_seconds(trainers.pid)
 
 
 def rounds_of(net: LocalNetwork, job: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -181,13 +203,14 @@ def main() -> None:
     parser.add_argument("--parameters", type=int, default=10_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--encoding", choices=("f32", "q8"), default="f32")
+    parser.add_argument("--at-once", type=int, default=1_000, help="how many trainers send an update at one time")
     parser.add_argument("--samples", type=int, default=0, help="small updates at rest, and as many beside the rounds")
     parser.add_argument("--warm-s", type=float, default=3.0, help="how long the rounds go on before the samples beside")
     parser.add_argument("--out", type=Path, help="write the JSON there as well")
     parser.add_argument("--train-in", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.train_in is not None:
-        asyncio.run(train(arguments.train_in, arguments.trainers, arguments.parameters, salt=7))
+        asyncio.run(train(arguments.train_in, arguments.trainers, arguments.at_once, arguments.parameters, salt=7))
         return
     with tempfile.TemporaryDirectory(prefix="quorate-bench-") as directory:
         plan = Plan(validators=arguments.validators, trainers=arguments.trainers + arguments.samples)
