@@ -139,6 +139,7 @@ class Arena(Cluster):
         self.promised_blobs: set[bytes] = set()
         self.on_sent: list[OnSent] = []
         self.bad_transaction: Callable[..., bytes] = lambda chance, judged: b""
+        self.bad_blob: Callable[..., tuple[bytes, bytes, bytes] | None] = lambda chance: None
         self.on_promise: Callable[[Station], None] = lambda station: None
         self.on_trouble: Callable[[Station], None] = lambda station: None
         super().__init__(genesis, scenario.seed, conditions, extra=len(self.twins))

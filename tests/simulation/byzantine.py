@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -39,9 +40,10 @@ from consensus.messages import (
     to_frame,
 )
 from consensus.ordering.core import Ordering
-from node.ports import Channel, Peer
+from fl.blobs import BlobKind
+from node.ports import Channel, Peer, PortError
 from tests.simulation.arena import Arena, Station
-from tests.simulation.loop import drawn_from
+from tests.simulation.loop import Crash, drawn_from
 from tests.simulation.scenario import Vice
 
 REMEMBERED = 512
@@ -478,7 +480,18 @@ class Adversary:
             self.arena.network.inject(self.station.machine.name, self._keys[peer], channel, frame)
 
     def _offer_bad(self) -> None:
-        self._offer(self.arena.bad_transaction(self.chance, judged=True))
+        bad = self.arena.bad_blob(self.chance) if self.chance.random() < 0.4 else None
+        if bad is None:
+            self._offer(self.arena.bad_transaction(self.chance, judged=True))
+        else:
+            self.arena.spawn(self._offer_bad_blob(*bad))
+
+    async def _offer_bad_blob(self, transaction: bytes, blob: bytes, account: bytes) -> None:
+        """The batch is good in itself; the blob that it names is there for everyone to pull, and bad."""
+        with suppress(Crash, PortError):
+            await self.station.data.put(blob, BlobKind.UPDATE, account)
+            if self.ordering is not None:
+                self._offer(transaction)
 
     def _offer_unjudged(self) -> None:
         """Nobody can tell yet whether this batch is good, so nobody may vote for it."""

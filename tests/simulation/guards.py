@@ -29,11 +29,18 @@ from consensus.ordering.records import Body, Held
 from consensus.ordering.view import Slot, View
 from consensus.ordering.views import Views
 from fl import machine
+from fl.blobs import Demand
 from fl.records import Account
 from fl.tensors.grid import Grid
+from node import retention
 from node.checking import BatchChecks, Judged
+from node.data import blobs
+from node.data import judging as blob_judging
+from node.data.blobs import Blob, BlobStore, Staging
+from node.data.judging import GOOD, Judging
+from node.data.judging import Verdict as BlobVerdict
 from node.node import Node
-from node.ports import DiskFailure
+from node.ports import DiskFailure, Peer
 
 Breaking = Callable[[], AbstractContextManager[object]]
 
@@ -254,6 +261,43 @@ def _ordered_twice() -> AbstractContextManager[object]:
     return _replaced((Ancestry, "batch", lambda self, identity: False))
 
 
+# Blobs
+
+
+def _voted_without_the_blob() -> AbstractContextManager[object]:
+    async def met(self: BatchChecks, demand: Demand, sources: tuple[Peer, ...]) -> Verdict:
+        return Verdict.OK
+
+    return _replaced((BatchChecks, "_met", met))
+
+
+def _blob_unjudged() -> AbstractContextManager[object]:
+    async def examined(self: Judging, *about: object) -> BlobVerdict:
+        return GOOD
+
+    return _replaced((Judging, "_examined", examined), (blob_judging, "check_part", lambda *args: None))
+
+
+def _blob_not_durable() -> AbstractContextManager[object]:
+    """Found, and so voted for, while its bytes are nowhere but in memory."""
+
+    async def finish(self: BlobStore, staging: Staging) -> Blob:
+        name = blobs.whole_name(staging.cid)
+        if staging.name != name:
+            self._disk.rename(staging.name, name)
+            staging.moved(name)
+        blob = Blob(staging.cid, staging.size_bytes, staging.kind, staging.manifest, staging.account)
+        await self._appear(blob)
+        del self._stagings[staging.cid]
+        return blob
+
+    return _replaced((BlobStore, "_finish", finish))
+
+
+def _blobs_of_rounds_forgotten() -> AbstractContextManager[object]:
+    return _replaced((retention, "roots", lambda *args: iter(())))
+
+
 # Execution
 
 
@@ -288,27 +332,31 @@ GUARDS: dict[str, Guard] = {
     "notarize after nullify": Guard(_notarize_after_nullify, 1),
     "finalize after nullify": Guard(_finalize_after_nullify, 1),
     "nullify after finalize": Guard(_nullify_after_finalize, 1),
-    "second notarize": Guard(_second_notarize, 7),
-    "unchecked parent": Guard(_unchecked_parent, 4),
-    "gaps not nullified": Guard(_gaps_not_nullified, 4),
+    "second notarize": Guard(_second_notarize, 9),
+    "unchecked parent": Guard(_unchecked_parent, 14),
+    "gaps not nullified": Guard(_gaps_not_nullified, 14),
     "quorum minus one": Guard(_quorum_minus_one, 1),
     "vote before fsync": Guard(_vote_before_fsync, 1),
     "body not durable": Guard(_not_journalled(Body), 1),
     "certificate not durable": Guard(_not_journalled(Held), 1),
-    "own votes not re-fed": Guard(_own_votes_not_counted, 13),
+    "own votes not re-fed": Guard(_own_votes_not_counted, 71),
     "own votes not restored": Guard(_own_votes_forgotten, 1),
     "nothing said again": Guard(_nothing_said_again, 1),
     "certificates unverified": Guard(_certificates_unverified, 18),
-    "votes unverified": Guard(_votes_unverified, 26),
+    "votes unverified": Guard(_votes_unverified, 1),
     "availability vote before durability": Guard(_availability_before_durability, 1),
-    "availability vote without check": Guard(_batches_unchecked, 9),
-    "reference to bytes merely stored": Guard(_bytes_are_enough, 11),
+    "availability vote without check": Guard(_batches_unchecked, 1),
+    "reference to bytes merely stored": Guard(_bytes_are_enough, 34),
     "acknowledgement before certificate": Guard(_acknowledged_early, 1),
-    "expired batch accepted": Guard(_expired_taken, 11),
+    "expired batch accepted": Guard(_expired_taken, 31),
     "batch ordered twice": Guard(_ordered_twice, 1),
-    "wrong root unnoticed": Guard(_wrong_root_unnoticed, 24),
+    "vote without the blob": Guard(_voted_without_the_blob, 1),
+    "blob unjudged": Guard(_blob_unjudged, 12),
+    "blob not durable": Guard(_blob_not_durable, 1),
+    "blobs of rounds forgotten": Guard(_blobs_of_rounds_forgotten, 1),
+    "wrong root unnoticed": Guard(_wrong_root_unnoticed, 36),
     "nonce not consumed": Guard(_nonce_not_consumed, 1),
-    "average off by one": Guard(_average_off_by_one, 4),
+    "average off by one": Guard(_average_off_by_one, 1),
 }
 
 

@@ -14,13 +14,14 @@ from chain.cid import raw_cid
 from chain.codec import decode, encode
 from chain.hashing import Domain, digest
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
+from chain.unixfs import cid_of
 from fl.jobs import CreateJob, JoinJob, LeaveJob
 from fl.members import RegisterMember
 from fl.records import Phase, Role
 from fl.rounds import SubmitUpdate
 from fl.rules import rules_hash
 from fl.state import job_of, round_of
-from fl.tensors.encodings import encode_update
+from fl.tensors.encodings import encode_update, update_form
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from tests.fl.builders import make_rules, signing_key
 from tests.simulation.arena import Arena
@@ -61,6 +62,7 @@ class Load:
         self._registered = 0
         self._tasks: list[asyncio.Task[None]] = []
         arena.bad_transaction = self.bad_transaction
+        arena.bad_blob = self.bad_blob
         arena.books.payload_of = self.training.payloads.get
         arena.books.rules_of = lambda job: self.training.rules if job == self.training.id else None
 
@@ -154,6 +156,24 @@ class Load:
         payload[-4:] = np.array([np.nan], "<f4").tobytes()
         body = SubmitUpdate(job, 1, rules.initial, 10, (1_000_000,), raw_cid(bytes(payload)), bytes(payload))
         return trainer.sign(body, nonce=200 + chance.randrange(50), valid_until_ms=self.arena.now_ms() + 600_000)
+
+    def bad_blob(self, chance: random.Random) -> tuple[bytes, bytes, bytes] | None:
+        """A transaction that is good as far as its own bytes go, the blob that it names, and whose that is: its header
+        and its length are right, and it holds a value that is no number."""
+        job, rules = self.training.id, self.training.rules
+        if not job:
+            return None
+        trainer = self.arena.actor(chance.choice(self.training.names))
+        delta = {spec.name: np.zeros(spec.shape, np.float32) for spec in rules.schema.tensors}
+        account = trainer.account.hex()
+        payload = bytearray(encode_update(rules.schema, rules.encoding, rules.range_bits, job.hex(), 1, account, delta))
+        # The first value of f32, the first scale of q8.
+        values = len(update_form(rules.schema, rules.encoding).header(job.hex(), 1, account))
+        payload[values : values + 4] = np.array([np.nan], "<f4").tobytes()
+        body = SubmitUpdate(job, 1, rules.initial, 10, (1_000_000,), cid_of(bytes(payload)), b"")
+        nonce = 200 + chance.randrange(50)
+        signed = trainer.sign(body, nonce=nonce, valid_until_ms=self.arena.now_ms() + 600_000)
+        return signed, bytes(payload), trainer.account
 
     # What became of the job
 
