@@ -56,7 +56,11 @@ def _bars() -> Iterator[Progress]:
             speed = task.finished_speed or task.speed
             return Text(f"{size_text(int(speed))}/s" if speed else "", style="progress.data.speed")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), Speed())
+    class Sizes(DownloadColumn):
+        def render(self, task: Task) -> Text:
+            return super().render(task) if task.total is not None else Text()
+
+    columns = (TextColumn("{task.description}"), BarColumn(), Sizes(binary_units=True), Speed())
     tasks: dict[str, TaskID] = {}
     lock = threading.Lock()
     with Bars(*columns, TimeRemainingColumn(), console=console(stderr=True), transient=True) as shown:

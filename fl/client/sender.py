@@ -266,12 +266,14 @@ class Sender:
         needed = self._reader.checkpoint.validators.f + 1
         named = blob_named(read_body(pending.tx)[1])
         pause, ends = _PAUSE_S, time.monotonic() + patience_s
+        failures: dict[str, str] = {}
         while True:
             refusals: dict[str, RefusedByChain] = {}
             for node in self._nodes.ready():
                 try:
                     refusal = await self._offer(node, request, named)
                 except (Unusable, Behind) as error:
+                    failures[node.name] = str(error)
                     log.info("node %s did not take transaction %s: %s", node.name, pending.id.hex()[:16], error)
                     continue
                 if refusal is None:
@@ -285,9 +287,11 @@ class Sender:
             if len(refusals) >= needed and all(each.code == _BLOB_MISSING for each in refusals.values()):
                 return next(iter(refusals.values()))
             if time.monotonic() + pause > ends:
+                said = failures | {name: each.code for name, each in refusals.items()}
+                reasons = "; ".join(f"{name}: {each}" for name, each in said.items())
                 raise Unreachable(
                     "NO_ANSWER",
-                    f"No node took transaction {pending.id.hex()}.",
+                    f"No node took transaction {pending.id.hex()} ({reasons}).",
                     "It is kept and sent again by the next run; check the network.",
                 )
             await asyncio.sleep(pause)
