@@ -15,7 +15,7 @@ from cli.explain import explained
 from cli.http import Place, ask, fetch
 from cli.output import fields, line, on_terminal, reading, table, tell, waiting
 from cli.transfer import size_text, time_text, transferring
-from fl.client.errors import BadInput, QuorateError, Unverified
+from fl.client.errors import BadInput, QuorateError, TimedOut, Unreachable, Unverified
 
 if TYPE_CHECKING:
     from fl.client.blobs import BlobReceipt, BlobStat, Progress
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from fl.client.network import AsyncNetwork
 
 _CHUNK_BYTES = 1024 * 1024
-_REPAIR_S = 3_600.0
-"""The node answers when the blob is whole again."""
+_READ_S = 3_600.0
+"""A node answers when it has read all of a blob."""
 
 
 @click.group()
@@ -199,8 +199,11 @@ def _named(file: Path) -> tuple[str, int]:
     show_default=True,
     help="With --repair: the node's configuration.",
 )
+@click.option(
+    "--timeout", "timeout_s", default=600.0, show_default=True, help="With --repair: seconds to wait for each blob."
+)
 @reading
-def verify(file: Path | None, cid: str | None, repair: bool, configuration: Path) -> None:
+def verify(file: Path | None, cid: str | None, repair: bool, configuration: Path, timeout_s: float) -> None:
     """Check that FILE is the blob CID: exit code 0 if it is, 6 if not. Asks nobody.
 
     `quorate blob verify --repair [CID]` has the node of this machine read its blobs, or the one named, and pull what is
@@ -209,7 +212,7 @@ def verify(file: Path | None, cid: str | None, repair: bool, configuration: Path
     if repair:
         if cid is not None:
             raise BadInput("ONE_OF_TWO", "With --repair the node's own blobs are checked, not a file.", "Name a CID.")
-        _repair(configuration, None if file is None else str(file))
+        _repair(configuration, None if file is None else str(file), timeout_s)
         return
     if file is None or cid is None:
         raise BadInput("BAD_ARGUMENTS", "A file and a CID are needed.", "As in: quorate blob verify FILE CID.")
@@ -227,7 +230,7 @@ def _check(file: Path, cid: str) -> None:
     tell(data, lambda: line(f"{file} is {cid}, {size_text(size_bytes)}"))
 
 
-def _repair(configuration: Path, cid: str | None) -> None:
+def _repair(configuration: Path, cid: str | None, timeout_s: float) -> None:
     from fl.client.blobs import known_cid
     from node.config import load_config
     from node.data.door.server import DOOR_SOCKET
@@ -237,13 +240,28 @@ def _repair(configuration: Path, cid: str | None) -> None:
     with explained():
         config = load_config(configuration, os.environ)
     place = Place(socket=config.node.data_dir / DOOR_SOCKET)
-    found = []
+    found, nowhere = [], []
     with waiting("Reading the node's blobs") as say:
         cids = [cid] if cid is not None else _held(place)
         for number, each in enumerate(cids, 1):
             if sys.stderr.isatty():
                 say(f"{number} of {len(cids)}")
-            found += _mended(place, each, named=cid is not None)
+            looked = _looked_at(place, each, named=cid is not None)
+            if looked and not looked[0]["sound"]:
+                say(f"pulling leaves of {each}, {len(looked[0]['damaged'])} in all")
+                try:
+                    looked = _looked_at(place, each, named=True, repair_s=timeout_s)
+                except Unreachable as error:
+                    if not isinstance(error.__cause__, TimeoutError):
+                        raise
+                    nowhere.append(each)
+            found += looked
+    if nowhere:
+        raise TimedOut(
+            "NOT_REPAIRED",
+            f"Nobody has given {', '.join(nowhere)} yet.",
+            "Run it again later. What a client put and no transaction names, the client has to put again.",
+        )
     bad = [each for each in found if each["damaged"]]
     data = {"read": len(found), "repaired": [{"cid": each["cid"], "leaves": each["damaged"]} for each in bad]}
 
@@ -267,11 +285,15 @@ def _held(place: Place) -> list[str]:
         page = fetch(place, f"/v1/admin/blobs?limit=100&cursor={page['next']}")
 
 
-def _mended(place: Place, cid: str, named: bool) -> list[dict[str, Any]]:
-    reply = ask(place, "POST", f"/v1/admin/blobs/{cid}/verify?repair=1", timeout_s=_REPAIR_S)
+def _looked_at(place: Place, cid: str, *, named: bool, repair_s: float | None = None) -> list[dict[str, Any]]:
+    if repair_s is None:
+        reply = ask(place, "POST", f"/v1/admin/blobs/{cid}/verify", timeout_s=_READ_S)
+    else:
+        reply = ask(place, "POST", f"/v1/admin/blobs/{cid}/verify?repair=1", timeout_s=repair_s)
     if reply.status == 404 and not named:
         # It was swept since it was listed.
         return []
     if reply.status != 200:
-        raise QuorateError(str(reply.data.get("code", "FAILED")), f"{cid}: {reply.problem}", "See the node's log.")
+        todo = "Check the CID." if reply.status == 404 else "See the node's log."
+        raise QuorateError(str(reply.data.get("code", "FAILED")), f"{cid}: {reply.problem}", todo)
     return [reply.data]

@@ -78,6 +78,16 @@ def test_a_stored_data_set_is_at_every_validator_and_what_a_disk_damages_is_mend
     done("blob", "get", CID, "-o", tmp_path / "back", "--network", net / "consortium.toml")
     assert (tmp_path / "back").read_bytes() == DATA
     done("dataset", "withdraw", "data", *trainer)
+
+    file.write_bytes(b"here alone")
+    put = done("blob", "put", file, *trainer, "--json").data
+    (stored,) = (net / put["node"] / "data").rglob(put["cid"])
+    stored.write_bytes(b"here  gone")
+    config = net / put["node"] / "node.toml"
+    ran = quorate("blob", "verify", "--repair", "--timeout", "1", "--config", config, "--json")
+    assert (ran.code, ran.data["code"]) == (5, "NOT_REPAIRED") and put["cid"] in ran.data["message"]
+    assert done("blob", "put", file, *trainer, "--json").data["node"] == put["node"]
+    assert done("blob", "verify", "--repair", put["cid"], "--config", config, "--json").data["repaired"] == []
     (listed,) = done("dataset", "list", *trainer, "--json").data
     assert (listed["id"], listed["cid"], listed["withdrawn_height"] > 0) == (made["id"], CID, True)
 
