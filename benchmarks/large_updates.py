@@ -6,7 +6,7 @@
 The trainers are clients of the SDK in a process of their own: each round they fetch the model, put their update as a
 blob, and submit it. A round's time is that of its blocks, from the one that opened it to the one that closed it.
 Memory is RssAnon, the most that any process of a kind has had in the whole run. Processor time is that of the rounds
-after the first, which loads the kernels, and beside it is what the same bytes cost at least (benchmarks.update_floor).
+after the first, which loads the kernels, and beside it is what the same bytes of f32 cost at least (benchmarks.update_floor).
 With samples, small updates of another
 job are submitted one at a time, first at rest and then while the rounds go on, from submitting to executed.
 """
@@ -146,7 +146,8 @@ async def measure(net: LocalNetwork, arguments: argparse.Namespace) -> dict[str,
         report[f"cpu_ms_a_mib_and_validator_{kind}"] = round(used / len(net.members) / bulk_mib * 1000, 2)
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     report["cpu_ms_a_mib_trainers"] = round((ended.ru_utime + ended.ru_stime - trained) / bulk_mib * 1000, 2)
-    report["floor"] = await asyncio.to_thread(floor, arguments.parameters, arguments.trainers, len(net.members))
+    if arguments.encoding == "f32":
+        report["floor"] = await asyncio.to_thread(floor, arguments.parameters, arguments.trainers, len(net.members))
     return report
 
 
