@@ -267,9 +267,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             3_600_000,
         ),
         "keep_update_rounds": Setting("rounds whose updates are kept after they ended", _number(0, 1_000_000), 2),
-        "keep_models": Setting(
-            "newest models of a job that are kept, beside its first and its best", _number(1, 1_000_000), 3
-        ),
+        "keep_models": Setting("newest models of a job that are kept, beside its first", _number(1, 1_000_000), 3),
         "keep_models_every": Setting(
             "of older models, the one of every so many rounds is kept; 0 keeps none", _number(0, 1_000_000), 10
         ),

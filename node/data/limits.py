@@ -11,7 +11,7 @@ from chain.unixfs import MAX_FILE_BYTES
 class BlobLimits:
     reserve_bytes: int = 1 << 30
     """Left free on the disk for ordering and everybody else."""
-    member_bytes: int = 4 << 30
+    member_bytes: int = 8 << 30
     """Of an account's blobs that no state names yet."""
     member_leases: int = 256
     lease_ms: int = 3_600_000

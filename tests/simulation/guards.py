@@ -348,7 +348,7 @@ GUARDS: dict[str, Guard] = {
     "availability vote without check": Guard(_batches_unchecked, 1),
     "reference to bytes merely stored": Guard(_bytes_are_enough, 34),
     "acknowledgement before certificate": Guard(_acknowledged_early, 1),
-    "expired batch accepted": Guard(_expired_taken, 31),
+    "expired batch accepted": Guard(_expired_taken, 61),
     "batch ordered twice": Guard(_ordered_twice, 1),
     "vote without the blob": Guard(_voted_without_the_blob, 1),
     "blob unjudged": Guard(_blob_unjudged, 12),
