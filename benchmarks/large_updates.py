@@ -6,9 +6,9 @@
 The trainers are clients of the SDK in a process of their own: each round they fetch the model, put their update as a
 blob, and submit it. A round's time is that of its blocks, from the one that opened it to the one that closed it.
 Memory is RssAnon, the most that any process of a kind has had in the whole run. Processor time is that of the rounds
-after the first, which loads the kernels, and beside it is what the same bytes of f32 cost at least (benchmarks.update_floor).
-With samples, small updates of another
-job are submitted one at a time, first at rest and then while the rounds go on, from submitting to executed.
+after the first, which loads the kernels; beside it is what the same bytes of f32 cost at least
+(benchmarks.update_floor). With samples, small updates of another job are submitted one at a time, first at rest and
+then while the rounds go on, from submitting to executed.
 """
 
 from __future__ import annotations
