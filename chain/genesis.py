@@ -73,6 +73,8 @@ class Params:
     job_parameters: U64 = 2**27
     open_parameters: U64 = 2**30
     state_history: U16 = 64
+    member_stored_bytes: U64 = 2**36
+    """Of all data sets together that are kept for one member: nobody fills everyone's disks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from fl.blobs import Demand, dataset_demand
 from fl.errors import Refused
 from fl.execution import Call, Effect, Execution
 from fl.members import is_name, is_registrar, member_of
-from fl.records import Dataset, DatasetText, EventKind, MaybeCid, Name, Named
-from fl.state import RulesOf, dataset_key, dataset_name_key
+from fl.records import Dataset, DatasetText, EventKind, MaybeCid, Name, Named, Stored
+from fl.state import RulesOf, dataset_key, dataset_name_key, stored_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,8 @@ def register_dataset(execution: Execution, call: Call, body: RegisterDataset) ->
         known = state.get(Dataset, dataset_key(named.holder))
         if known is not None and not known.withdrawn_height:
             raise Refused("NAME_TAKEN")
+    if body.stored:
+        _store(execution, call.sender, body.size_bytes)
     dataset = dataset_id(call.tx_id)
     state.put(key, Named(dataset))
     state.put(
@@ -104,6 +106,18 @@ def withdraw_dataset(execution: Execution, call: Call, body: WithdrawDataset) ->
         raise Refused("UNAUTHORISED", "Only a data set's owner or a registrar withdraws it.")
     if known.withdrawn_height:
         raise Refused("WITHDRAWN")
+    if known.stored:
+        _store(execution, known.owner, -known.size_bytes)
     state.put(dataset_key(body.dataset), replace(known, withdrawn_height=execution.block.height))
     execution.event(EventKind.DATASET_WITHDRAWN, subject=body.dataset)
     return Effect()
+
+
+def _store(execution: Execution, owner: bytes, size_bytes: int) -> None:
+    """So much more, or less, is kept for this member."""
+    key = stored_key(owner)
+    known = execution.state.get(Stored, key)
+    kept = (known.size_bytes if known is not None else 0) + size_bytes
+    if kept > execution.block.params.member_stored_bytes:
+        raise Refused("STORED_LIMIT")
+    execution.state.put(key, Stored(kept))

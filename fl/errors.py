@@ -74,6 +74,7 @@ _STATE = {
     "LATE": "The round takes no more updates.",
     "DUPLICATE": "The member has answered this round already.",
     "WRONG_BASE": "The update starts from another model than the round's.",
+    "STORED_LIMIT": "The member's stored data sets would take more than the chain admits; withdraw one first.",
     "UNKNOWN_DATASET": "No data set has this id.",
     "WITHDRAWN": "The data set has been withdrawn.",
     "FAULT": "Execution met a fault of its own and left the state untouched; please report it.",

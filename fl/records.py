@@ -112,6 +112,13 @@ class Dataset:
     withdrawn_height: U64
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the chain keeps for a member, by the sizes of its data sets that are stored and not withdrawn."""
+
+    size_bytes: U64
+
+
 class ConfigType(StrEnum):
     INTEGER = "integer"
     DECIMAL = "decimal"

@@ -71,6 +71,10 @@ def dataset_key(dataset: bytes) -> bytes:
     return DATASETS + dataset
 
 
+def stored_key(owner: bytes) -> bytes:
+    return b"stored/" + owner
+
+
 def dataset_name_key(owner: bytes, name: str) -> bytes:
     """Holds the newest data set of this owner that has this name."""
     return b"name/dataset/" + owner + name.encode()

@@ -8,6 +8,7 @@ import pytest
 
 from chain.cid import LEAF_BYTES, raw_cid
 from chain.codec import CodecError, encode
+from chain.genesis import Params
 from chain.unixfs import MAX_FILE_BYTES, cid_of
 from fl.blobs import BlobClaim, BlobKind, Demand, check_blob, check_part
 from fl.datasets import RegisterDataset, WithdrawDataset, dataset_id
@@ -145,3 +146,15 @@ def test_a_revoked_member_may_still_withdraw_what_is_its_own() -> None:
     dataset = registered(chain)
     assert status(chain, "registrar", RevokeMember(chain.actor("trainer-000").account)) == "ok"
     assert status(chain, "trainer-000", WithdrawDataset(dataset)) == "ok"
+
+
+def test_what_is_stored_for_one_member_is_bounded_until_it_withdraws() -> None:
+    chain = ledger(params=replace(Params(), member_stored_bytes=12))
+    first = registered(chain)
+    registered(chain, body=replace(SCANS, name="more"))
+    assert status(chain, "trainer-000", replace(SCANS, name="too-many")) == "STORED_LIMIT"
+    registered(chain, body=replace(SCANS, name="elsewhere", stored=False, size_bytes=10**9))
+    registered(chain, "trainer-001")
+    assert status(chain, "trainer-000", WithdrawDataset(first)) == "ok"
+    registered(chain, body=replace(SCANS, name="another"))
+    assert status(chain, "trainer-000", replace(SCANS, name="too-many")) == "STORED_LIMIT"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chain.cid import raw_cid
+from chain.cid import TREE_PREFIX, raw_cid
 from chain.codec import decode, encode
 from chain.genesis import Params
 from chain.transaction import Transaction, account_id, sign_transaction
@@ -136,6 +136,13 @@ def joining(running: Running, accepted: bytes | None = None) -> bytes:
     return newcomer(running).sign(JoinJob(running.job, accepted or running.ledger.job(running.job).rules_hash))
 
 
+def more_than_is_stored(running: Running) -> bytes:
+    most = Params().member_stored_bytes
+    vast = RegisterDataset("vast", TREE_PREFIX + bytes(32), most, True, "", "", "")
+    assert running.ledger.status_of(running.creator.sign(vast)) == "ok"
+    return running.creator.sign(RegisterDataset("more", raw_cid(b"."), 1, True, "", "", ""))
+
+
 def withdrawn(running: Running) -> bytes:
     """A data set's withdrawal, a second time."""
     data = running.creator.sign(DATASET)
@@ -164,6 +171,7 @@ STATE: dict[str, Case] = {
     "LATE": after_failure_of_round_one,
     "DUPLICATE": duplicate,
     "WRONG_BASE": lambda r: update(r, base=raw_cid(b"another model")),
+    "STORED_LIMIT": more_than_is_stored,
     "UNKNOWN_DATASET": lambda r: r.creator.sign(WithdrawDataset(bytes(32))),
     "WITHDRAWN": withdrawn,
     "FAULT": update,
