@@ -156,9 +156,10 @@ class Line:
         try:
             while True:
                 with self._changed:
-                    if not under_way and not self._waiting and not self._ended:
+                    if not under_way:
                         idled = answered
-                        self._changed.wait(self._limits.idle_s)
+                        if not self._waiting and not self._ended:
+                            self._changed.wait(self._limits.idle_s)
                     if self._ended or not (under_way or self._waiting):
                         break
                     fresh = self._next(self._limits.under_way - len(under_way))

@@ -331,7 +331,7 @@ class Guard:
 GUARDS: dict[str, Guard] = {
     "notarize after nullify": Guard(_notarize_after_nullify, 1),
     "finalize after nullify": Guard(_finalize_after_nullify, 1),
-    "nullify after finalize": Guard(_nullify_after_finalize, 1),
+    "nullify after finalize": Guard(_nullify_after_finalize, 3),
     "second notarize": Guard(_second_notarize, 9),
     "unchecked parent": Guard(_unchecked_parent, 14),
     "gaps not nullified": Guard(_gaps_not_nullified, 14),

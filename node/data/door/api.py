@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,8 +22,10 @@ from node.rpc.tally import Answered
 STREAMS_AT_ONCE = 4
 """Whole blobs arriving as one body: each has a thread of its own, for a slow sender holds up whoever writes."""
 STREAMS_AN_ACCOUNT = 2
-LEAVES_AN_ACCOUNT = 16
+LEAVES_AN_ACCOUNT = 6
 """Arriving at once: who sends slowly holds up nobody but itself."""
+TURN_S = 5.0
+"""Shorter than clients wait for an answer."""
 BUFFERS_A_STREAM = 2
 _SPARE = 8
 
@@ -32,12 +34,14 @@ Obtain: TypeAlias = Callable[[bytes, BlobKind, bytes], Awaitable[Blob]]
 
 
 class LeafBuffers:
-    """Room for leaves that are arriving or being written: their number bounds the memory of all bodies together."""
+    """Room for leaves that are arriving or being written: their number bounds the memory of all bodies together. Who
+    finds none waits in line, its body unread, so that nothing is sent twice."""
 
     def __init__(self, most: int) -> None:
         self._left = most
         self._held: Counter[bytes] = Counter()
         self._spare: list[bytearray] = []
+        self._line: deque[tuple[bytes, asyncio.Future[bytearray]]] = deque()
 
     @property
     def left(self) -> int:
@@ -45,13 +49,28 @@ class LeafBuffers:
 
     def take(self, account: bytes) -> bytearray:
         """Raises BUSY."""
-        if not self._left:
+        if not self._is_free_for(account):
             raise Problem("BUSY", "Too many leaves are being received at this time.")
-        if self._held[account] >= LEAVES_AN_ACCOUNT:
-            raise Problem("BUSY", "This account sends too many leaves at once.")
-        self._left -= 1
-        self._held[account] += 1
-        return self._spare.pop() if self._spare else bytearray(LEAF_BYTES)
+        return self._taken(account)
+
+    async def in_turn(self, account: bytes) -> bytearray:
+        """Raises BUSY when its turn does not come in time."""
+        if self._is_free_for(account):
+            return self._taken(account)
+        turn: asyncio.Future[bytearray] = asyncio.get_running_loop().create_future()
+        self._line.append((account, turn))
+        try:
+            async with asyncio.timeout(TURN_S):
+                return await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                # Its turn came as it left.
+                self.give(account, turn.result())
+            else:
+                self._line.remove((account, turn))
+            if isinstance(error, TimeoutError):
+                raise Problem("BUSY", "Too many leaves are being received at this time.") from None
+            raise
 
     def give(self, account: bytes, buffer: bytearray) -> None:
         """Nobody reads or writes it any more."""
@@ -61,6 +80,20 @@ class LeafBuffers:
             del self._held[account]
         if len(self._spare) < _SPARE:
             self._spare.append(buffer)
+        for waiting in self._line:
+            other, turn = waiting
+            if not turn.done() and self._is_free_for(other):
+                self._line.remove(waiting)
+                turn.set_result(self._taken(other))
+                return
+
+    def _is_free_for(self, account: bytes) -> bool:
+        return self._left > 0 and self._held[account] < LEAVES_AN_ACCOUNT
+
+    def _taken(self, account: bytes) -> bytearray:
+        self._left -= 1
+        self._held[account] += 1
+        return self._spare.pop() if self._spare else bytearray(LEAF_BYTES)
 
 
 class DoorTally:

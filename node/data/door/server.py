@@ -6,6 +6,7 @@ import logging
 import os
 from dataclasses import replace
 
+from chain.unixfs import LEAF_BYTES
 from node.data.blobs import BlobStore
 from node.data.door.api import DoorApi, DoorTally, Obtain
 from node.data.door.permits import Ask, Permits
@@ -22,8 +23,9 @@ from node.rpc.table import Table
 log = logging.getLogger("quorate.data")
 
 DOOR_SOCKET = "data.sock"
-DOOR_LIMITS = replace(RpcLimits(), connections=256)
-"""Each connection may hold a quarter of a MiB that has come and was not asked for yet."""
+DOOR_LIMITS = replace(RpcLimits(), connections=256, bodies_bytes=24 * LEAF_BYTES)
+"""Each connection may hold a quarter of a MiB that has come and was not asked for yet. Two dozen leaves on their way
+keep a disk busy; more would only take memory."""
 
 
 class BlobDoor:

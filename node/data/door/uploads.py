@@ -169,7 +169,7 @@ def _bits(bits: bytes | bytearray) -> str:
 
 
 async def _take_leaf(api: DoorApi, staging: Staging, index: int, incoming: Incoming, account: bytes) -> None:
-    buffer = api.buffers.take(account)
+    buffer = await api.buffers.in_turn(account)
     try:
         leaf = memoryview(buffer)[: incoming.size_bytes]
         await incoming.fill(leaf, LEAF_S)

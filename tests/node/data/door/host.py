@@ -88,7 +88,8 @@ ROLES: Mapping[str, tuple[str, ...]] = {
 
 
 def blob_of(size: int, seed: int = 0) -> bytes:
-    return Random(seed * 1_000_003 + size).randbytes(size)
+    chance = Random(seed * 1_000_003 + size)
+    return b"".join(chance.randbytes(min(LEAF_BYTES, size - start)) for start in range(0, size, LEAF_BYTES))
 
 
 @dataclass(frozen=True)

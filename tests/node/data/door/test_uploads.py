@@ -19,6 +19,7 @@ from chain.unixfs import LEAF_BYTES, Manifest
 from fl.access import MAX_LEAVE_MS, Action
 from fl.blobs import BlobKind
 from node.data.blobs import BlobLimits
+from node.data.door import api
 from node.data.door.api import LEAVES_AN_ACCOUNT, STREAMS_AN_ACCOUNT, STREAMS_AT_ONCE
 from node.rpc.limits import RpcLimits
 from tests.node.data.door.host import LOOSE, STORE, Hosted, Upload, blob_of, hosted, person
@@ -452,7 +453,8 @@ async def test_below_the_reserve_nothing_is_taken_and_it_works_again_once_there_
         assert (await host.put(LARGE))[0] == 200
 
 
-async def test_leaves_under_way_together_have_a_bound(open_host: Open) -> None:
+async def test_leaves_under_way_together_have_a_bound(open_host: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "TURN_S", 0.1)
     async with open_host(replace(LOOSE, bodies_bytes=2 * LEAF_BYTES)) as host:
         await host.offer(LARGE)
         put = head("PUT", LARGE.path + "/leaves/0", host.putting(LARGE) | OCTETS, LEAF_BYTES)
@@ -470,7 +472,34 @@ async def test_leaves_under_way_together_have_a_bound(open_host: Open) -> None:
         assert (await host.put_leaf(LARGE, 1))[0] == 200
 
 
-async def test_one_that_sends_its_leaves_slowly_leaves_room_for_others(open_host: Open) -> None:
+async def test_a_leaf_that_finds_no_room_waits_for_its_turn(open_host: Open) -> None:
+    async with open_host(replace(LOOSE, bodies_bytes=LEAF_BYTES)) as host:
+        await host.offer(LARGE)
+        put = head("PUT", LARGE.path + "/leaves/0", host.putting(LARGE) | OCTETS, LEAF_BYTES)
+        line = host.door.api.buffers._line
+        async with wire_to(host.port) as first:
+            first.send(put + LARGE.leaf(0)[:1000])
+            while host.door.api.buffers.left:
+                await asyncio.sleep(0.01)
+            async with wire_to(host.port) as gone:
+                gone.send(put)
+                while len(line) < 1:
+                    await asyncio.sleep(0.01)
+                waiting = asyncio.create_task(host.put_leaf(LARGE, 1))
+                while len(line) < 2:
+                    await asyncio.sleep(0.01)
+            first.send(LARGE.leaf(0)[1000:])
+            assert (await first.answer())[0] == 200
+            assert (await waiting)[0] == 200
+        async with asyncio.timeout(10):
+            await nothing_held(host)
+        assert not line
+
+
+async def test_one_that_sends_its_leaves_slowly_leaves_room_for_others(
+    open_host: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "TURN_S", 0.1)
     async with open_host() as host:
         await host.offer(LARGE)
         put = head("PUT", LARGE.path + "/leaves/0", host.putting(LARGE) | OCTETS, LEAF_BYTES)
