@@ -117,7 +117,9 @@ async def measure(net: LocalNetwork, arguments: argparse.Namespace) -> dict[str,
                 *(sys.executable, "-m", "benchmarks.large_updates", "--train-in", str(net.directory)),
                 *("--trainers", str(arguments.trainers), "--parameters", str(arguments.parameters)),
                 *("--at-once", str(arguments.at_once)),
-            ]
+            ],
+            # Linux shares the processors among sessions: whoever measures shall not share with the load.
+            start_new_session=True,
         )
         steady = asyncio.create_task(used_before_round(2 if arguments.rounds > 1 else 1, net, ids[-1].hex(), trainers))
         try:
