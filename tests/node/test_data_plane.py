@@ -127,8 +127,7 @@ def test_rounds_of_large_updates_close_with_one_model_on_all_validators() -> Non
         check_no_divergence(network)
 
 
-@pytest.mark.slow
-def test_killing_either_process_at_random_loses_no_acknowledged_blob() -> None:
+def kill_either_process(rounds: int) -> None:
     seed = int(os.environ.get("QUORATE_KILL_SEED", time.time_ns() % 2**32))
     print(f"\nkills from seed {seed}")
     chance = random.Random(seed)
@@ -150,17 +149,27 @@ def test_killing_either_process_at_random_loses_no_acknowledged_blob() -> None:
 
     async def story(network: LocalNetwork) -> None:
         over = asyncio.Event()
-        await create_large_job(network, 700_000, 4, 4)
+        await create_large_job(network, 700_000, 4, rounds)
         killer = asyncio.create_task(killing(network, over))
         await asyncio.gather(*(train(network, each, 700_000, place) for place, each in enumerate(network.trainers)))
         over.set()
         print(f"{await killer} kills")
-        await one_model(network, 4)
+        await one_model(network, rounds)
 
     with local_network(Plan(validators=4, trainers=4)) as network:
-        asyncio.run(asyncio.wait_for(story(network), 300))
+        asyncio.run(asyncio.wait_for(story(network), 75 * rounds))
         settle(network)
         check_no_divergence(network)
+
+
+@pytest.mark.slow
+def test_killing_either_process_at_random_loses_no_acknowledged_blob() -> None:
+    kill_either_process(rounds=4)
+
+
+@pytest.mark.nightly
+def test_killing_either_process_for_forty_rounds_loses_no_acknowledged_blob() -> None:
+    kill_either_process(rounds=40)
 
 
 async def stored(network: LocalNetwork, file: Path, directory: Path) -> None:
