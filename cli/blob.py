@@ -268,7 +268,8 @@ def _repair(configuration: Path, cid: str | None, timeout_s: float) -> None:
     def show() -> None:
         line(f"read {len(found)} blobs, repaired {len(bad)}")
         for each in bad:
-            line(f"{each['cid']}\t{len(each['damaged'])} leaves")
+            count = len(each["damaged"])
+            line(f"{each['cid']}\t{count} {'leaf' if count == 1 else 'leaves'}")
 
     tell(data, show)
 
