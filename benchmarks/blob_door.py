@@ -44,6 +44,7 @@ from node.buckets import Rate
 from node.data.blobs import Blob, BlobLimits, BlobStore
 from node.data.door.server import DOOR_LIMITS, open_door
 from node.data.messages import Standing
+from node.ports import PeerGone
 from node.ports.clock import SystemClock
 from node.ports.disk import FileDisk
 from node.ports.kv import LevelKv
@@ -69,7 +70,7 @@ async def _door(root: Path, told: Connection) -> None:
         return Standing(0, True, ("trainer",))
 
     async def obtain(cid: bytes, kind: BlobKind, account: bytes) -> Blob:
-        raise NotImplementedError
+        raise PeerGone("this door stands alone: there is nobody to obtain a blob from")
 
     unlimited = replace(DOOR_LIMITS, requests=Rate(1e9, 1e9))
     door = await open_door(store, clock, offload, CHAIN, ask, obtain, RpcConfig(limits=unlimited))

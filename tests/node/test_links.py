@@ -1,4 +1,4 @@
-"""The real links among those who do not keep to the rules. What all Links promise is in test_ports_conformance."""
+"""The real links among those who do not keep to the rules. What all Links promise is in test_links_conformance."""
 
 from __future__ import annotations
 
