@@ -10,7 +10,16 @@ from consensus.availability import BatchStored, PoolFull, TransactionsExpired, V
 from consensus.availability.offers import ALONE_HELD
 from consensus.availability.pool import POOL_BYTES
 from consensus.effects import Output, Tick
-from tests.consensus.availability.world import WALL_MS, World, events, ids, submit, transaction
+from tests.consensus.availability.world import (
+    WALL_MS,
+    Machine,
+    World,
+    events,
+    ids,
+    is_available_vote,
+    submit,
+    transaction,
+)
 
 
 def alone(*nonces: int, **changes: int) -> object:
@@ -55,6 +64,29 @@ def test_batches_without_blobs_do_not_wait_for_those_with_them() -> None:
     assert sealed(world.step(0, submit(4))) == [bytes_of(4)]
     world.settle()
     assert world.acknowledged(0) == set(ids(3, 4))
+
+
+def test_a_batch_that_waits_for_a_blob_does_not_put_off_the_next_of_the_others() -> None:
+    world = waits_for_blobs(1)
+    world.step(0, submit(2))
+    world.settle()
+    world.step(0, alone(1))
+    world.settle()
+    world.now_ms += 10
+    assert sealed(world.step(0, submit(3))) == [bytes_of(3)]
+
+
+def test_whole_batches_of_the_others_do_not_wait_for_blobs_either() -> None:
+    many = range(100, 100 + guards.OFFERS_IN_FLIGHT)
+    world = waits_for_blobs(*many)
+    world.params = replace(world.params, batch_bytes=4_000)
+    world.machines = [Machine(world._core(node)) for node in range(world.n)]
+    world.lost = lambda source, target, message: is_available_vote(message)
+    world.step(0, submit(1))
+    world.step(0, alone(*many))
+    world.step(0, submit(2, 3, 4, size=1_200))
+    world.now_ms += 10
+    assert len(sealed(world.step(0, Tick()))) == 1
 
 
 def test_it_is_acknowledged_once_the_blob_has_come() -> None:
