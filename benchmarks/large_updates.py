@@ -42,7 +42,7 @@ from fl.client.keyfile import load_key
 from fl.client.network import connect_async
 from fl.jobs import CreateJob, JoinJob
 from fl.records import JobRules
-from fl.rules import rules_hash
+from fl.jobrules import rules_hash
 
 JOB = "large"
 PAUSE_S = 0.02

@@ -39,7 +39,7 @@ from fl.client.keyfile import load_key
 from fl.jobs import CreateJob, JoinJob
 from fl.records import JobRules
 from fl.rounds import SubmitUpdate
-from fl.rules import rules_hash, zero_model_cid
+from fl.jobrules import rules_hash, zero_model_cid
 from fl.tensors.encodings import encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from fl.transactions import KIND_OF_BODY

@@ -28,7 +28,7 @@ from fl.client.perceptron import Data, accuracy, initial_model, train
 from fl.client.sync import Job, Network, connect
 from fl.client.trainer import LOSS
 from fl.records import JobStatus, Kind, Phase, Round
-from fl.rules import VISIBLE_TO_VALIDATORS
+from fl.jobrules import VISIBLE_TO_VALIDATORS
 
 JOB = "digits"
 HIDDEN = 64

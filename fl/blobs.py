@@ -14,10 +14,11 @@ from chain.codec import U8, U64, Digest
 from chain.unixfs import MAX_FILE_BYTES, leaf_count
 from fl.errors import Refused
 from fl.records import Cid, JobRules, MaybeDigest
+from fl.tensors.encodings import Place, UpdateForm, check_payload
 from fl.tensors.encodings import check_part as check_payload_part
-from fl.tensors.encodings import check_payload, payload_bytes
-from fl.tensors.layout import Bytes, Schema
+from fl.tensors.layout import Bytes
 from fl.tensors.model import check_model, check_model_part, model_form
+from fl.updates import form_of
 
 
 class BlobKind(IntEnum):
@@ -44,6 +45,7 @@ class BlobClaim:
     """Whose it is: it counts against this account's quota, and an update's header names it."""
     job: MaybeDigest
     round: U64
+    group: U8
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ def check_part(demand: Demand, start: int, part: Bytes) -> None:
     if demand.claim.kind == BlobKind.MODEL:
         check_model_part(_rules(demand).schema, start, part)
     elif demand.claim.kind == BlobKind.UPDATE:
-        check_payload_part(*_place(demand), start, part)
+        check_payload_part(_form(demand), _place(demand), start, part)
 
 
 def check_blob(demand: Demand, blob: Bytes) -> None:
@@ -104,24 +106,25 @@ def check_blob(demand: Demand, blob: Bytes) -> None:
     if demand.claim.kind == BlobKind.MODEL:
         check_model(_rules(demand).schema, blob)
     elif demand.claim.kind == BlobKind.UPDATE:
-        check_payload(*_place(demand), blob)
+        check_payload(_form(demand), _place(demand), blob)
     check_size(demand, len(blob))
 
 
-def update_demand(cid: bytes, rules: JobRules, job: bytes, round: int, member: bytes) -> Demand:
+def update_demand(cid: bytes, rules: JobRules, place: Place, group: int) -> Demand:
     """The blob of a member's update: its size follows from the rules and the place that it is for."""
-    size_bytes = payload_bytes(rules.schema, rules.encoding, job.hex(), round, member.hex())
-    return claimed(Demand(BlobClaim(cid, size_bytes, BlobKind.UPDATE, member, job, round), rules))
+    size_bytes = form_of(rules, group).size_bytes(place)
+    claim = BlobClaim(cid, size_bytes, BlobKind.UPDATE, place.member, place.job, place.round, group)
+    return claimed(Demand(claim, rules))
 
 
 def model_demand(rules: JobRules, account: bytes) -> Demand:
     """The blob of the initial model that the rules name."""
     size_bytes = model_form(rules.schema).size_bytes
-    return claimed(Demand(BlobClaim(rules.initial, size_bytes, BlobKind.MODEL, account, b"", 0), rules))
+    return claimed(Demand(BlobClaim(rules.initial, size_bytes, BlobKind.MODEL, account, b"", 0, 0), rules))
 
 
 def dataset_demand(cid: bytes, size_bytes: int, account: bytes) -> Demand:
-    return claimed(Demand(BlobClaim(cid, size_bytes, BlobKind.DATASET, account, b"", 0), None))
+    return claimed(Demand(BlobClaim(cid, size_bytes, BlobKind.DATASET, account, b"", 0, 0), None))
 
 
 def _rules(demand: Demand) -> JobRules:
@@ -130,7 +133,10 @@ def _rules(demand: Demand) -> JobRules:
     return demand.rules
 
 
-def _place(demand: Demand) -> tuple[Schema, str, int, str, int, str]:
+def _form(demand: Demand) -> UpdateForm:
+    return form_of(_rules(demand), demand.claim.group)
+
+
+def _place(demand: Demand) -> Place:
     """What makes an update's bytes those of its job, round and member."""
-    claim, rules = demand.claim, _rules(demand)
-    return rules.schema, rules.encoding, rules.range_bits, claim.job.hex(), claim.round, claim.account.hex()
+    return Place(demand.claim.job, demand.claim.round, demand.claim.account)

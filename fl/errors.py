@@ -48,6 +48,7 @@ _BYTES = {
     "OUT_OF_RANGE": "The update holds a value beyond the job's range.",
     "BAD_EXAMPLES": "The number of examples must be from 1 to 2^32.",
     "BAD_METRICS": "The update must give one value for each metric that the job names.",
+    "UNKNOWN_GROUP": "The job has no group of tensors with this number.",
     "BAD_CID": "The payload does not hash to the CID that the transaction names, or no payload of its size can.",
     "BAD_DATASET": "The data set's entry is out of its limits.",
     "BLOB_MISSING": "The blob that the transaction names is not whole on this node; put it here, then send again.",

@@ -14,6 +14,7 @@ from fl.blobs import Demand
 from fl.cohort import join, leave
 from fl.errors import Refused
 from fl.execution import Call, Effect, Execution, NewModel
+from fl.jobrules import check_initial_model, check_rules, parameters_of, rules_hash, zero_model_cid
 from fl.members import is_registrar, member_in_role
 from fl.records import (
     MAX_OPEN_JOBS,
@@ -30,7 +31,6 @@ from fl.records import (
     Round,
 )
 from fl.rounds import fail_round
-from fl.rules import check_initial_model, check_rules, parameters_of, rules_hash, zero_model_cid
 from fl.state import RulesOf, State, job_key, job_name_key, joined_key, round_key, rules_key
 from fl.tensors.grid import MAX_UPDATES
 

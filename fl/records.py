@@ -10,7 +10,7 @@ from chain.certificate import MAX_VALIDATORS
 from chain.codec import I64, U8, U16, U32, U64, Count, Digest, Length, PublicKey
 from chain.genesis import MAX_NONCE_WINDOW
 from chain.log import Frontier
-from fl.tensors.layout import Schema
+from fl.tensors.layout import MAX_TENSORS, Schema
 
 Name = Annotated[str, Length(1, 64)]
 Word = Annotated[str, Length(1, 32)]
@@ -23,6 +23,9 @@ Wide = Annotated[bytes, Length(16, 16)]
 MAX_EXAMPLES = 2**32
 MAX_METRICS = 16
 MAX_CONFIG = 64
+MAX_SETTINGS = 16
+MAX_GROUPS = 64
+MAX_STALENESS = 64
 MAX_OPEN_JOBS = 64
 """Every block reads the list of open jobs, so it stays short."""
 MAX_SPAN_MS = 366 * 24 * 3_600_000
@@ -57,7 +60,10 @@ class Kind(IntEnum):
     RESUME_JOB = 34
     JOIN_JOB = 35
     LEAVE_JOB = 36
+    PAUSE_JOB = 37
+    CHECK_IN = 47
     SUBMIT_UPDATE = 48
+    SUBMIT_EVALUATION = 49
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +142,72 @@ class ConfigEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleSetting:
+    """A setting of the aggregation rule: an integer, or the bits of a float64, as the rule says."""
+
+    name: Word
+    value: U64
+
+
+@dataclass(frozen=True, slots=True)
+class TensorGroup:
+    """Averaged tensors that an update may change alone, sorted by name."""
+
+    name: Name
+    tensors: Annotated[tuple[Annotated[str, Length(1, 200)], ...], Count(1, MAX_TENSORS)]
+
+
+@dataclass(frozen=True, slots=True)
+class CohortRules:
+    """Who takes part in a round: all who joined (size 0), or `size` of them and `over_ppm` millionths more, drawn by
+    the beacon. With a check-in, they are drawn among those who checked in within its time."""
+
+    size: U32 = 0
+    over_ppm: U32 = 0
+    check_in_ms: U64 = 0
+
+
+class Statistic(StrEnum):
+    MEAN = "mean"
+    """weighted by the evaluators' examples"""
+    MEDIAN = "median"
+    """the lower one, of evaluators alike"""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRules:
+    """After each round whose number is a multiple of `every` (0: never), and after the last one, evaluators measure
+    its model: all of them, or as many as `cohort` says, drawn by the beacon. The next round waits for that if
+    `before_next`."""
+
+    every: U32 = 0
+    cohort: U32 = 0
+    minimum: U32 = 0
+    deadline_ms: U64 = 0
+    before_next: bool = False
+    statistic: Word = Statistic.MEDIAN.value
+    metrics: Annotated[tuple[Name, ...], Count(0, MAX_METRICS)] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """The metric by which models are compared: of the evaluation if it names it, else of training. The best model by
+    evaluation is kept. With `stop`, the job is finished once the metric is at `value` or better."""
+
+    metric: Annotated[str, Length(0, 64)] = ""
+    larger: bool = False
+    stop: bool = False
+    value: I64 = 0
+
+
+@dataclass(frozen=True, slots=True)
 class JobRules:
-    """What a member accepts by joining; immutable for the life of the job."""
+    """What a member accepts by joining; immutable for the life of the job.
+
+    `share_ppm` is the share of the values that an update in topk holds, in millionths. `organisation_cap` is the
+    most that the members of one organisation weigh together; 0: there is none. `discounts` is what an update weighs
+    in a job without rounds, in 1/1024, by how many versions its base is old; the oldest one has the last place.
+    """
 
     name: Name
     schema: Schema
@@ -160,6 +230,14 @@ class JobRules:
     config: Annotated[tuple[ConfigEntry, ...], Count(0, MAX_CONFIG)]
     app: Annotated[str, Length(0, 64)]
     app_digest: MaybeDigest
+    settings: Annotated[tuple[RuleSetting, ...], Count(0, MAX_SETTINGS)] = ()
+    share_ppm: U32 = 0
+    groups: Annotated[tuple[TensorGroup, ...], Count(0, MAX_GROUPS)] = ()
+    organisation_cap: U32 = 0
+    discounts: Annotated[tuple[U32, ...], Count(0, MAX_STALENESS + 1)] = ()
+    cohort: CohortRules = CohortRules()
+    evaluation: EvaluationRules = EvaluationRules()
+    goal: Goal = Goal()
 
 
 class JobStatus(IntEnum):
@@ -216,10 +294,17 @@ class Joined:
 
 
 class Phase(IntEnum):
+    """`fl.phases` says in which order a job's rounds go through them."""
+
     COLLECTING = 1
     AGGREGATING = 2
     CLOSED = 3
     FAILED = 4
+    CHECK_IN = 5
+    KEYS = 6
+    SHARES = 7
+    UNMASKING = 8
+    REVEALING = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +358,7 @@ class Entry:
     tx_id: Digest
     member: Digest
     weight: U32
+    group: U8
     cid: Cid
     batch: Digest
     index: U32

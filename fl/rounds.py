@@ -15,13 +15,14 @@ from typing import Annotated
 
 from chain.certificate import Result
 from chain.cid import raw_cid
-from chain.codec import I64, U64, Count, Digest, Length, decode, encode
+from chain.codec import I64, U8, U64, Count, Digest, Length, decode, encode
 from chain.genesis import Params
 from chain.log import EMPTY
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from fl.blobs import Demand, update_demand
 from fl.errors import PendingJob, Refused
 from fl.execution import AggregationTask, Call, Effect, Execution
+from fl.jobrules import EXAMPLES
 from fl.members import member_in_role
 from fl.metrics import NO_SUM, mean, with_values
 from fl.records import (
@@ -39,7 +40,6 @@ from fl.records import (
     Role,
     Round,
 )
-from fl.rules import EXAMPLES
 from fl.state import (
     MAX_VALUE_BYTES,
     Read,
@@ -55,19 +55,21 @@ from fl.state import (
     rules_key,
     updates_log,
 )
-from fl.tensors.encodings import check_payload
+from fl.tensors.encodings import Place, check_payload
+from fl.updates import form_of, groups_of
 
 
 @dataclass(frozen=True, slots=True)
 class SubmitUpdate:
     """A member's answer to a round: the change against `base`, as the blob `cid`, whose bytes are `payload` if they
-    come inline. `metrics` are in the order of the job's names."""
+    come inline. `metrics` are in the order of the job's names, `group` is a place among its groups of tensors."""
 
     job: Digest
     round: U64
     base: Cid
     examples: I64
     metrics: Annotated[tuple[I64, ...], Count(0, MAX_METRICS)]
+    group: U8
     cid: Cid
     payload: Annotated[bytes, Length(0, MAX_TRANSACTION_BYTES)]
 
@@ -86,17 +88,10 @@ def check_update(body: SubmitUpdate, tx: Transaction, params: Params, rules_of: 
     if rules is None:
         raise PendingJob(body.job)
     _check_numbers(body, rules)
+    place = Place(body.job, body.round, tx.sender)
     if not body.payload:
-        return update_demand(body.cid, rules, body.job, body.round, tx.sender)
-    check_payload(
-        rules.schema,
-        rules.encoding,
-        rules.range_bits,
-        body.job.hex(),
-        body.round,
-        tx.sender.hex(),
-        body.payload,
-    )
+        return update_demand(body.cid, rules, place, body.group)
+    check_payload(form_of(rules, body.group), place, body.payload)
     return None
 
 
@@ -105,6 +100,8 @@ def _check_numbers(body: SubmitUpdate, rules: JobRules) -> None:
         raise Refused("BAD_EXAMPLES")
     if len(body.metrics) != len(rules.metrics):
         raise Refused("BAD_METRICS")
+    if body.group >= groups_of(rules):
+        raise Refused("UNKNOWN_GROUP")
 
 
 def submit_update(execution: Execution, call: Call, body: SubmitUpdate) -> Effect:
@@ -122,7 +119,7 @@ def submit_update(execution: Execution, call: Call, body: SubmitUpdate) -> Effec
     _check_numbers(body, rules)
     weight = min(body.examples, rules.cap) if rules.weights == EXAMPLES else 1
     position = current.updates.size
-    entry = encode(Entry(call.tx_id, call.sender, weight, body.cid, call.batch, call.index))
+    entry = encode(Entry(call.tx_id, call.sender, weight, body.group, body.cid, call.batch, call.index))
     accepted = replace(
         current,
         updates=execution.log(updates_log(body.job, body.round), current.updates, entry),

@@ -26,9 +26,9 @@ from fl.client.home import Home
 from fl.client.nodes import Node, Nodes, Unusable
 from fl.client.upload import Busy, Upload
 from fl.datasets import RegisterDataset
+from fl.jobrules import zero_model_cid
 from fl.jobs import CreateJob
 from fl.rounds import SubmitUpdate
-from fl.rules import zero_model_cid
 
 log = logging.getLogger("quorate.client")
 

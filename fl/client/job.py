@@ -23,6 +23,7 @@ from fl.client.jobdraft import Arrays, ConfigValue, config_value
 from fl.client.receipt import Receipt
 from fl.client.wakeup import Wakeup
 from fl.errors import Refused
+from fl.jobrules import config_at, rules_hash, zero_model_cid
 from fl.jobs import JoinJob, LeaveJob, StopJob
 from fl.records import (
     METRIC_MARKS,
@@ -37,12 +38,12 @@ from fl.records import (
     Round,
 )
 from fl.rounds import SubmitUpdate
-from fl.rules import config_at, rules_hash, zero_model_cid
 from fl.state import job_key, joined_key, round_key
-from fl.tensors.encodings import UpdateForm, encoded, update_form
+from fl.tensors.encodings import Place, UpdateForm, encoded
 from fl.tensors.layout import AVERAGED
 from fl.tensors.model import model_form, parse_model
 from fl.transactions import read_body
+from fl.updates import form_of
 
 if TYPE_CHECKING:
     from fl.client.network import AsyncNetwork
@@ -327,13 +328,14 @@ class AsyncJob:
         carried is in the outbox from here on."""
         rules, number = self.rules, _examples(examples)
         values = metric_values(rules.metrics, metrics)
-        cid, payload = self._payload(update_form(rules.schema, rules.encoding), round, delta)
+        cid, payload = self._payload(form_of(rules, 0), round, delta)
         return SubmitUpdate(
             job=self._id,
             round=round.number,
             base=round.base,
             examples=number,
             metrics=values,
+            group=0,
             cid=cid,
             payload=payload,
         )
@@ -341,8 +343,8 @@ class AsyncJob:
     def _payload(self, form: UpdateForm, round: Round, delta: Arrays) -> tuple[bytes, bytes]:
         """CID and what the transaction carries: nothing if that is too much, which is then in the outbox. It is never
         put together there: a large one would be in memory once more."""
-        header = form.header(self.id, round.number, self.network.account)
-        parts = chain((header,), encoded(form, self.rules.range_bits, delta))
+        header = form.header(Place(self._id, round.number, self.network.sender.account))
+        parts = chain((header,), encoded(form, delta))
         try:
             if len(header) + form.data_bytes > self.network.genesis.params.inline_bytes:
                 return self.network.sender.keep_blob(parts), b""

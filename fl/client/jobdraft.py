@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from chain.unixfs import cid_of
 from fl.client.errors import BadInput
 from fl.errors import Refused
+from fl.jobrules import EXAMPLES, FEDAVG, SYNCHRONOUS, zero_model_cid
 from fl.records import ConfigEntry, ConfigType, JobRules
-from fl.rules import EXAMPLES, FEDAVG, SYNCHRONOUS, zero_model_cid
 from fl.tensors.grid import DEFAULT_RANGE_BITS
 from fl.tensors.layout import AVERAGED, FROZEN, Schema, TensorSpec
 from fl.tensors.model import build_model

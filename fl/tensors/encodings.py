@@ -9,7 +9,7 @@ in parts (`check_part`), since no value lies across the border of two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fl.errors import Refused
 from fl.tensors import floats
+from fl.tensors.coding import Coding
 from fl.tensors.f32 import F32
 from fl.tensors.layout import (
     Bytes,
@@ -29,32 +30,40 @@ from fl.tensors.layout import (
     header_entries,
     holds_header,
     layout_of,
-    place,
+    placed_in_order,
 )
 from fl.tensors.q8 import Q8
 
 
 class Encoding(Protocol):
-    """One way to write the flat vector. `offset` is where the header ends; every value of 4 bytes lies at a
-    multiple of 4 from there."""
+    """One way to write the flat vector of a layout. `offset` is where the header ends; every value of 4 bytes lies at
+    a multiple of 4 from there."""
 
-    name: str
-
-    def stored(self, layout: Layout) -> tuple[StoredTensor, ...]:
+    def stored(self) -> tuple[StoredTensor, ...]:
         """The tensors of the payload, in any order."""
 
-    def check(self, layout: Layout, range_bits: int, part: Bytes, start: int) -> None:
+    def check(self, part: Bytes, start: int) -> None:
         """Raises `Refused` unless what these bytes decode to is finite and within ±2^R. They stand at `start` behind
         the header, a multiple of 4, and end with a whole value."""
 
-    def encode(self, layout: Layout, range_bits: int, tensors: Iterable[NDArray[Any]]) -> Iterator[Bytes]:
+    def encode(self, tensors: Iterable[NDArray[Any]]) -> Iterator[Bytes]:
         """The bytes after the header, in pieces, of the averaged tensors in flat order. Values are made canonical; one
         beyond ±2^R raises `Refused`, after pieces that are then to be thrown away."""
 
-    def decode(self, layout: Layout, payload: Bytes, offset: int) -> NDArray[np.float32]: ...
+    def decode(self, payload: Bytes, offset: int) -> NDArray[np.float32]:
+        """The flat vector that these bytes mean."""
 
 
-ENCODINGS: dict[str, Encoding] = {each.name: each for each in (F32(), Q8())}
+ENCODINGS: dict[str, Callable[[Layout, Coding], Encoding]] = {each.name: each for each in (F32, Q8)}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What an update is for, as its header says: it is one of no other job, round or member."""
+
+    job: bytes
+    round: int
+    member: bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,29 +75,28 @@ class UpdateForm:
     entries: str
     data_bytes: int
 
-    def header(self, job: str, round: int, member: str) -> bytes:
-        return header_bytes("update", f"{job}/{round}/{member}", self.entries)
+    def header(self, place: Place) -> bytes:
+        return header_bytes("update", f"{place.job.hex()}/{place.round}/{place.member.hex()}", self.entries)
+
+    def size_bytes(self, place: Place) -> int:
+        return len(self.header(place)) + self.data_bytes
 
 
 @lru_cache(maxsize=64)
-def update_form(schema: Schema, encoding: str) -> UpdateForm:
-    if encoding not in ENCODINGS:
-        raise Refused("NOT_SUPPORTED", f"The encoding {encoding!r} is unknown; known are {', '.join(ENCODINGS)}.")
-    chosen = ENCODINGS[encoding]
+def update_form(schema: Schema, coding: Coding) -> UpdateForm:
+    """`schema` with the tensors that the update changes as its averaged ones."""
+    if coding.encoding not in ENCODINGS:
+        known = ", ".join(ENCODINGS)
+        raise Refused("NOT_SUPPORTED", f"The encoding {coding.encoding!r} is unknown; known are {known}.")
     layout = layout_of(schema)
-    placed = place(chosen.stored(layout))
-    return UpdateForm(chosen, layout, header_entries(placed), placed[-1].stop)
+    encoding = ENCODINGS[coding.encoding](layout, coding)
+    placed = placed_in_order(encoding.stored())
+    return UpdateForm(encoding, layout, header_entries(placed), placed[-1].stop)
 
 
-def payload_bytes(schema: Schema, encoding: str, job: str, round: int, member: str) -> int:
-    """The exact size of such an update's payload."""
-    form = update_form(schema, encoding)
-    return len(form.header(job, round, member)) + form.data_bytes
-
-
-def check_frame(form: UpdateForm, job: str, round: int, member: str, payload: Bytes) -> int:
+def check_frame(form: UpdateForm, place: Place, payload: Bytes) -> int:
     """The offset of the values, in a payload with exactly the implied header and length."""
-    header = form.header(job, round, member)
+    header = form.header(place)
     if payload[: len(header)] != header:
         raise Refused("WRONG_HEADER")
     missing = len(header) + form.data_bytes - len(payload)
@@ -99,56 +107,36 @@ def check_frame(form: UpdateForm, job: str, round: int, member: str, payload: By
     return len(header)
 
 
-def check_payload(
-    schema: Schema, encoding: str, range_bits: int, job: str, round: int, member: str, payload: Bytes
-) -> None:
-    """Raises `Refused` unless these bytes are an update of this member for this round of this job. `job` and
-    `member` are lower-case hex."""
-    form = update_form(schema, encoding)
-    offset = check_frame(form, job, round, member, payload)
-    form.encoding.check(form.layout, range_bits, memoryview(payload)[offset:], 0)
+def check_payload(form: UpdateForm, place: Place, payload: Bytes) -> None:
+    """Raises `Refused` unless these bytes are an update for this place."""
+    offset = check_frame(form, place, payload)
+    form.encoding.check(memoryview(payload)[offset:], 0)
 
 
-def check_part(
-    schema: Schema, encoding: str, range_bits: int, job: str, round: int, member: str, start: int, part: Bytes
-) -> None:
+def check_part(form: UpdateForm, place: Place, start: int, part: Bytes) -> None:
     """What `check_payload` says of the bytes from `start`, a multiple of 8, in a payload of the right length."""
-    form = update_form(schema, encoding)
-    header = form.header(job, round, member)
+    header = form.header(place)
     if not holds_header(header, start, part):
         raise Refused("WRONG_HEADER")
     values = memoryview(part)[max(0, len(header) - start) :]
-    form.encoding.check(form.layout, range_bits, values, max(0, start - len(header)))
+    form.encoding.check(values, max(0, start - len(header)))
 
 
-def encode_update(
-    schema: Schema,
-    encoding: str,
-    range_bits: int,
-    job: str,
-    round: int,
-    member: str,
-    delta: Mapping[str, NDArray[Any]],
-) -> bytes:
+def encode_update(form: UpdateForm, place: Place, delta: Mapping[str, NDArray[Any]]) -> bytes:
     """The payload of an update. `delta` names exactly the averaged tensors; values are rounded to F32 and
     made canonical. A value beyond the range is refused here as the chain would refuse it."""
-    form = update_form(schema, encoding)
-    return form.header(job, round, member) + b"".join(encoded(form, range_bits, delta))
+    return form.header(place) + b"".join(encoded(form, delta))
 
 
-def encoded(form: UpdateForm, range_bits: int, delta: Mapping[str, NDArray[Any]]) -> Iterator[Bytes]:
+def encoded(form: UpdateForm, delta: Mapping[str, NDArray[Any]]) -> Iterator[Bytes]:
     """What follows the header, in pieces, so that a large update need not be in memory as a whole. Each tensor is
     looked up once and let go before the next."""
-    return form.encoding.encode(form.layout, range_bits, averaged(form.layout, delta))
+    return form.encoding.encode(averaged(form.layout, delta))
 
 
-def decode_update(
-    schema: Schema, encoding: str, job: str, round: int, member: str, payload: Bytes
-) -> dict[str, NDArray[np.float32]]:
+def decode_update(form: UpdateForm, place: Place, payload: Bytes) -> dict[str, NDArray[np.float32]]:
     """What the validators will add up, tensor by tensor: for the client's error feedback and for auditors."""
-    form = update_form(schema, encoding)
-    offset = check_frame(form, job, round, member, payload)
-    flat = form.encoding.decode(form.layout, payload, offset)
+    flat = form.encoding.decode(payload, check_frame(form, place, payload))
     return {each.name: flat[each.start : each.stop].reshape(each.shape) for each in form.layout.segments}
 
 

@@ -198,7 +198,7 @@ def model_tensors(schema: Schema) -> tuple[StoredTensor, ...]:
     return tuple(StoredTensor(each.name, each.dtype, each.shape) for each in schema.tensors if each.role != LOCAL)
 
 
-def place(tensors: Iterable[StoredTensor]) -> tuple[Placed, ...]:
+def placed_in_order(tensors: Iterable[StoredTensor]) -> tuple[Placed, ...]:
     """The tensors in the order of their blob, each at its place."""
     placed: list[Placed] = []
     start = 0

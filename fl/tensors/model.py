@@ -32,7 +32,7 @@ from fl.tensors.layout import (
     layout_of,
     model_tensors,
     numpy_dtype,
-    place,
+    placed_in_order,
 )
 
 _WRONG_HEADER = "The blob's header is not the one that the job's schema implies."
@@ -67,7 +67,7 @@ class ModelForm:
 @lru_cache(maxsize=64)
 def model_form(schema: Schema) -> ModelForm:
     layout = layout_of(schema)
-    placed = place(model_tensors(schema))
+    placed = placed_in_order(model_tensors(schema))
     header = header_bytes("format", "pt", header_entries(placed))
     places = {each.tensor.name: each for each in placed}
     runs: list[Run] = []

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fl.errors import Refused
 from fl.tensors import floats
+from fl.tensors.coding import Coding
 from fl.tensors.layout import BLOCK, Bytes, Layout, StoredTensor, array_at
 
 SCALE_SUFFIX = "#scale"
@@ -28,16 +29,20 @@ _PIECE = 16 * BLOCK
 class Q8:
     name = "q8"
 
-    def stored(self, layout: Layout) -> tuple[StoredTensor, ...]:
-        values = [StoredTensor(each.name, "I8", each.shape) for each in layout.segments]
+    def __init__(self, layout: Layout, coding: Coding) -> None:
+        self._layout = layout
+        self._range_bits = coding.range_bits
+
+    def stored(self) -> tuple[StoredTensor, ...]:
+        values = [StoredTensor(each.name, "I8", each.shape) for each in self._layout.segments]
         scales = [
             StoredTensor(each.name + SCALE_SUFFIX, "F32", (-(-(each.stop - each.start) // BLOCK),))
-            for each in layout.segments
+            for each in self._layout.segments
         ]
         return (*values, *scales)
 
-    def check(self, layout: Layout, range_bits: int, part: Bytes, start: int) -> None:
-        count = max(0, min(len(part) // 4, layout.blocks.size - 1 - start // 4))
+    def check(self, part: Bytes, start: int) -> None:
+        count = max(0, min(len(part) // 4, self._layout.blocks.size - 1 - start // 4))
         if not count:
             return
         scales = array_at(part, "F32", count, 0)
@@ -46,42 +51,42 @@ class Q8:
             raise Refused("NON_FINITE", "A scale of the update is NaN or infinite.")
         # −0 is the one negative that is let through: it decodes to zeros.
         negative = int(scales.view(np.uint32).max()) > floats.SIGN_BIT
-        if negative or top > floats.range_bits_as_f32(range_bits - 7):
-            raise Refused("OUT_OF_RANGE", f"A scale of the update is negative or beyond 2^{range_bits} / 128.")
+        if negative or top > floats.self._range_bits_as_f32(self._range_bits - 7):
+            raise Refused("OUT_OF_RANGE", f"A scale of the update is negative or beyond 2^{self._range_bits} / 128.")
 
-    def encode(self, layout: Layout, range_bits: int, tensors: Iterable[NDArray[Any]]) -> Iterator[Bytes]:
-        scales = np.empty(layout.blocks.size - 1, np.float32)
-        values = np.empty(layout.parameters, np.int8)
+    def encode(self, tensors: Iterable[NDArray[Any]]) -> Iterator[Bytes]:
+        scales = np.empty(self._layout.blocks.size - 1, np.float32)
+        values = np.empty(self._layout.parameters, np.int8)
         block = place = 0
         for tensor in tensors:
             flat = tensor.ravel()
             for start in range(0, flat.size, _PIECE):
                 piece = floats.canonical(flat[start : start + _PIECE])
-                floats.check_range(piece, range_bits)
-                found, steps = _quantised(piece, range_bits)
+                floats.check_range(piece, self._range_bits)
+                found, steps = _quantised(piece, self._range_bits)
                 scales[block : block + found.size] = found
                 values[place : place + steps.size] = steps
                 block, place = block + found.size, place + steps.size
         yield scales.astype("<f4", copy=False).data.cast("B")
         yield values.data.cast("B")
 
-    def decode(self, layout: Layout, payload: Bytes, offset: int) -> NDArray[np.float32]:
-        scales = self.scales(layout, payload, offset)
-        values = self.values(layout, payload, offset)
-        flat = np.empty(layout.parameters, np.float32)
-        for first, last in zip(layout.tiles[:-1], layout.tiles[1:], strict=True):
-            borders = layout.blocks[first : last + 1]
+    def decode(self, payload: Bytes, offset: int) -> NDArray[np.float32]:
+        scales = self.scales(payload, offset)
+        values = self.values(payload, offset)
+        flat = np.empty(self._layout.parameters, np.float32)
+        for first, last in zip(self._layout.tiles[:-1], self._layout.tiles[1:], strict=True):
+            borders = self._layout.blocks[first : last + 1]
             start, stop = borders[0], borders[-1]
             by_value = np.repeat(scales[first:last], np.diff(borders))
             flat[start:stop] = values[start:stop].astype(np.float32) * by_value
         return flat
 
-    def scales(self, layout: Layout, payload: Bytes, offset: int) -> NDArray[np.float32]:
-        return array_at(payload, "F32", layout.blocks.size - 1, offset).view(np.float32)
+    def scales(self, payload: Bytes, offset: int) -> NDArray[np.float32]:
+        return array_at(payload, "F32", self._layout.blocks.size - 1, offset).view(np.float32)
 
-    def values(self, layout: Layout, payload: Bytes, offset: int) -> NDArray[np.int8]:
-        start = offset + 4 * (layout.blocks.size - 1)
-        return array_at(payload, "I8", layout.parameters, start).view(np.int8)
+    def values(self, payload: Bytes, offset: int) -> NDArray[np.int8]:
+        start = offset + 4 * (self._layout.blocks.size - 1)
+        return array_at(payload, "I8", self._layout.parameters, start).view(np.int8)
 
 
 def _quantised(piece: NDArray[np.float32], range_bits: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

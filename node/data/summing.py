@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from fl.blobs import BlobKind
 from fl.errors import Refused
 from fl.records import JobRules
-from fl.rules import grid_of
+from fl.jobrules import grid_of
 from fl.tensors.layout import layout_of
 from node.data.arrivals import Arrivals
 from node.data.blobs import Blob, BlobStore

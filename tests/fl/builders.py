@@ -28,7 +28,7 @@ from fl.jobs import CreateJob, JoinJob, job_id
 from fl.machine import execute_block, genesis_state
 from fl.records import Account, Event, Job, JobRules, Member, Receipt, Round
 from fl.rounds import SubmitUpdate
-from fl.rules import EQUAL, FEDAVG, SYNCHRONOUS, VISIBLE_TO_VALIDATORS, rules_hash, zero_model, zero_model_cid
+from fl.jobrules import EQUAL, FEDAVG, SYNCHRONOUS, VISIBLE_TO_VALIDATORS, rules_hash, zero_model, zero_model_cid
 from fl.state import account_key, job_key, member_key, read_record, round_key, rules_key, rules_of
 from fl.tensors.encodings import encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec

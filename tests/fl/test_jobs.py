@@ -17,7 +17,7 @@ from fl.execution import NewModel
 from fl.jobs import CreateJob, JoinJob, LeaveJob, ResumeJob, StopJob
 from fl.machine import execute_block
 from fl.records import MAX_OPEN_JOBS, ConfigEntry, EventKind, JobStatus, Phase
-from fl.rules import check_rules, config_at, grid_of, rules_hash, zero_model, zero_model_cid
+from fl.jobrules import check_rules, config_at, grid_of, rules_hash, zero_model, zero_model_cid
 from fl.state import job_name_key, open_jobs, rules_of
 from fl.tensors.encodings import ENCODINGS
 from fl.tensors.layout import Schema, TensorSpec

@@ -13,7 +13,7 @@ from fl.blobs import BlobKind
 from fl.jobs import CreateJob, JoinJob
 from fl.records import Entry, Job, JobStatus, Phase, Receipt, Round
 from fl.rounds import SubmitUpdate
-from fl.rules import rules_hash, zero_model
+from fl.jobrules import rules_hash, zero_model
 from fl.state import entry_key, job_of, round_of
 from fl.tensors.encodings import decode_update, encode_update
 from fl.tensors.model import build_model, parse_model

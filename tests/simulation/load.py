@@ -19,7 +19,7 @@ from fl.jobs import CreateJob, JoinJob, LeaveJob
 from fl.members import RegisterMember
 from fl.records import Phase, Role
 from fl.rounds import SubmitUpdate
-from fl.rules import rules_hash
+from fl.jobrules import rules_hash
 from fl.state import job_of, round_of
 from fl.tensors.encodings import encode_update, update_form
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec

@@ -13,7 +13,7 @@ from fl.kernels.golden import GoldenMismatch
 from fl.records import Phase
 from fl.retention import Policy
 from fl.rounds import SubmitUpdate
-from fl.rules import rules_hash, zero_model
+from fl.jobrules import rules_hash, zero_model
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from node.admission import Answer, DataDown, Status
 from node.node import Limits, NodeFailure

@@ -10,7 +10,7 @@ from fl.blobs import BlobKind
 from fl.datasets import RegisterDataset
 from fl.jobs import CreateJob, JoinJob
 from fl.records import Phase
-from fl.rules import rules_hash, zero_model
+from fl.jobrules import rules_hash, zero_model
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from node.admission import WAITING_WITH_BLOBS, Answer, Busy, Status
 from node.data.blobs import BlobLimits

@@ -9,7 +9,7 @@ from fl.client.errors import RefusedByChain, Unreachable, Unverified
 from fl.client.network import connect_async
 from fl.client.networkfile import NetworkFile
 from fl.client.sync import connect
-from fl.rules import rules_hash
+from fl.jobrules import rules_hash
 from fl.state import job_key
 from tests.fl.builders import make_rules
 from tests.fl.client.chainlet import NODES, Running

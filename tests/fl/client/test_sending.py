@@ -14,7 +14,7 @@ from fl.client.network import AsyncNetwork, connect_async
 from fl.client.sync import connect
 from fl.jobs import JoinJob, StopJob
 from fl.members import RegisterMember
-from fl.rules import rules_hash
+from fl.jobrules import rules_hash
 from tests.fl.builders import make_rules, signing_key
 from tests.fl.client.chainlet import NODES, Running
 

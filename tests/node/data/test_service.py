@@ -10,7 +10,7 @@ import pytest
 
 from chain.unixfs import LEAF_BYTES
 from fl.blobs import BlobClaim, BlobKind, Demand, dataset_demand
-from fl.rules import zero_model
+from fl.jobrules import zero_model
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from node.data import judging
 from node.data.blobs import BlobLimits

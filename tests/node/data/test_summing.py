@@ -14,7 +14,7 @@ from fl.aggregation import Aggregation, AggregationRules, Update
 from fl.blobs import BlobKind
 from fl.kernels import KERNEL_VERSION
 from fl.records import JobRules
-from fl.rules import grid_of, zero_model
+from fl.jobrules import grid_of, zero_model
 from fl.tensors.closing import MAX_CLOSING_BYTES, ClosingRecord
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from node.data.blobs import BlobLimits

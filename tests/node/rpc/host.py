@@ -20,7 +20,7 @@ from fl.blobs import BlobKind
 from fl.jobs import CreateJob, JoinJob
 from fl.records import Phase, Receipt
 from fl.rounds import SubmitUpdate
-from fl.rules import rules_hash
+from fl.jobrules import rules_hash
 from fl.state import job_of, round_of
 from fl.tensors.encodings import encode_update
 from node.admission import Status

@@ -20,10 +20,11 @@ from fl.records import (
     ConfigType,
     JobRules,
 )
-from fl.tensors.encodings import ENCODINGS, payload_bytes
+from fl.tensors.encodings import ENCODINGS, Place
 from fl.tensors.grid import Grid
 from fl.tensors.layout import Schema, check_schema, layout_of, model_tensors
 from fl.tensors.model import check_model, model_form
+from fl.updates import form_of
 
 SYNCHRONOUS = "sync"
 FEDAVG = "fedavg"
@@ -39,7 +40,7 @@ _OFFERED: dict[str, tuple[str, ...]] = {
 }
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+")
-_ANY_HEX = "0" * 64
+_LONGEST = Place(bytes(32), 2**64 - 1, bytes(32))
 
 
 def rules_hash(rules: JobRules) -> bytes:
@@ -106,7 +107,7 @@ def _check_sizes(rules: JobRules, params: Params) -> None:
     # Before anything is made whose size grows with the model's.
     _check_fits("The model's tensors", sum(each.size_bytes for each in model_tensors(rules.schema)))
     _check_fits("The model", model_form(rules.schema).size_bytes)
-    _check_fits("An update", payload_bytes(rules.schema, rules.encoding, _ANY_HEX, 2**64 - 1, _ANY_HEX))
+    _check_fits("An update", form_of(rules, 0).size_bytes(_LONGEST))
 
 
 def _check_fits(what: str, size_bytes: int) -> None:

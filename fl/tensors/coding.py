@@ -1,0 +1,14 @@
+"""What a job fixes for the values of its updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    encoding: str
+    range_bits: int
+    """R: every value of an update is within ±2^R."""
+    share_ppm: int = 0
+    """Of the values that an update in topk holds, in millionths."""
