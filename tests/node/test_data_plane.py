@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from urllib.error import HTTPError
@@ -76,6 +77,14 @@ def held_at(network: LocalNetwork, name: str, cid: str) -> bool:
         return False
 
 
+def has_come(network: LocalNetwork, name: str, cid: str) -> bool:
+    """Asked of a validator that may be starting."""
+    try:
+        return held_at(network, name, cid)
+    except (OSError, ValueError):
+        return False
+
+
 async def connected(network: LocalNetwork, account: str) -> AsyncNetwork:
     home = network.directory / "homes" / account
     return await connect_async(network.network_file, network.key_file(account), home=home)
@@ -101,13 +110,16 @@ async def train(network: LocalNetwork, account: str, parameters: int, seed: int)
 
 
 async def one_model(network: LocalNetwork, rounds: int) -> None:
-    """The job is finished, and each validator has the same bytes of its model."""
+    """The job is finished, and each validator comes to have the same bytes of its model: one that was down when the
+    others made it fetches it as soon as it knows of it."""
     reader = await connected(network, "creator")
     job = await reader.job("large")
     status = await job.status()
     assert status.status == JobStatus.FINISHED and status.completed == rounds
     cid = cid_text(status.model)
     await reader.close()
+    for name in network.members:
+        await asyncio.to_thread(until, f"{name} has the model", partial(has_come, network, name, cid))
     found = {name: await asyncio.to_thread(digest_at, network, name, cid) for name in network.members}
     assert len(set(found.values())) == 1, found
 
