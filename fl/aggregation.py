@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,8 @@ from chain.codec import encode
 from fl.errors import Refused
 from fl.kernels import FUSED, KERNEL_VERSION, apply_mean, sum_f32, sum_q8
 from fl.tensors.closing import CLOSING_VERSION, ClosingRecord
-from fl.tensors.encodings import UpdateForm, check_frame, update_form
+from fl.tensors.coding import Coding
+from fl.tensors.encodings import Place, UpdateForm, check_frame, update_form
 from fl.tensors.f32 import F32
 from fl.tensors.floats import INFINITY_BITS, range_bits_as_f32
 from fl.tensors.grid import Grid
@@ -170,7 +171,7 @@ class Aggregation:
     def __init__(self, rules: AggregationRules, spread: Spread = in_turn) -> None:
         self._rules = rules
         self._spread = spread
-        self._form = update_form(rules.schema, rules.encoding)
+        self._form = update_form(rules.schema, Coding(rules.encoding, rules.grid.range_bits))
         if rules.encoding not in _SUMMING:
             raise Refused("NOT_SUPPORTED", f"FedAvg has no kernel for the encoding {rules.encoding!r}.")
         self._sums = np.zeros(self._form.layout.parameters, np.int64)
@@ -213,8 +214,7 @@ class Aggregation:
     def _checked_offset(self, update: Update) -> int:
         if not 1 <= update.weight <= self._rules.grid.weight_cap:
             raise ValueError(f"the weight {update.weight} is outside 1 to {self._rules.grid.weight_cap}")
-        job, member = self._rules.job.hex(), update.member.hex()
-        return check_frame(self._form, job, self._rules.round, member, update.payload)
+        return check_frame(self._form, Place(self._rules.job, self._rules.round, update.member), update.payload)
 
     def _sum(self, updates: Sequence[Update], offsets: Sequence[int]) -> None:
         rules = self._rules
@@ -240,8 +240,8 @@ def _over(piece: _Piece, first: int, last: int) -> Work:
 def _summing_f32(
     form: UpdateForm, sums: NDArray[np.int64], payloads: _Payloads, factors: NDArray[np.float64], grid: Grid
 ) -> tuple[_Piece, int]:
-    encoding, layout = F32(), form.layout
-    updates = tuple(encoding.values(layout, payload, offset) for payload, offset in payloads)
+    encoding, layout = cast(F32, form.encoding), form.layout
+    updates = tuple(encoding.values(payload, offset) for payload, offset in payloads)
 
     def piece(first: int, last: int) -> int:
         return sum_f32(sums, updates, factors, layout.edges, first, last)
@@ -252,9 +252,9 @@ def _summing_f32(
 def _summing_q8(
     form: UpdateForm, sums: NDArray[np.int64], payloads: _Payloads, factors: NDArray[np.float64], grid: Grid
 ) -> tuple[_Piece, int]:
-    encoding, layout = Q8(), form.layout
-    updates = tuple(encoding.values(layout, payload, offset) for payload, offset in payloads)
-    scales = tuple(encoding.scales(layout, payload, offset) for payload, offset in payloads)
+    encoding, layout = cast(Q8, form.encoding), form.layout
+    updates = tuple(encoding.values(payload, offset) for payload, offset in payloads)
+    scales = tuple(encoding.scales(payload, offset) for payload, offset in payloads)
 
     def piece(first: int, last: int) -> int:
         return sum_q8(sums, updates, scales, factors, layout.tiles, layout.blocks, first, last)

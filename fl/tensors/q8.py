@@ -51,7 +51,7 @@ class Q8:
             raise Refused("NON_FINITE", "A scale of the update is NaN or infinite.")
         # −0 is the one negative that is let through: it decodes to zeros.
         negative = int(scales.view(np.uint32).max()) > floats.SIGN_BIT
-        if negative or top > floats.self._range_bits_as_f32(self._range_bits - 7):
+        if negative or top > floats.range_bits_as_f32(self._range_bits - 7):
             raise Refused("OUT_OF_RANGE", f"A scale of the update is negative or beyond 2^{self._range_bits} / 128.")
 
     def encode(self, tensors: Iterable[NDArray[Any]]) -> Iterator[Bytes]:
