@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from fl.aggregation import Aggregation, AggregationRules, Spread, Update, Work
 from fl.kernels import FUSED, KERNEL_VERSION
 from fl.kernels.golden import check_golden
-from fl.tensors.encodings import check_payload, encode_update
+from fl.tensors.coding import Coding
+from fl.tensors.encodings import Place, check_payload, encode_update, update_form
 from fl.tensors.grid import Grid
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from fl.tensors.model import build_model
@@ -68,7 +69,8 @@ def measure_encoding(
 ) -> dict[str, dict[str, float]]:
     grid = Grid(range_bits=8, weight_cap=1000, max_updates=2**17)
     base = build_model(schema, {"w": values})
-    payload = encode_update(schema, encoding, 8, JOB.hex(), 0, MEMBER.hex(), {"w": values})
+    form, place = update_form(schema, Coding(encoding, grid.range_bits)), Place(JOB, 0, MEMBER)
+    payload = encode_update(form, place, {"w": values})
     # Separate copies: an update read twice would come from the cache the second time.
     payloads = [bytes(bytearray(payload)) for _ in range(FUSED)]
     aggregation = Aggregation(AggregationRules(JOB, 0, schema, encoding, grid), spread)
@@ -80,7 +82,7 @@ def measure_encoding(
             aggregation.add(*[Update(first + i, MEMBER, 7, each) for i, each in enumerate(group)])
 
     def check() -> None:
-        check_payload(schema, encoding, 8, JOB.hex(), 0, MEMBER.hex(), payload)
+        check_payload(form, place, payload)
 
     def finish() -> None:
         for _ in aggregation.finish(LOG_ROOT, base).model():

@@ -40,9 +40,9 @@ from cli.http import Place, ask
 from cli.localnets import LocalNetwork, Plan
 from fl.client.keyfile import load_key
 from fl.client.network import connect_async
+from fl.jobrules import rules_hash
 from fl.jobs import CreateJob, JoinJob
 from fl.records import JobRules
-from fl.jobrules import rules_hash
 
 JOB = "large"
 PAUSE_S = 0.02

@@ -36,13 +36,14 @@ from chain.keys import SigningKey
 from chain.transaction import account_id, sign_transaction
 from cli.localnets import MOST_TRAINERS, LocalNetwork, Plan
 from fl.client.keyfile import load_key
+from fl.jobrules import rules_hash, zero_model_cid
 from fl.jobs import CreateJob, JoinJob
 from fl.records import JobRules
 from fl.rounds import SubmitUpdate
-from fl.jobrules import rules_hash, zero_model_cid
-from fl.tensors.encodings import encode_update
+from fl.tensors.encodings import Place, encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from fl.transactions import KIND_OF_BODY
+from fl.updates import form_of
 
 A_REQUEST = 64
 REQUESTS_AT_ONCE = 4
@@ -158,10 +159,8 @@ def rules_of(name: str, parameters: int, trainers: int) -> JobRules:
 
 
 def update(sender: Sender, job: bytes, rules: JobRules, values: np.ndarray[Any, Any]) -> bytes:
-    payload = encode_update(
-        rules.schema, rules.encoding, rules.range_bits, job.hex(), 1, sender.account.hex(), {"w": values}
-    )
-    return sender.sign(SubmitUpdate(job, 1, rules.initial, 10, (), raw_cid(payload), payload))
+    payload = encode_update(form_of(rules, 0), Place(job, 1, sender.account), {"w": values})
+    return sender.sign(SubmitUpdate(job, 1, rules.initial, 10, (), 0, raw_cid(payload), payload))
 
 
 def profile_of(stacks: str) -> dict[str, float]:

@@ -24,15 +24,16 @@ from chain.transaction import Transaction, account_id, sign_transaction
 from chain.unixfs import cid_of
 from fl.check import Checked, check_transaction
 from fl.execution import AggregationTask, BlockInput, BlockOutcome, NewModel
+from fl.jobrules import EQUAL, FEDAVG, SYNCHRONOUS, VISIBLE_TO_VALIDATORS, rules_hash, zero_model, zero_model_cid
 from fl.jobs import CreateJob, JoinJob, job_id
 from fl.machine import execute_block, genesis_state
 from fl.records import Account, Event, Job, JobRules, Member, Receipt, Round
 from fl.rounds import SubmitUpdate
-from fl.jobrules import EQUAL, FEDAVG, SYNCHRONOUS, VISIBLE_TO_VALIDATORS, rules_hash, zero_model, zero_model_cid
 from fl.state import account_key, job_key, member_key, read_record, round_key, rules_key, rules_of
-from fl.tensors.encodings import encode_update
+from fl.tensors.encodings import Place, encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from fl.transactions import KIND_OF_BODY
+from fl.updates import form_of
 
 GENESIS_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -291,10 +292,6 @@ class Running:
     trainers: list[Actor]
 
     @property
-    def job_hex(self) -> str:
-        return self.job.hex()
-
-    @property
     def round(self) -> Round:
         return self.ledger.round(self.job)
 
@@ -306,15 +303,14 @@ class Running:
         delta = {
             spec.name: np.full(spec.shape, value, np.float32) for spec in rules.schema.tensors if spec.role == AVERAGED
         }
-        payload = encode_update(
-            rules.schema, rules.encoding, rules.range_bits, self.job_hex, round, trainer.account.hex(), delta
-        )
+        payload = encode_update(form_of(rules, 0), Place(self.job, round, trainer.account), delta)
         given: dict[str, Any] = {
             "job": self.job,
             "round": round,
             "base": state.model,
             "examples": 10,
             "metrics": (1_000_000,) * len(rules.metrics),
+            "group": 0,
             "cid": cid_of(changes.get("payload") or payload),
             "payload": payload,
         }

@@ -156,8 +156,8 @@ class Play:
             LeaveJob(job),
             JoinJob(job, bytes(32)),
             CreateJob(make_rules(initial=bytes(36), maximum=draw.choice((1, 2**32 - 1))), draw.randbytes(9)),
-            SubmitUpdate(job, number, bytes(36), signed, (signed,) * draw.choice((0, 1, 16)), bytes(36), b"x"),
-            SubmitUpdate(job, number, bytes(36), signed, (), bytes(36), b""),
+            SubmitUpdate(job, number, bytes(36), signed, (signed,) * draw.choice((0, 1, 16)), 1, bytes(36), b"x"),
+            SubmitUpdate(job, number, bytes(36), signed, (), 0, bytes(36), b""),
         ]
         nonce = draw.choice((None, None, None, 0, 5, 300, 2**64 - 1))
         tx = who.transaction(draw.choice(bodies), nonce=nonce, valid_until_ms=self.valid_until_ms())

@@ -17,17 +17,19 @@ from chain.unixfs import cid_of
 from fl.blobs import BlobClaim, BlobKind, Demand, check_blob, check_part, check_size, model_demand, update_demand
 from fl.errors import CODES, DecidedBy, PendingJob, Refused
 from fl.records import JobRules
-from fl.tensors.encodings import ENCODINGS, check_payload, encode_update, update_form
+from fl.tensors.encodings import ENCODINGS, check_payload, encode_update
 from fl.tensors.layout import AVERAGED, FROZEN, Schema, TensorSpec
 from fl.tensors.model import build_model, check_model, model_form
 from tests.fl.builders import make_rules, running_job
 from tests.fl.numbers.builders import (
     JOB,
     MEMBER,
+    PLACE,
     ROUND,
     SMALL,
     WIDE,
     flat_schema,
+    form_of,
     random_model,
     random_schema,
     random_tensors,
@@ -55,7 +57,7 @@ def rules_for(schema: Schema, encoding: str = "f32") -> JobRules:
 
 @cache
 def payload_for(schema: Schema, encoding: str) -> bytes:
-    return encode_update(schema, encoding, 8, JOB.hex(), ROUND, MEMBER.hex(), random_tensors(schema, 1))
+    return encode_update(form_of(schema, encoding), PLACE, random_tensors(schema, 1))
 
 
 @cache
@@ -65,8 +67,8 @@ def model_for(schema: Schema) -> bytes:
 
 def demand_of(rules: JobRules, size_bytes: int, kind: BlobKind) -> Demand:
     if kind is BlobKind.MODEL:
-        return Demand(BlobClaim(bytes(36), size_bytes, kind, MEMBER, b"", 0), rules)
-    return Demand(BlobClaim(bytes(36), size_bytes, kind, MEMBER, JOB, ROUND), rules)
+        return Demand(BlobClaim(bytes(36), size_bytes, kind, MEMBER, b"", 0, 0), rules)
+    return Demand(BlobClaim(bytes(36), size_bytes, kind, MEMBER, JOB, ROUND, 0), rules)
 
 
 def inline_code(demand: Demand, blob: bytes) -> str:
@@ -76,8 +78,7 @@ def inline_code(demand: Demand, blob: bytes) -> str:
         if demand.claim.kind == BlobKind.MODEL:
             check_model(rules.schema, blob)
         else:
-            arguments = (rules.schema, rules.encoding, rules.range_bits, JOB.hex(), ROUND, MEMBER.hex())
-            check_payload(*arguments, blob)
+            check_payload(form_of(rules.schema, rules.encoding, rules.range_bits), PLACE, blob)
     except Refused as refused:
         return refused.code
     return "ok"
@@ -115,7 +116,7 @@ cuts = st.integers(1, 5000).map(lambda words: 8 * words)
 def test_one_odd_value_has_one_code_inline_whole_and_under_any_cut(
     encoding: str, schema: Schema, cut: int, at: int, bits: int
 ) -> None:
-    form = update_form(schema, encoding)
+    form = form_of(schema, encoding)
     update, model = payload_for(schema, encoding), model_for(schema)
     update = spoilt(
         update, len(update) - form.data_bytes + 4 * (at % (form.data_bytes // 4)), bits.to_bytes(4, "little")
@@ -176,9 +177,9 @@ def test_no_value_lies_across_a_border_that_is_a_multiple_of_eight() -> None:
         for run in form.runs:
             assert run.offset % 4 == 0
         for encoding in ENCODINGS:
-            update = update_form(schema, encoding)
-            assert len(update.header(JOB.hex(), ROUND, MEMBER.hex())) % 8 == 0
-            stored = sorted(update.encoding.stored(update.layout), key=lambda each: each.dtype != "F32")
+            update = form_of(schema, encoding)
+            assert len(update.header(PLACE)) % 8 == 0
+            stored = sorted(update.encoding.stored(), key=lambda each: each.dtype != "F32")
             wide = sum(each.size_bytes for each in stored if each.dtype == "F32")
             assert wide % 4 == 0, "what has 4 bytes a value comes first, what has 1 follows"
 
@@ -223,7 +224,7 @@ def test_judging_takes_little_memory_however_large_the_blob(encoding: str) -> No
     schema = flat_schema(1_500_000)
     rules = rules_for(schema, encoding)
     flat = {"w": np.zeros(1_500_000, np.float32)}
-    update = encode_update(schema, encoding, 8, JOB.hex(), ROUND, MEMBER.hex(), flat)
+    update = encode_update(form_of(schema, encoding), PLACE, flat)
     for kind, blob in ((BlobKind.UPDATE, update), (BlobKind.MODEL, build_model(schema, flat))):
         demand = demand_of(rules, len(blob), kind)
         check_blob(demand, blob)
@@ -243,7 +244,7 @@ def test_an_update_without_its_bytes_demands_the_blob_of_exactly_their_size(enco
     inline = running.body(trainer)
     checked = running.ledger.check(trainer.sign(replace(inline, payload=b"")))
     rules = running.ledger.rules(running.job)
-    claim = BlobClaim(inline.cid, len(inline.payload), BlobKind.UPDATE, trainer.account, running.job, 1)
+    claim = BlobClaim(inline.cid, len(inline.payload), BlobKind.UPDATE, trainer.account, running.job, 1, 0)
     assert checked.demand == Demand(claim, rules)
     check_blob(checked.demand, inline.payload)
     assert running.ledger.check(trainer.sign(inline)).demand is None
@@ -286,10 +287,10 @@ def test_what_is_said_beside_a_blob_is_judged_at_once() -> None:
 def test_a_blob_is_named_by_the_kind_of_cid_that_its_size_has() -> None:
     rules = make_rules(schema=LARGE)
     tree, raw = cid_of(bytes(LEAF_BYTES + 1)), raw_cid(b"")
-    assert update_demand(tree, rules, JOB, ROUND, MEMBER).claim.size_bytes == len(payload_for(LARGE, "f32"))
+    assert update_demand(tree, rules, PLACE, 0).claim.size_bytes == len(payload_for(LARGE, "f32"))
     assert model_demand(replace(rules, initial=tree), MEMBER).claim.size_bytes == len(model_for(LARGE))
     with pytest.raises(Refused, match="BAD_CID"):
-        update_demand(raw, rules, JOB, ROUND, MEMBER)
+        update_demand(raw, rules, PLACE, 0)
     with pytest.raises(Refused, match="BAD_CID"):
         model_demand(replace(rules, initial=raw), MEMBER)
 

@@ -50,7 +50,7 @@ def test_a_stored_data_set_is_demanded_as_a_blob_of_any_bytes() -> None:
     chain = ledger()
     trainer = chain.actor("trainer-000")
     demand = chain.check(trainer.sign(SCANS)).demand
-    assert demand == Demand(BlobClaim(SCANS.cid, 5, BlobKind.DATASET, trainer.account, b"", 0), None)
+    assert demand == Demand(BlobClaim(SCANS.cid, 5, BlobKind.DATASET, trainer.account, b"", 0, 0), None)
     check_blob(demand, b"scans")
     check_part(demand, 0, b"\xff\xff\xff\xff\xff")
     for wrong in (b"scan", b"scans!"):

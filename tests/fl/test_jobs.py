@@ -14,10 +14,10 @@ from chain.unixfs import cid_of
 from fl.blobs import BlobClaim, BlobKind, Demand
 from fl.errors import Refused
 from fl.execution import NewModel
+from fl.jobrules import check_rules, config_at, grid_of, rules_hash, zero_model, zero_model_cid
 from fl.jobs import CreateJob, JoinJob, LeaveJob, ResumeJob, StopJob
 from fl.machine import execute_block
 from fl.records import MAX_OPEN_JOBS, ConfigEntry, EventKind, JobStatus, Phase
-from fl.jobrules import check_rules, config_at, grid_of, rules_hash, zero_model, zero_model_cid
 from fl.state import job_name_key, open_jobs, rules_of
 from fl.tensors.encodings import ENCODINGS
 from fl.tensors.layout import Schema, TensorSpec
@@ -147,7 +147,7 @@ def test_an_initial_model_that_neither_comes_along_nor_is_zero_is_demanded_as_a_
         model = build_model(schema, {"w": np.ones(parameters)})
         rules = make_rules(name=f"of-{parameters}", schema=schema, initial=cid_of(model))
         data = creator.sign(CreateJob(rules, b""))
-        claim = BlobClaim(rules.initial, len(model), BlobKind.MODEL, creator.account, b"", 0)
+        claim = BlobClaim(rules.initial, len(model), BlobKind.MODEL, creator.account, b"", 0, 0)
         assert chain.check(data).demand == Demand(claim, rules)
         assert chain.block(data).models == (NewModel(rules.initial, b"", None),)
 

@@ -15,10 +15,10 @@ from chain.log import Frontier, frontier_at, leaf_digest, prove, verify_log
 from chain.tree import StateTree, verify_state
 from fl.epochs import next_validators_of, validators_of
 from fl.execution import OK, Effect
+from fl.jobrules import rules_hash
 from fl.jobs import CreateJob, JoinJob, job_id
 from fl.machine import execute_block, genesis_state, wants_block_at
 from fl.records import EventKind, Kind, Meta
-from fl.jobrules import rules_hash
 from fl.state import META, RECEIPTS, CorruptState, account_key, job_name_key, read_record, rules_key
 from tests.fl.builders import Ledger, ledger, make_genesis, make_rules, running_job, validator
 from tests.fl.scenario import play

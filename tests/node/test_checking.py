@@ -51,12 +51,12 @@ def registration(number: int) -> bytes:
 
 
 def update_of_unknown_job() -> bytes:
-    body = SubmitUpdate(bytes(32), 1, raw_cid(b"base"), 1, (), raw_cid(b"x"), b"x")
+    body = SubmitUpdate(bytes(32), 1, raw_cid(b"base"), 1, (), 0, raw_cid(b"x"), b"x")
     return actor("trainer-000", CHAIN).sign(body)
 
 
 def update_body(number: int = 0) -> SubmitUpdate:
-    return SubmitUpdate(JOB, 1, RULES.initial, 1, (0,), raw_cid(b"blob %d" % number), b"")
+    return SubmitUpdate(JOB, 1, RULES.initial, 1, (0,), 0, raw_cid(b"blob %d" % number), b"")
 
 
 def update_with_blob(number: int = 0) -> bytes:

@@ -15,7 +15,8 @@ from chain.unixfs import cid_of
 from fl.errors import Refused
 from fl.records import JobRules, Kind, Receipt
 from fl.rounds import SubmitUpdate
-from fl.tensors.encodings import decode_update
+from fl.tensors.encodings import Place, decode_update
+from fl.updates import form_of
 from tests.simulation.checkers import Chain, Findings, signed_by
 
 
@@ -111,7 +112,7 @@ class Books:
 def _is_sound(update: SubmitUpdate, payload: bytes, sender: bytes, rules: JobRules | None) -> bool:
     if rules is None or cid_of(payload) != update.cid:
         return False
-    values = decode_update(rules.schema, rules.encoding, update.job.hex(), update.round, sender.hex(), payload)
+    values = decode_update(form_of(rules, update.group), Place(update.job, update.round, sender), payload)
     return all(bool(np.isfinite(each).all()) for each in values.values())
 
 

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from chain.codec import decode
 from chain.unixfs import cid_of
 from fl.blobs import BlobKind
+from fl.jobrules import rules_hash, zero_model
 from fl.jobs import CreateJob, JoinJob
 from fl.records import Entry, Job, JobStatus, Phase, Receipt, Round
 from fl.rounds import SubmitUpdate
-from fl.jobrules import rules_hash, zero_model
 from fl.state import entry_key, job_of, round_of
-from fl.tensors.encodings import decode_update, encode_update
+from fl.tensors.encodings import Place, decode_update, encode_update
 from fl.tensors.model import build_model, parse_model
+from fl.updates import form_of
 from node.admission import Answer, Busy, Status
 from node.node import Node
 from node.ports import PortError
@@ -112,16 +113,16 @@ class Training:
 
     def update(self, name: str, number: int, base: bytes, place: int) -> SubmitUpdate:
         """Numbers that differ by trainer and round, and repeat when the same is asked again."""
-        account = self.cluster.actor(name).account.hex()
+        account = self.cluster.actor(name).account
         source = np.random.default_rng([number, place])
         delta = {spec.name: source.normal(0, 0.1, spec.shape).astype(np.float32) for spec in self.rules.schema.tensors}
         rules = self.rules
-        payload = encode_update(rules.schema, rules.encoding, rules.range_bits, self.id.hex(), number, account, delta)
+        payload = encode_update(form_of(rules, 0), Place(self.id, number, account), delta)
         examples = 10 + place * 7
         cid = cid_of(payload)
         self.payloads[cid] = payload
         named = (3 * number + 7 * place) % 10 < self.blobs
-        return SubmitUpdate(self.id, number, base, examples, (1_000_000,), cid, b"" if named else payload)
+        return SubmitUpdate(self.id, number, base, examples, (1_000_000,), 0, cid, b"" if named else payload)
 
     # What must come of it
 
@@ -142,7 +143,7 @@ class Training:
             assert data is not None
             entry = decode(Entry, data, 1024)
             payload = self.payloads[entry.cid]
-            update = decode_update(rules.schema, rules.encoding, self.id.hex(), number, entry.member.hex(), payload)
+            update = decode_update(form_of(rules, entry.group), Place(self.id, number, entry.member), payload)
             weight += entry.weight
             for tensor, values in update.items():
                 # Exact: 24 bits of a value times 7 of a weight, and the power of two moves the exponent alone.

@@ -15,14 +15,15 @@ from chain.codec import decode, encode
 from chain.hashing import Domain, digest
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from chain.unixfs import cid_of
+from fl.jobrules import rules_hash
 from fl.jobs import CreateJob, JoinJob, LeaveJob
 from fl.members import RegisterMember
 from fl.records import Phase, Role
 from fl.rounds import SubmitUpdate
-from fl.jobrules import rules_hash
 from fl.state import job_of, round_of
-from fl.tensors.encodings import encode_update, update_form
+from fl.tensors.encodings import Place, encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
+from fl.updates import form_of
 from tests.fl.builders import make_rules, signing_key
 from tests.simulation.arena import Arena
 from tests.simulation.jobs import Training
@@ -152,9 +153,9 @@ class Load:
         job = self.training.id if sort == "values" and self.training.id else digest(Domain.JOB, chance.randbytes(8))
         rules = make_rules()
         delta = {spec.name: np.zeros(spec.shape, np.float32) for spec in rules.schema.tensors}
-        payload = bytearray(encode_update(rules.schema, "f32", 8, job.hex(), 1, trainer.account.hex(), delta))
+        payload = bytearray(encode_update(form_of(rules, 0), Place(job, 1, trainer.account), delta))
         payload[-4:] = np.array([np.nan], "<f4").tobytes()
-        body = SubmitUpdate(job, 1, rules.initial, 10, (1_000_000,), raw_cid(bytes(payload)), bytes(payload))
+        body = SubmitUpdate(job, 1, rules.initial, 10, (1_000_000,), 0, raw_cid(bytes(payload)), bytes(payload))
         return trainer.sign(body, nonce=200 + chance.randrange(50), valid_until_ms=self.arena.now_ms() + 600_000)
 
     def bad_blob(self, chance: random.Random) -> tuple[bytes, bytes, bytes] | None:
@@ -165,12 +166,12 @@ class Load:
             return None
         trainer = self.arena.actor(chance.choice(self.training.names))
         delta = {spec.name: np.zeros(spec.shape, np.float32) for spec in rules.schema.tensors}
-        account = trainer.account.hex()
-        payload = bytearray(encode_update(rules.schema, rules.encoding, rules.range_bits, job.hex(), 1, account, delta))
+        form, place = form_of(rules, 0), Place(job, 1, trainer.account)
+        payload = bytearray(encode_update(form, place, delta))
         # The first value of f32, the first scale of q8.
-        values = len(update_form(rules.schema, rules.encoding).header(job.hex(), 1, account))
+        values = len(form.header(place))
         payload[values : values + 4] = np.array([np.nan], "<f4").tobytes()
-        body = SubmitUpdate(job, 1, rules.initial, 10, (1_000_000,), cid_of(bytes(payload)), b"")
+        body = SubmitUpdate(job, 1, rules.initial, 10, (1_000_000,), 0, cid_of(bytes(payload)), b"")
         nonce = 200 + chance.randrange(50)
         signed = trainer.sign(body, nonce=nonce, valid_until_ms=self.arena.now_ms() + 600_000)
         return signed, bytes(payload), trainer.account

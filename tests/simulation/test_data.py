@@ -8,12 +8,12 @@ import pytest
 
 from chain.unixfs import cid_of
 from fl.blobs import BlobKind
+from fl.jobrules import rules_hash, zero_model
 from fl.jobs import CreateJob, JoinJob
 from fl.kernels.golden import GoldenMismatch
 from fl.records import Phase
 from fl.retention import Policy
 from fl.rounds import SubmitUpdate
-from fl.jobrules import rules_hash, zero_model
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from node.admission import Answer, DataDown, Status
 from node.node import Limits, NodeFailure
@@ -110,7 +110,7 @@ def test_a_blob_that_breaks_the_rules_is_refused_with_the_code_that_it_would_hav
         cid = cid_of(spoilt)
         host, account = cluster.hosts[1], cluster.actor(training.names[0]).account
         await host.data.put(spoilt, BlobKind.UPDATE, account)
-        bad = SubmitUpdate(body.job, body.round, body.base, body.examples, body.metrics, cid, b"")
+        bad = SubmitUpdate(body.job, body.round, body.base, body.examples, body.metrics, 0, cid, b"")
         answer = await submitted(cluster, 1, cluster.sign(training.names[0], bad))
         assert answer.refused is not None and answer.refused.code == "NON_FINITE"
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from chain.cid import raw_cid
 from fl.blobs import BlobKind
 from fl.datasets import RegisterDataset
+from fl.jobrules import rules_hash, zero_model
 from fl.jobs import CreateJob, JoinJob
 from fl.records import Phase
-from fl.jobrules import rules_hash, zero_model
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from node.admission import WAITING_WITH_BLOBS, Answer, Busy, Status
 from node.data.blobs import BlobLimits

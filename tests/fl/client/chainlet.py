@@ -38,9 +38,10 @@ from fl.machine import genesis_state
 from fl.records import JobRules
 from fl.rounds import SubmitUpdate
 from fl.state import RECEIPTS, State
-from fl.tensors.encodings import decode_update
+from fl.tensors.encodings import Place, decode_update
 from fl.tensors.model import build_model, parse_model
 from fl.transactions import read_body, read_transaction
+from fl.updates import form_of
 from tests.fl.builders import Ledger, make_genesis, result_item, signing_key, validator
 from tests.fl.client.blobdoor import Door
 
@@ -166,9 +167,7 @@ class Chainlet:
             _, body = read_body(tx)
             if isinstance(body, SubmitUpdate) and (body.job, body.round) == (task.job, task.round):
                 payload = body.payload or self.blob(body.cid)
-                update = decode_update(
-                    rules.schema, rules.encoding, body.job.hex(), body.round, tx.sender.hex(), payload
-                )
+                update = decode_update(form_of(rules, body.group), Place(body.job, body.round, tx.sender), payload)
                 share = min(body.examples, rules.cap)
                 weight += share
                 for name, array in update.items():

@@ -12,9 +12,9 @@ from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from fl.client.errors import BadInput, RefusedByChain, TimedOut, Unverified
 from fl.client.network import AsyncNetwork, connect_async
 from fl.client.sync import connect
+from fl.jobrules import rules_hash
 from fl.jobs import JoinJob, StopJob
 from fl.members import RegisterMember
-from fl.jobrules import rules_hash
 from tests.fl.builders import make_rules, signing_key
 from tests.fl.client.chainlet import NODES, Running
 

@@ -15,11 +15,11 @@ from chain.unixfs import cid_of
 from fl.aggregation import Aggregation, AggregationOutcome, AggregationRules, Closing, Spread, Update, in_turn
 from fl.errors import Refused
 from fl.kernels.golden import check_golden
-from fl.tensors.encodings import encode_update
+from fl.tensors.encodings import Place, encode_update
 from fl.tensors.grid import Grid
 from fl.tensors.layout import Bytes, Schema
 from fl.tensors.model import build_model
-from tests.fl.numbers.builders import JOB, ROUND, SMALL, WIDE, random_model, random_tensors
+from tests.fl.numbers.builders import JOB, ROUND, SMALL, WIDE, form_of, random_model, random_tensors
 
 LOG_ROOT = bytes(32)
 
@@ -36,6 +36,7 @@ def member_of(index: int) -> bytes:
 
 def updates_of(rules: AggregationRules, count: int, scale: float = 1.0) -> list[Update]:
     draw = np.random.default_rng(99)
+    form = form_of(rules.schema, rules.encoding, rules.grid.range_bits)
     weights = draw.integers(1, rules.grid.weight_cap + 1, count)
     return [
         Update(
@@ -43,12 +44,8 @@ def updates_of(rules: AggregationRules, count: int, scale: float = 1.0) -> list[
             member_of(index),
             int(weights[index]),
             encode_update(
-                rules.schema,
-                rules.encoding,
-                rules.grid.range_bits,
-                rules.job.hex(),
-                rules.round,
-                member_of(index).hex(),
+                form,
+                Place(rules.job, rules.round, member_of(index)),
                 random_tensors(rules.schema, index, scale),
             ),
         )

@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from safetensors import TensorSpec as PackageSpec
 from safetensors import serialize
 
+from fl.tensors.coding import Coding
+from fl.tensors.encodings import Place, UpdateForm, update_form
 from fl.tensors.layout import AVERAGED, FROZEN, LOCAL, Schema, TensorSpec, numpy_dtype
 from tests.fl.numbers import oracle
 
 JOB = bytes(range(32))
-JOB_HEX = JOB.hex()
 ROUND = 7
 MEMBER = bytes(range(100, 132))
-MEMBER_HEX = MEMBER.hex()
+PLACE = Place(JOB, ROUND, MEMBER)
 
 PACKAGE_DTYPES = {
     "BOOL": "bool",
@@ -68,6 +69,10 @@ WIDE = Schema(
     )
 )
 """Several tiles, tensors that end within a block, and a frozen tensor between averaged ones."""
+
+
+def form_of(schema: Schema, encoding: str, range_bits: int = 8) -> UpdateForm:
+    return update_form(schema, Coding(encoding, range_bits))
 
 
 def random_schema(draw: random.Random) -> Schema:

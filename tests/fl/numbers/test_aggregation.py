@@ -24,18 +24,19 @@ from fl.aggregation import Aggregation, Update, Work
 from fl.errors import Refused
 from fl.kernels import KERNEL_VERSION
 from fl.tensors.closing import MAX_CLOSING_BYTES, ClosingRecord
-from fl.tensors.encodings import ENCODINGS, decode_update, encode_update, update_form
+from fl.tensors.encodings import ENCODINGS, Place, decode_update, encode_update
 from fl.tensors.layout import AVERAGED, FROZEN, Schema, TensorSpec
 from fl.tensors.model import build_model, check_model, model_form, parse_model
 from tests.fl.numbers import averaging
 from tests.fl.numbers.averaging import LOG_ROOT, averaged, closed, member_of, rules_of, updates_of
 from tests.fl.numbers.builders import (
-    JOB_HEX,
+    JOB,
     ROUND,
     SMALL,
     WIDE,
     bits_of,
     flat_schema,
+    form_of,
     oracle_average,
     random_model,
     random_schema,
@@ -54,10 +55,8 @@ def test_the_new_model_equals_the_oracle_bit_for_bit(encoding: str, count: int) 
     assert made.outcome.ok and made.outcome.code == ""
     check_model(SMALL, made.model)
     old, new = parse_model(SMALL, base), parse_model(SMALL, made.model)
-    deltas = [
-        (each.weight, decode_update(SMALL, encoding, JOB_HEX, ROUND, each.member.hex(), each.payload))
-        for each in updates
-    ]
+    form = form_of(SMALL, encoding)
+    deltas = [(each.weight, decode_update(form, Place(JOB, ROUND, each.member), each.payload)) for each in updates]
     for spec in SMALL.tensors:
         if spec.role == AVERAGED:
             pairs = [(weight, delta[spec.name]) for weight, delta in deltas]
@@ -77,12 +76,8 @@ def test_eight_trainers_move_the_model_to_their_weighted_mean() -> None:
             member_of(index),
             weight,
             encode_update(
-                flat_schema(3),
-                "f32",
-                8,
-                JOB_HEX,
-                ROUND,
-                member_of(index).hex(),
+                form_of(flat_schema(3), "f32"),
+                Place(JOB, ROUND, member_of(index)),
                 {"w": np.array([0.25 * index, -0.5, 2.0 * (-1) ** index])},
             ),
         )
@@ -276,6 +271,7 @@ def test_a_model_of_several_leaves_comes_in_bounded_chunks_and_is_named_by_its_t
     assert outcome.model_cid == cid_of(model) and not is_raw(outcome.model_cid)
     check_model(MIXED, model)
     old, new = parse_model(MIXED, base), parse_model(MIXED, model)
+    form = form_of(MIXED, encoding)
     places = [0, 1, 69_999, 70_000, 299_999, 123_456]
     for spec in MIXED.tensors:
         if spec.role == FROZEN:
@@ -283,7 +279,7 @@ def test_a_model_of_several_leaves_comes_in_bounded_chunks_and_is_named_by_its_t
             continue
         at = [place for place in places if place < spec.shape[0]]
         deltas = [
-            (each.weight, decode_update(MIXED, encoding, JOB_HEX, ROUND, each.member.hex(), each.payload)[spec.name])
+            (each.weight, decode_update(form, Place(JOB, ROUND, each.member), each.payload)[spec.name])
             for each in updates
         ]
         pairs = [(weight, delta[at]) for weight, delta in deltas]
@@ -341,7 +337,7 @@ def test_neither_sums_nor_chunks_take_more_memory_for_more_updates(encoding: str
         updates = []
         for index in range(count):
             path = tmp_path / str(index)
-            header = update_form(schema, encoding).header(JOB_HEX, ROUND, member_of(index).hex())
+            header = form_of(schema, encoding).header(Place(JOB, ROUND, member_of(index)))
             path.write_bytes(header + payload[len(header) :])
             updates.append(Update(index, member_of(index), 1, mapped(path)))
         tracemalloc.start()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -11,29 +12,28 @@ from numpy.typing import NDArray
 
 from fl.errors import Refused
 from fl.tensors import floats
-from fl.tensors.encodings import ENCODINGS, check_payload, decode_update, encode_update, encoded, update_form
+from fl.tensors.encodings import ENCODINGS, check_payload, decode_update, encode_update, encoded
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from tests.fl.numbers import oracle
 from tests.fl.numbers.builders import (
-    JOB_HEX,
-    MEMBER_HEX,
+    PLACE,
     ROUND,
     SMALL,
     WIDE,
     bits_of,
     flat_schema,
+    form_of,
     random_tensors,
 )
 
 
 def payload_of(schema: Schema, encoding: str, delta: dict[str, NDArray[Any]], range_bits: int = 8) -> bytes:
-    return encode_update(schema, encoding, range_bits, JOB_HEX, ROUND, MEMBER_HEX, delta)
+    return encode_update(form_of(schema, encoding, range_bits), PLACE, delta)
 
 
 def code_of(schema: Schema, encoding: str, payload: bytes, range_bits: int = 8, **place: Any) -> str:
-    at: dict[str, Any] = {"job": JOB_HEX, "round": ROUND, "member": MEMBER_HEX} | place
     try:
-        check_payload(schema, encoding, range_bits, payload=payload, **at)
+        check_payload(form_of(schema, encoding, range_bits), replace(PLACE, **place), payload)
     except Refused as refusal:
         return refusal.code
     return "ok"
@@ -47,9 +47,9 @@ def header_size(payload: bytes) -> int:
 def test_an_update_is_valid_at_its_own_place_only(encoding: str) -> None:
     payload = payload_of(SMALL, encoding, random_tensors(SMALL, 1))
     assert code_of(SMALL, encoding, payload) == "ok"
-    assert code_of(SMALL, encoding, payload, job="00" * 32) == "WRONG_HEADER"
+    assert code_of(SMALL, encoding, payload, job=bytes(32)) == "WRONG_HEADER"
     assert code_of(SMALL, encoding, payload, round=ROUND + 1) == "WRONG_HEADER"
-    assert code_of(SMALL, encoding, payload, member="00" * 32) == "WRONG_HEADER"
+    assert code_of(SMALL, encoding, payload, member=bytes(32)) == "WRONG_HEADER"
     assert code_of(WIDE, encoding, payload) == "WRONG_HEADER"
     assert {code_of(SMALL, other, payload) for other in ENCODINGS if other != encoding} == {"WRONG_HEADER"}
 
@@ -140,14 +140,14 @@ def test_q8_is_judged_by_its_scales(range_bits: int) -> None:
 def test_no_bytes_raise_anything_but_a_refusal(encoding: str, data: bytes, at: int) -> None:
     payload = payload_of(SMALL, encoding, random_tensors(SMALL, 3))
     assert code_of(SMALL, encoding, data) == "WRONG_HEADER"
-    start = header_size(payload) + at % update_form(SMALL, encoding).data_bytes
+    start = header_size(payload) + at % form_of(SMALL, encoding).data_bytes
     changed = (payload[:start] + data + payload[start + len(data) :])[: len(payload)]
     assert code_of(SMALL, encoding, changed) in ("ok", "NON_FINITE", "OUT_OF_RANGE")
 
 
 def test_f32_carries_canonical_values_unchanged() -> None:
     delta = random_tensors(WIDE, 4)
-    decoded = decode_update(WIDE, "f32", JOB_HEX, ROUND, MEMBER_HEX, payload_of(WIDE, "f32", delta))
+    decoded = decode_update(form_of(WIDE, "f32"), PLACE, payload_of(WIDE, "f32", delta))
     assert {name: bits_of(array) for name, array in decoded.items()} == {
         name: bits_of(array) for name, array in delta.items()
     }
@@ -171,10 +171,10 @@ def test_an_update_that_is_written_in_pieces_holds_every_value_once(encoding: st
     for values in delta.values():
         values[-1] = 127 / 128
     payload = payload_of(schema, encoding, delta)
-    form = update_form(schema, encoding)
+    form = form_of(schema, encoding)
     assert code_of(schema, encoding, payload) == "ok"
-    assert len(list(encoded(form, 8, delta))) == {"f32": 5, "q8": 2}[encoding]
-    decoded = decode_update(schema, encoding, JOB_HEX, ROUND, MEMBER_HEX, payload)
+    assert len(list(encoded(form, delta))) == {"f32": 5, "q8": 2}[encoding]
+    decoded = decode_update(form, PLACE, payload)
     for name, values in delta.items():
         assert np.allclose(decoded[name], values, atol={"f32": 0, "q8": 2**-9}[encoding], rtol=0)
 
@@ -224,7 +224,7 @@ def test_q8_stays_within_its_bound_and_close_to_the_values(range_bits: int, fill
     values[[0, 5000]] = np.float32(top), -np.float32(top)
     payload = payload_of(flat_schema(9001), "q8", {"w": values}, range_bits)
     assert code_of(flat_schema(9001), "q8", payload, range_bits) == "ok"
-    decoded = decode_update(flat_schema(9001), "q8", JOB_HEX, ROUND, MEMBER_HEX, payload)["w"]
+    decoded = decode_update(form_of(flat_schema(9001), "q8"), PLACE, payload)["w"]
     assert np.abs(decoded).max() <= 2.0**range_bits
     largest = float(np.abs(values).max())
     step = min(largest / 127, 2.0 ** (range_bits - 7))
@@ -241,7 +241,7 @@ def test_q8_decodes_by_one_f32_multiplication() -> None:
     scales = np.array([0x3DCCCCCD, 0x00000007], np.uint32)
     payload[start : start + 8] = scales.tobytes()
     steps = np.frombuffer(bytes(payload[start + 8 :]), np.int8)
-    decoded = decode_update(schema, "q8", JOB_HEX, ROUND, MEMBER_HEX, bytes(payload))["w"]
+    decoded = decode_update(form_of(schema, "q8"), PLACE, bytes(payload))["w"]
     for place in (*range(0, 4096, 97), 4096, 4097, 4098):
         scale = oracle.from_bits(int(scales[place // 4096]))
         expected = oracle.q8_value(int(steps[place]), scale)
@@ -250,10 +250,11 @@ def test_q8_decodes_by_one_f32_multiplication() -> None:
 
 def test_a_payload_may_lie_anywhere_in_memory() -> None:
     for encoding in ENCODINGS:
+        form = form_of(SMALL, encoding)
         payload = payload_of(SMALL, encoding, random_tensors(SMALL, 9))
         for shift in range(8):
             view = memoryview(bytes(shift) + payload)[shift:]
-            check_payload(SMALL, encoding, 8, JOB_HEX, ROUND, MEMBER_HEX, view)
-            moved = decode_update(SMALL, encoding, JOB_HEX, ROUND, MEMBER_HEX, view)
-            still = decode_update(SMALL, encoding, JOB_HEX, ROUND, MEMBER_HEX, payload)
+            check_payload(form, PLACE, view)
+            moved = decode_update(form, PLACE, view)
+            still = decode_update(form, PLACE, payload)
             assert all(np.array_equal(moved[name], still[name]) for name in still)

@@ -221,9 +221,10 @@ def compiled_kernels() -> Iterator[tuple[str, str]]:
     """The optimised code of each kernel as the node runs it, for every signature."""
     golden.check_golden()
     for kernel in KERNELS:
-        again = numba.njit(**OPTIONS)(kernel.py_func)
-        assert kernel.signatures
-        for number, signature in enumerate(kernel.signatures):
+        again = numba.njit(**OPTIONS)(kernel.python)
+        signatures = kernel.compiled.signatures
+        assert signatures
+        for number, signature in enumerate(signatures):
             again.compile(signature)
             yield f"{kernel.__name__}-{number}", again.inspect_llvm(signature)
 

@@ -8,7 +8,7 @@ from safetensors.numpy import load
 
 from chain.codec import decode, encode
 from fl.errors import Refused
-from fl.tensors.encodings import ENCODINGS, check_payload, encode_update, payload_bytes, update_form
+from fl.tensors.encodings import ENCODINGS, check_payload, encode_update
 from fl.tensors.layout import (
     AVERAGED,
     BLOCK,
@@ -22,12 +22,14 @@ from fl.tensors.layout import (
 )
 from fl.tensors.model import build_model, check_model, parse_model
 from tests.fl.numbers.builders import (
-    JOB_HEX,
-    MEMBER_HEX,
+    JOB,
+    MEMBER,
+    PLACE,
     ROUND,
     SMALL,
     WIDE,
     flat_schema,
+    form_of,
     package_bytes,
     random_model,
     random_schema,
@@ -58,17 +60,17 @@ def test_model_blobs_are_the_bytes_that_the_package_writes() -> None:
 @pytest.mark.parametrize("encoding", sorted(ENCODINGS))
 def test_update_payloads_are_the_bytes_that_the_package_writes(encoding: str) -> None:
     for seed, schema in enumerate(SCHEMAS):
-        payload = encode_update(schema, encoding, 8, JOB_HEX, ROUND, MEMBER_HEX, random_tensors(schema, seed))
-        check_payload(schema, encoding, 8, JOB_HEX, ROUND, MEMBER_HEX, payload)
-        assert len(payload) == payload_bytes(schema, encoding, JOB_HEX, ROUND, MEMBER_HEX)
-        form = update_form(schema, encoding)
+        form = form_of(schema, encoding)
+        payload = encode_update(form, PLACE, random_tensors(schema, seed))
+        check_payload(form, PLACE, payload)
+        assert len(payload) == form.size_bytes(PLACE)
         data = payload[len(payload) - form.data_bytes :]
         at = 0
         tensors = {}
-        for stored in sorted(form.encoding.stored(form.layout), key=lambda each: (each.dtype != "F32", each.name)):
+        for stored in sorted(form.encoding.stored(), key=lambda each: (each.dtype != "F32", each.name)):
             tensors[stored.name] = (stored.dtype, stored.shape, data[at : at + stored.size_bytes])
             at += stored.size_bytes
-        expected = package_bytes(tensors, {"update": f"{JOB_HEX}/{ROUND}/{MEMBER_HEX}"})
+        expected = package_bytes(tensors, {"update": f"{JOB.hex()}/{ROUND}/{MEMBER.hex()}"})
         assert payload == expected, schema
 
 

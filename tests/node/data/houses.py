@@ -12,8 +12,9 @@ import numpy as np
 from chain.unixfs import leaf_range, manifest_cid, manifest_of
 from fl.blobs import BlobKind, Demand, update_demand
 from fl.records import JobRules
-from fl.tensors.encodings import encode_update
+from fl.tensors.encodings import Place, encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
+from fl.updates import form_of
 from node.data.blobs import Blob, BlobLimits
 from node.data.messages import DataPeer, Opened
 from node.data.service import DataLimits
@@ -39,7 +40,7 @@ def rules(**changes: Any) -> JobRules:
 
 def update(member: bytes, value: float, of: JobRules, *, round: int = 1, job: bytes = JOB) -> bytes:
     delta = {spec.name: np.full(spec.shape, value, np.float32) for spec in of.schema.tensors}
-    return encode_update(of.schema, of.encoding, of.range_bits, job.hex(), round, member.hex(), delta)
+    return encode_update(form_of(of, 0), Place(job, round, member), delta)
 
 
 def cid_of(data: bytes) -> bytes:
@@ -48,7 +49,7 @@ def cid_of(data: bytes) -> bytes:
 
 def demand(data: bytes, member: bytes, of: JobRules, *, round: int = 1) -> Demand:
     """What a transaction says that names this update."""
-    return update_demand(cid_of(data), of, JOB, round, member)
+    return update_demand(cid_of(data), of, Place(JOB, round, member), 0)
 
 
 class House:

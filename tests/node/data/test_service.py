@@ -449,7 +449,7 @@ def test_a_full_disk_is_said_and_ends_nothing() -> None:
 def test_a_fault_in_one_request_is_the_answer_to_that_one_alone() -> None:
     async def story(street: Street) -> None:
         house = street.houses[0]
-        nonsense = Demand(BlobClaim(cid_of(GOOD), len(GOOD), 200, ALICE, b"", 0), None)
+        nonsense = Demand(BlobClaim(cid_of(GOOD), len(GOOD), 200, ALICE, b"", 0, 0), None)
         with pytest.raises(DataFault) as fault:
             await house.plane.judge(nonsense, wait=True)
         assert fault.value.fault == "FAULT"

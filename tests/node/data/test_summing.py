@@ -12,9 +12,9 @@ import pytest
 from chain.codec import decode
 from fl.aggregation import Aggregation, AggregationRules, Update
 from fl.blobs import BlobKind
+from fl.jobrules import grid_of, zero_model
 from fl.kernels import KERNEL_VERSION
 from fl.records import JobRules
-from fl.jobrules import grid_of, zero_model
 from fl.tensors.closing import MAX_CLOSING_BYTES, ClosingRecord
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from node.data.blobs import BlobLimits

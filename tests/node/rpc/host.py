@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from chain.cid import cid_text, raw_cid
 from fl.blobs import BlobKind
+from fl.jobrules import rules_hash
 from fl.jobs import CreateJob, JoinJob
 from fl.records import Phase, Receipt
 from fl.rounds import SubmitUpdate
-from fl.jobrules import rules_hash
 from fl.state import job_of, round_of
-from fl.tensors.encodings import encode_update
+from fl.tensors.encodings import Place, encode_update
+from fl.updates import form_of
 from node.admission import Status
 from node.buckets import Rate
 from node.data.blobs import Blob, BlobLimits
@@ -96,11 +97,11 @@ class Hosted:
         read = self.node.store.state
         while (current := round_of(read, job, 1)) is None or current.phase != Phase.COLLECTING:
             await self.node.progress.wait(1)
-        account = self.actor("trainer-000").account.hex()
+        account = self.actor("trainer-000").account
         delta = {spec.name: _values(spec.shape) for spec in rules.schema.tensors}
-        payload = encode_update(rules.schema, rules.encoding, rules.range_bits, job.hex(), 1, account, delta)
+        payload = encode_update(form_of(rules, 0), Place(job, 1, account), delta)
         await self.executed(
-            "trainer-000", SubmitUpdate(job, 1, current.base, 10, (1_000_000,), raw_cid(payload), payload)
+            "trainer-000", SubmitUpdate(job, 1, current.base, 10, (1_000_000,), 0, raw_cid(payload), payload)
         )
         while (found := job_of(read, job)) is None or not found.model_round:
             await self.node.progress.wait(1)

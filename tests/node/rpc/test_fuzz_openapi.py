@@ -169,7 +169,7 @@ def test_transactions_with_flipped_bits_get_a_code_each(served: Served, rounds: 
         CreateJob(make_rules(name="fuzzed"), b""),
         JoinJob(job, bytes(32)),
         StopJob(bytes(32)),
-        SubmitUpdate(job, 1, b"\x01\x55\x12\x20" + bytes(32), 1, (0,), raw_cid(b"x"), b"x"),
+        SubmitUpdate(job, 1, b"\x01\x55\x12\x20" + bytes(32), 1, (0,), 0, raw_cid(b"x"), b"x"),
     ]
     with requests.Session() as session:
         for _ in range(rounds):

@@ -11,8 +11,8 @@ from chain.cid import cid_text, parse_cid, raw_cid
 from chain.codec import decode
 from chain.light import ReceiptBundle, genesis_checkpoint, verify_event_bundle
 from fl.datasets import RegisterDataset
-from fl.records import JobRules
 from fl.jobrules import rules_hash
+from fl.records import JobRules
 from node.rpc.event_log import SCANNED_AT_ONCE, EventLog, Filter
 from node.rpc.problems import Problem
 from tests.node.rpc.calls import Caller
