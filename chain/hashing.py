@@ -47,6 +47,7 @@ class Domain(StrEnum):
     JOB = "quorate/job"
     RULES = "quorate/rules"
     DATASET = "quorate/dataset"
+    LOT = "quorate/lot"
     LEAVE = "quorate/leave"
     LEAF = "quorate/leaf"
     NODE = "quorate/node"

@@ -22,6 +22,8 @@ Wide = Annotated[bytes, Length(16, 16)]
 
 MAX_EXAMPLES = 2**32
 MAX_METRICS = 16
+MAX_EVALUATORS = 1024
+"""In a job: they are listed in one record, and their answers are read in one block."""
 MAX_CONFIG = 64
 MAX_SETTINGS = 16
 MAX_GROUPS = 64
@@ -251,7 +253,9 @@ class JobStatus(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`round` is the newest round opened (0: none), `model_round` the one that made `model` (0: initial)."""
+    """`round` is the newest round opened (0: none), `model_round` the one that made `model` (0: initial). `evaluation`
+    is the newest round whose model has been put to the evaluators (0: none), `best` the model that measured best so
+    far, by the goal: that of `best_round`, by `best_value`."""
 
     name: Name
     creator: Digest
@@ -267,6 +271,11 @@ class Job:
     model_round: U64
     optimizer: MaybeCid
     parameters: U64
+    evaluators: U32 = 0
+    evaluation: U64 = 0
+    best: MaybeCid = b""
+    best_round: U64 = 0
+    best_value: I64 = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +374,57 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Evaluators:
+    """Of a job, or of the cohort of its open evaluation: accounts, sorted."""
+
+    accounts: Annotated[tuple[Digest, ...], Count(0, MAX_EVALUATORS)]
+
+
+class EvaluationPhase(IntEnum):
+    DRAWING = 1
+    """The list of evaluators is settled; the next block's beacon draws among them."""
+    OPEN = 2
+    CLOSED = 3
+    FAILED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What the cohort measured of the model that a round made. `closing_height` is the block at whose end the deadline
+    was seen to have passed (0: not yet), `closing_proposers` who has proposed since, in `closing_epoch`. `answers` is
+    the log of answers, whose leaves they are. Of each metric, `marked` answers gave no number, and `values` has the
+    statistic of the others; both are empty until the evaluation is closed."""
+
+    round: U64
+    phase: U8
+    model: Cid
+    opened_height: U64
+    opened_ms: U64
+    cohort: U32
+    deadline_ms: U64
+    closing_height: U64
+    closing_epoch: U64
+    closing_proposers: Annotated[tuple[U16, ...], Count(0, MAX_VALIDATORS)]
+    answers: Frontier
+    examples: U64
+    ended_height: U64
+    ended_ms: U64
+    code: Annotated[str, Length(0, 32)]
+    marked: Annotated[tuple[U32, ...], Count(0, MAX_METRICS)]
+    values: Annotated[tuple[I64, ...], Count(0, MAX_METRICS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An evaluator's: a leaf of its evaluation's log, and a row of the state until the evaluation ends."""
+
+    tx_id: Digest
+    member: Digest
+    examples: U64
+    values: Annotated[tuple[I64, ...], Count(0, MAX_METRICS)]
+
+
+@dataclass(frozen=True, slots=True)
 class Convicted:
     """The first proven equivocation of a validator in an epoch."""
 
@@ -435,6 +495,10 @@ class EventKind(StrEnum):
     ROUND_AGGREGATING = "round_aggregating"
     ROUND_CLOSED = "round_closed"
     ROUND_FAILED = "round_failed"
+    EVALUATION_OPENED = "evaluation_opened"
+    EVALUATION_CLOSED = "evaluation_closed"
+    EVALUATION_FAILED = "evaluation_failed"
+    BEST_MODEL = "best_model"
     EVIDENCE = "evidence"
     READY = "ready"
     ITEM_IGNORED = "item_ignored"

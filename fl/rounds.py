@@ -20,6 +20,7 @@ from chain.genesis import Params
 from chain.log import EMPTY
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from fl.blobs import Demand, update_demand
+from fl.deadlines import later
 from fl.errors import PendingJob, Refused
 from fl.execution import AggregationTask, Call, Effect, Execution
 from fl.jobrules import EXAMPLES
@@ -72,11 +73,6 @@ class SubmitUpdate:
     group: U8
     cid: Cid
     payload: Annotated[bytes, Length(0, MAX_TRANSACTION_BYTES)]
-
-
-def later(time_ms: int, span_ms: int) -> int:
-    """Never beyond what a record holds: a header's time may be any 64-bit number."""
-    return min(time_ms + span_ms, NEVER)
 
 
 def check_update(body: SubmitUpdate, tx: Transaction, params: Params, rules_of: RulesOf) -> Demand | None:

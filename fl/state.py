@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from chain.codec import CodecError, decode, encode
-from fl.records import Job, JobRules, OpenJobs, Round
+from fl.records import Evaluation, Job, JobRules, OpenJobs, Round
 
 T = TypeVar("T")
 Read = Callable[[bytes], bytes | None]
@@ -88,6 +88,34 @@ def round_key(job: bytes, number: int) -> bytes:
     return b"round/" + job + number.to_bytes(8, "big")
 
 
+def evaluators_key(job: bytes) -> bytes:
+    return b"evaluators/" + job
+
+
+def evaluation_key(job: bytes, round: int) -> bytes:
+    return b"evaluation/" + job + round.to_bytes(8, "big")
+
+
+def evaluation_cohort_key(job: bytes) -> bytes:
+    """Of the evaluation that is open: a job has one at a time."""
+    return b"measuring/" + job
+
+
+def answer_key(job: bytes, account: bytes) -> bytes:
+    """Of an answer to the evaluation that is open."""
+    return b"answer/" + job + account
+
+
+def answer_row_key(job: bytes, round: int, position: int) -> bytes:
+    """Of a row beside the state: the leaf at this position of an evaluation's log."""
+    return b"answered/" + job + round.to_bytes(8, "big") + position.to_bytes(8, "big")
+
+
+def answers_log(job: bytes, round: int) -> bytes:
+    """The name of an evaluation's log of answers."""
+    return b"answers/" + job + round.to_bytes(8, "big")
+
+
 def convicted_key(epoch: int, signer: int) -> bytes:
     return b"convicted/" + epoch.to_bytes(8, "big") + signer.to_bytes(2, "big")
 
@@ -127,6 +155,10 @@ def rules_of(read: Read, job: bytes) -> JobRules | None:
 
 def round_of(read: Read, job: bytes, number: int) -> Round | None:
     return read_record(read, Round, round_key(job, number))
+
+
+def evaluation_of(read: Read, job: bytes, round: int) -> Evaluation | None:
+    return read_record(read, Evaluation, evaluation_key(job, round))
 
 
 def open_jobs(read: Read) -> OpenJobs:

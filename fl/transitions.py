@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fl.deadlines import later, with_proposer
 from fl.execution import Execution
 from fl.records import NEVER, EventKind, Job, JobRules, JobStatus, OpenJob, Phase, Round
-from fl.rounds import fail_round_and_go_on, freeze_round, later, open_round
+from fl.rounds import fail_round_and_go_on, freeze_round, open_round
 from fl.state import job_key, round_key, rules_key
 
 
@@ -81,7 +82,7 @@ def _advance_collecting(execution: Execution, job_id: bytes, job: Job, rules: Jo
     if current.updates.size >= min(current.cohort, rules.maximum):
         _decide(execution, job_id, job, rules, current)
     elif current.closing_height:
-        seen = _with_proposer(execution, current)
+        seen = with_proposer(execution, current)
         execution.state.put(key, seen)
         if len(seen.closing_proposers) > execution.block.f:
             _decide(execution, job_id, job, rules, seen)
@@ -109,15 +110,6 @@ def _start_closing(execution: Execution, job_id: bytes, current: Round) -> None:
     closing = replace(current, closing_height=block.height, closing_epoch=block.epoch)
     execution.state.put(round_key(job_id, current.number), closing)
     execution.event(EventKind.ROUND_CLOSING, job_id, current.number, value=current.updates.size)
-
-
-def _with_proposer(execution: Execution, current: Round) -> Round:
-    """Indices mean other validators in another epoch, so a new epoch counts afresh."""
-    block = execution.block
-    before = current.closing_proposers if block.epoch == current.closing_epoch else ()
-    if block.within_window and block.proposer not in before:
-        before = (*before, block.proposer)
-    return replace(current, closing_epoch=block.epoch, closing_proposers=before)
 
 
 def _decide(execution: Execution, job_id: bytes, job: Job, rules: JobRules, current: Round) -> None:
