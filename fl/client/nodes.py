@@ -12,7 +12,7 @@ import binascii
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -164,20 +164,24 @@ class Nodes:
 
     async def ask(self, request: Request, read: Callable[[Reply], T], patience_s: float | None = None) -> T:
         """The first answer that `read` accepts. Raises Unreachable when nobody gave one in time."""
+        return await self.ask_in_turn(request.path, lambda node: self.ask_one(node, request, read), patience_s)
+
+    async def ask_in_turn(self, what: str, work: Callable[[Node], Awaitable[T]], patience_s: float | None = None) -> T:
+        """The same for a question that takes several requests, all of them to one node."""
         ends = time.monotonic() + (self.patience_s if patience_s is None else patience_s)
         pause = _PAUSE_S
         while True:
             failures: dict[str, Exception] = {}
             for node in self.ready():
                 try:
-                    answer = await self.ask_one(node, request, read)
+                    answer = await work(node)
                 except (Unusable, Behind) as error:
                     failures[node.name] = error
                     continue
                 self.prefer(node)
                 return answer
             if time.monotonic() + pause > ends or all(isinstance(error, Untrue) for error in failures.values()):
-                raise _given_up(request, failures)
+                raise _given_up(what, failures)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _MAX_PAUSE_S)
 
@@ -251,17 +255,17 @@ class Nodes:
         raise Unusable("no node streams events")
 
 
-def _given_up(request: Request, failures: Mapping[str, Exception]) -> QuorateError:
+def _given_up(what: str, failures: Mapping[str, Exception]) -> QuorateError:
     reasons = "; ".join(f"{name}: {error}" for name, error in failures.items())
     if any(isinstance(error, Untrue) for error in failures.values()):
         return Unverified(
             "NOT_PROVEN",
-            f"No node could prove its answer to {request.path} ({reasons}).",
+            f"No node could prove its answer to {what} ({reasons}).",
             "Check that the network file is of the chain that these nodes are on; if it is, they lie.",
         )
     return Unreachable(
         "NO_ANSWER",
-        f"No node gave a usable answer to {request.path} ({reasons}).",
+        f"No node gave a usable answer to {what} ({reasons}).",
         "Check the network and the addresses in the network file.",
     )
 

@@ -65,7 +65,10 @@ def _filter(api: Api, request: Request) -> Filter:
 
 
 async def events(api: Api, request: Request) -> Response:
-    rows, following = api.events.page(request[FROM], request[LIMIT], _filter(api, request))
+    first, height = request[FROM], request[FROM_HEIGHT]
+    if height is not None:
+        first = max(first, api.events.first_at(height))
+    rows, following = api.events.page(first, request[LIMIT], _filter(api, request))
     view = EventsView(events=[event_view(row.index, row.event) for row in rows], next=following, head=api.events.head)
     return json_response(view)
 

@@ -314,12 +314,14 @@ class RoundsView(TypedDict):
 
 
 class UpdateView(TypedDict):
-    """An accepted update; its payload is in transaction `index` of `batch`."""
+    """An accepted update, of the job's `group` of tensors; its payload is in transaction `index` of `batch`, or is the
+    blob `cid`."""
 
     position: U64
     tx_id: HexDigest
     member: HexDigest
     weight: U64
+    group: int
     cid: CidText | Hex | None
     batch: HexDigest
     index: U64
@@ -331,6 +333,7 @@ def update_view(position: int, entry: Entry) -> UpdateView:
         tx_id=entry.tx_id.hex(),
         member=entry.member.hex(),
         weight=entry.weight,
+        group=entry.group,
         cid=cid_or_none(entry.cid),
         batch=entry.batch.hex(),
         index=entry.index,

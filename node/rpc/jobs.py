@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from chain.codec import decode, encode
+from chain.codec import decode, encode, pack
 from fl.members import is_name
 from fl.records import Entry, Job, JobRules, Joined, Named, Round
 from fl.state import entry_key, job_key, job_name_key, job_of, joined_key, read_record, round_of, rules_of
@@ -32,9 +32,11 @@ from node.rpc.requests import (
     Unreadable,
     digest_cursor,
     digest_param,
+    integer,
     json_response,
     number_cursor,
     number_param,
+    raw,
 )
 from node.rpc.state import member_of
 from node.rpc.views import in_base64
@@ -62,6 +64,17 @@ ACCOUNT = digest_param("account", "A member's account.")
 AFTER = digest_cursor()
 BELOW = number_cursor("`next` of the page before.")
 POSITION = number_cursor("`next` of the page before.")
+FROM_POSITION = number_cursor("The position in the round's log to begin with; the first is 0.")
+ENTRIES_MOST = 1_000
+"""Some 150 bytes each."""
+ENTRIES = Param(
+    "limit",
+    "query",
+    integer(1, ENTRIES_MOST),
+    {"type": "integer", "minimum": 1, "maximum": ENTRIES_MOST, "default": ENTRIES_MOST},
+    "The most entries that the answer may have.",
+    ENTRIES_MOST,
+)
 
 _JOBS = job_key(b"")
 
@@ -166,13 +179,25 @@ async def round_(api: Api, request: Request) -> Response:
 
 async def updates(api: Api, request: Request) -> Response:
     """In the order in which they were accepted."""
+    current, rows, stop = _entries(api, request, request[POSITION] or 0, request[LIMIT])
+    views = [update_view(position, decode(Entry, data, len(data))) for position, data in rows]
+    return json_response(UpdatesView(updates=views, next=stop if stop < current.updates.size else None))
+
+
+async def updates_raw(api: Api, request: Request) -> Response:
+    """The leaves of the round's log, whose root the state holds."""
+    _, rows, _ = _entries(api, request, request[FROM_POSITION] or 0, request[ENTRIES])
+    return raw(pack(tuple(data for _, data in rows)))
+
+
+def _entries(api: Api, request: Request, first: int, limit: int) -> tuple[Round, list[tuple[int, bytes]], int]:
+    """The round, entries of its log with their positions, and where they end."""
     identity, _ = find_job(api, request[JOB])
     current = _round(api, identity, request[ROUND])
-    first = request[POSITION] or 0
-    stop = min(current.updates.size, first + request[LIMIT])
-    views = []
+    stop = min(current.updates.size, first + limit)
+    rows = []
     for position in range(first, stop):
         data = api.node.store.beside(entry_key(identity, current.number, position))
         assert data is not None, "entries are written with the round that counts them"
-        views.append(update_view(position, decode(Entry, data, len(data))))
-    return json_response(UpdatesView(updates=views, next=stop if stop < current.updates.size else None))
+        rows.append((position, data))
+    return current, rows, stop

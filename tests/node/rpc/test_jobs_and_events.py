@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from chain.cid import cid_text, parse_cid, raw_cid
-from chain.codec import decode
+from chain.codec import decode, unpack
 from chain.light import ReceiptBundle, genesis_checkpoint, verify_event_bundle
+from chain.log import EMPTY, append, leaf_digest
 from fl.datasets import RegisterDataset
 from fl.jobrules import rules_hash
-from fl.records import JobRules
+from fl.records import Entry, JobRules
 from node.rpc.event_log import SCANNED_AT_ONCE, EventLog, Filter
 from node.rpc.problems import Problem
 from tests.node.rpc.calls import Caller
@@ -47,6 +48,15 @@ def test_a_job_its_rounds_and_its_model_can_be_followed_to_the_end() -> None:
         assert blob is not None and raw_cid(blob) == parse_cid(job["model"])
         updates = await caller.get("/v1/jobs/digits/rounds/3/updates?limit=3")
         assert [each["position"] for each in updates["updates"]] == [0, 1, 2] and updates["next"] == 3
+        raw = await caller.get("/v1/jobs/digits/rounds/3/updates/raw")
+        log = EMPTY
+        for leaf in unpack(raw.response.body, 10**6):
+            log, _ = append(log, leaf_digest(leaf))
+        assert log.root().hex() == final["log_root"], "the raw entries are the leaves of the round's log"
+        second = await caller.get("/v1/jobs/digits/rounds/3/updates/raw?cursor=1&limit=1")
+        entry = decode(Entry, unpack(second.response.body, 10**6)[0], 1000)
+        assert entry.tx_id.hex() == updates["updates"][1]["tx_id"]
+        assert_refused(await caller.get("/v1/jobs/digits/rounds/3/updates/raw?limit=1001"), 400, "BAD_PARAMETER")
         members = await caller.get("/v1/jobs/digits/members")
         assert {each["name"] for each in members["members"]} == set(training.names)
         one = members["members"][0]
@@ -88,6 +98,9 @@ def test_events_come_in_pages_and_through_filters() -> None:
         assert [event["index"] for event in page["events"]] == [0, 1] and page["next"] == 2
         rest = await caller.get("/v1/events?from=2")
         assert [event["index"] for event in rest["events"]] == [2] and rest["next"] == rest["head"] == 3
+        height = rest["events"][0]["height"]
+        later = await caller.get(f"/v1/events?from_height={height}")
+        assert [event["index"] for event in later["events"]] == [2]
         only = await caller.get("/v1/events?job=b&kinds=job_created,job_joined")
         assert [event["index"] for event in only["events"]] == [1]
         assert (await caller.get("/v1/events?kinds=round_opened"))["events"] == []
