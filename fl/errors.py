@@ -3,8 +3,8 @@
 What *bytes* decide is refused at admission and consumes nothing. So is a transaction whose blob one node does not
 hold, or has no room for, though another node may (BLOB_MISSING, BLOB_FULL). What *state* decides is refused in
 execution: one receipt, and the nonce is consumed. *Nobody's* refusals leave neither, because the account that would
-pay is not the one that signed, or its nonce is not free. A *round's* codes say why a round failed, an *item's* why it
-was ignored.
+pay is not the one that signed, or its nonce is not free. A *round's* codes say why a round or an evaluation failed, an
+*item's* why it was ignored.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ _BYTES = {
     "OUT_OF_RANGE": "The update holds a value beyond the job's range.",
     "BAD_EXAMPLES": "The number of examples must be from 1 to 2^32.",
     "BAD_METRICS": "The update must give one value for each metric that the job names.",
+    "NO_EVALUATION": "The job asks nothing of evaluators.",
     "UNKNOWN_GROUP": "The job has no group of tensors with this number.",
     "BAD_CID": "The payload does not hash to the CID that the transaction names, or no payload of its size can.",
     "BAD_DATASET": "The data set's entry is out of its limits.",
@@ -75,6 +76,8 @@ _STATE = {
     "LATE": "The round takes no more updates.",
     "DUPLICATE": "The member has answered this round already.",
     "WRONG_BASE": "The update starts from another model than the round's.",
+    "NOT_DRAWN": "The member is not among those who are asked this time.",
+    "WRONG_MODEL": "The answer is about another model than the one that is evaluated.",
     "STORED_LIMIT": "The member's stored data sets would take more than the chain admits; withdraw one first.",
     "UNKNOWN_DATASET": "No data set has this id.",
     "WITHDRAWN": "The data set has been withdrawn.",
@@ -93,6 +96,8 @@ _ROUND = {
     "NO_RESULT": "No quorum of validators agreed on a result in time.",
     "MODEL_RANGE": "The aggregated model would hold a value that is not finite.",
     "STOPPED": "The job was stopped.",
+    "OVERTAKEN": "A later round's model was due for evaluation before the minimum of answers arrived.",
+    "GOAL_REACHED": "An earlier round's model was measured to be as good as the job wants it.",
 }
 
 _ITEM = {

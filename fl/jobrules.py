@@ -12,6 +12,7 @@ from chain.hashing import Domain, digest
 from chain.unixfs import MAX_FILE_BYTES, manifest_cid, zeros_manifest
 from fl.blobs import Demand, model_demand
 from fl.errors import Refused
+from fl.evaluationrules import evaluation_complaints
 from fl.members import is_name
 from fl.records import (
     MAX_ROUNDS,
@@ -130,6 +131,7 @@ def _complaints(rules: JobRules) -> list[tuple[bool, str]]:
         (len(set(rules.metrics)) != len(rules.metrics), "Each metric is named once."),
         (not all(map(is_name, rules.metrics)), "A metric's name is letters, digits, dot, dash, underscore."),
         (len(rules.app_digest) not in (0, 32), "The app's digest has 32 bytes, or none is given."),
+        *evaluation_complaints(rules),
     ]
 
 

@@ -13,6 +13,8 @@ from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from fl.blobs import Demand
 from fl.cohort import join, leave
 from fl.errors import Refused
+from fl.evaluation import stop_evaluation
+from fl.evaluators import join_evaluators, leave_evaluators
 from fl.execution import Call, Effect, Execution, NewModel
 from fl.jobrules import check_initial_model, check_rules, parameters_of, rules_hash, zero_model_cid
 from fl.members import is_registrar, member_in_role
@@ -29,12 +31,15 @@ from fl.records import (
     Phase,
     Role,
     Round,
+    Word,
 )
 from fl.rounds import fail_round
 from fl.state import RulesOf, State, job_key, job_name_key, joined_key, round_key, rules_key
 from fl.tensors.grid import MAX_UPDATES
 
 _ENDED = (JobStatus.FINISHED, JobStatus.STOPPED)
+_PLACES = (Role.TRAINER, Role.EVALUATOR)
+"""In which a member takes part in a job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +63,17 @@ class ResumeJob:
 
 @dataclass(frozen=True, slots=True)
 class JoinJob:
+    """As a trainer or as an evaluator; a member may be both."""
+
     job: Digest
     rules_hash: Digest
+    role: Word = Role.TRAINER.value
 
 
 @dataclass(frozen=True, slots=True)
 class LeaveJob:
     job: Digest
+    role: Word = Role.TRAINER.value
 
 
 def job_id(tx_id: bytes) -> bytes:
@@ -75,6 +84,20 @@ def job_id(tx_id: bytes) -> bytes:
 def check_creation(body: CreateJob, tx: Transaction, params: Params, rules_of: RulesOf) -> Demand | None:
     check_rules(body.rules, params)
     return check_initial_model(body.rules, body.model, params, tx.sender)
+
+
+def check_joining(body: JoinJob, tx: Transaction, params: Params, rules_of: RulesOf) -> None:
+    _place(body.role)
+
+
+def check_leaving(body: LeaveJob, tx: Transaction, params: Params, rules_of: RulesOf) -> None:
+    _place(body.role)
+
+
+def _place(role: str) -> Role:
+    if role not in _PLACES:
+        raise Refused("BAD_ROLES", f"One joins a job as {' or '.join(_PLACES)}, not as {role!r}.")
+    return Role(role)
 
 
 def create_job(execution: Execution, call: Call, body: CreateJob) -> Effect:
@@ -108,6 +131,7 @@ def stop_job(execution: Execution, call: Call, body: StopJob) -> Effect:
     current = execution.state.get(Round, key)
     if current is not None and current.phase in (Phase.COLLECTING, Phase.AGGREGATING):
         fail_round(execution, body.job, current, "STOPPED")
+    stop_evaluation(execution, body.job, job)
     execution.state.put(job_key(body.job), replace(job, status=JobStatus.STOPPED, opens_ms=NEVER))
     execution.close_job(body.job)
     execution.event(EventKind.JOB_STOPPED, body.job, job.round, subject=call.sender)
@@ -125,11 +149,13 @@ def resume_job(execution: Execution, call: Call, body: ResumeJob) -> Effect:
 
 
 def join_job(execution: Execution, call: Call, body: JoinJob) -> Effect:
-    state = execution.state
-    member_in_role(state, call.sender, Role.TRAINER)
+    state, role = execution.state, _place(body.role)
+    member_in_role(state, call.sender, role)
     job = _open_job(state, body.job)
     if body.rules_hash != job.rules_hash:
         raise Refused("WRONG_RULES")
+    if role == Role.EVALUATOR:
+        return _join_evaluators(execution, call, body.job, job)
     if state.get(Joined, joined_key(body.job, call.sender)) is not None:
         raise Refused("ALREADY_JOINED")
     if job.members == MAX_UPDATES:
@@ -138,9 +164,20 @@ def join_job(execution: Execution, call: Call, body: JoinJob) -> Effect:
     return Effect(job=body.job, round=job.round + 1)
 
 
+def _join_evaluators(execution: Execution, call: Call, job_id: bytes, job: Job) -> Effect:
+    rules = execution.state.get(JobRules, rules_key(job_id))
+    if rules is None or not rules.evaluation.every:
+        raise Refused("NO_EVALUATION")
+    join_evaluators(execution, job_id, job, call.sender)
+    return Effect(job=job_id)
+
+
 def leave_job(execution: Execution, call: Call, body: LeaveJob) -> Effect:
-    state = execution.state
+    state, role = execution.state, _place(body.role)
     job = _open_job(state, body.job)
+    if role == Role.EVALUATOR:
+        leave_evaluators(execution, body.job, job, call.sender)
+        return Effect(job=body.job)
     joined = state.get(Joined, joined_key(body.job, call.sender))
     if joined is None:
         raise Refused("NOT_JOINED")

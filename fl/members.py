@@ -16,6 +16,7 @@ from chain.keys import WeakKey, check_public_key
 from chain.transaction import Transaction, account_id
 from fl.cohort import leave
 from fl.errors import Refused
+from fl.evaluators import evaluators_of, leave_evaluators
 from fl.execution import Call, Effect, Execution
 from fl.records import EventKind, Job, Joined, Member, Name, Named, Registrars, Role, Word
 from fl.state import REGISTRARS, RulesOf, State, job_key, joined_key, member_key, member_name_key
@@ -122,5 +123,8 @@ def revoke_member(execution: Execution, call: Call, body: RevokeMember) -> Effec
         job = state.get(Job, job_key(opened.job))
         if joined is not None and job is not None:
             leave(execution, opened.job, job, body.member, joined)
+            job = state.get(Job, job_key(opened.job))
+        if job is not None and body.member in evaluators_of(state, opened.job):
+            leave_evaluators(execution, opened.job, job, body.member)
     execution.event(EventKind.MEMBER_REVOKED, subject=body.member)
     return Effect()

@@ -1,12 +1,25 @@
-"""Metrics of a round: int64 in millionths, reported with each update and averaged by examples.
+"""Metrics of a round and of an evaluation: int64 in millionths, reported by each member, and one number for all.
 
-NaN and the infinities have marks. A marked value is counted but enters no mean, so that one client whose loss
-diverged does not hide the others'.
+NaN and the infinities have marks. A marked value is counted but enters no mean and no median, so that one client whose
+loss diverged does not hide the others'.
 """
 
 from __future__ import annotations
 
-from fl.records import METRIC_MARKS, METRIC_NAN, MetricSum
+from collections.abc import Sequence
+
+from fl.records import (
+    METRIC_MARKS,
+    METRIC_NAN,
+    Answer,
+    Goal,
+    Job,
+    JobRules,
+    MetricSum,
+    Phase,
+    Round,
+    Statistic,
+)
 
 _WIDE_BYTES = 16
 NO_SUM = MetricSum(bytes(_WIDE_BYTES), 0, 0)
@@ -33,3 +46,55 @@ def mean(sum_: MetricSum) -> int:
     if 2 * rest > sum_.examples or (2 * rest == sum_.examples and quotient & 1):
         quotient += 1
     return quotient
+
+
+def lower_median(values: Sequence[int]) -> int:
+    """Always a value that somebody gave; NaN's mark when nobody gave a number."""
+    numbers = sorted(value for value in values if value not in METRIC_MARKS)
+    return numbers[(len(numbers) - 1) // 2] if numbers else METRIC_NAN
+
+
+def measured(statistic: str, metrics: int, answers: Sequence[Answer]) -> tuple[int, ...]:
+    """One value for each metric."""
+    if statistic == Statistic.MEDIAN:
+        return tuple(lower_median([each.values[place] for each in answers]) for place in range(metrics))
+    sums = (NO_SUM,) * metrics
+    for each in answers:
+        sums = with_values(sums, each.values, each.examples)
+    return tuple(map(mean, sums))
+
+
+def marked(metrics: int, answers: Sequence[Answer]) -> tuple[int, ...]:
+    """Of each metric, how many answers gave no number."""
+    return tuple(sum(each.values[place] in METRIC_MARKS for each in answers) for place in range(metrics))
+
+
+# The goal
+
+
+def better(goal: Goal, value: int, than: int) -> bool:
+    return value > than if goal.larger else value < than
+
+
+def _reached(goal: Goal, value: int) -> bool:
+    return value not in METRIC_MARKS and (value == goal.value or better(goal, value, goal.value))
+
+
+def is_trained_to_goal(rules: JobRules, closed: Round) -> bool:
+    """Whether the job stops because of what its trainers reported; it does not if evaluators measure the metric."""
+    goal = rules.goal
+    if not goal.stop or goal.metric in rules.evaluation.metrics or closed.phase != Phase.CLOSED:
+        return False
+    return _reached(goal, closed.means[rules.metrics.index(goal.metric)])
+
+
+def is_measured_to_goal(rules: JobRules, job: Job) -> bool:
+    """Whether the job stops because of its best model."""
+    return rules.goal.stop and bool(job.best) and _reached(rules.goal, job.best_value)
+
+
+def is_over(rules: JobRules, job: Job, newest: Round | None) -> bool:
+    """Whether the job needs no further round."""
+    if job.completed >= rules.rounds or is_measured_to_goal(rules, job):
+        return True
+    return newest is not None and is_trained_to_goal(rules, newest)

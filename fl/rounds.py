@@ -22,10 +22,11 @@ from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from fl.blobs import Demand, update_demand
 from fl.deadlines import later
 from fl.errors import PendingJob, Refused
+from fl.evaluation import open_if_due
 from fl.execution import AggregationTask, Call, Effect, Execution
 from fl.jobrules import EXAMPLES
 from fl.members import member_in_role
-from fl.metrics import NO_SUM, mean, with_values
+from fl.metrics import NO_SUM, is_over, mean, with_values
 from fl.records import (
     MAX_EXAMPLES,
     MAX_METRICS,
@@ -240,23 +241,19 @@ def close_round(execution: Execution, job_id: bytes, job: Job, rules: JobRules, 
         record=result.record,
     )
     execution.state.put(round_key(job_id, current.number), closed)
-    finished = job.completed + 1 >= rules.rounds
-    execution.state.put(
-        job_key(job_id),
-        replace(
-            job,
-            status=JobStatus.FINISHED if finished else JobStatus.WAITING,
-            completed=job.completed + 1,
-            failed_in_a_row=0,
-            model=result.model,
-            model_round=current.number,
-            optimizer=result.optimizer,
-        ),
+    following = replace(
+        job,
+        status=JobStatus.WAITING,
+        completed=job.completed + 1,
+        failed_in_a_row=0,
+        model=result.model,
+        model_round=current.number,
+        optimizer=result.optimizer,
     )
+    execution.state.put(job_key(job_id), following)
     execution.touched.add(job_id)
     execution.event(EventKind.ROUND_CLOSED, job_id, current.number, subject=result.model, value=current.weight)
-    if finished:
-        execution.event(EventKind.JOB_FINISHED, job_id, current.number, subject=result.model)
+    open_if_due(execution, job_id, rules, current.number, last=is_over(rules, following, closed))
 
 
 def aggregation_task(job_id: bytes, frozen: Round) -> AggregationTask:

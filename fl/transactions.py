@@ -22,6 +22,7 @@ from fl.datasets import (
     withdraw_dataset,
 )
 from fl.errors import Refused
+from fl.evaluation import SubmitEvaluation, check_evaluation, submit_evaluation
 from fl.execution import Call, Effect, Execution
 from fl.jobs import (
     CreateJob,
@@ -30,6 +31,8 @@ from fl.jobs import (
     ResumeJob,
     StopJob,
     check_creation,
+    check_joining,
+    check_leaving,
     create_job,
     join_job,
     leave_job,
@@ -67,9 +70,10 @@ KINDS: dict[int, KindRow[Any]] = {
         KindRow(Kind.CREATE_JOB, CreateJob, check_creation, create_job),
         KindRow(Kind.STOP_JOB, StopJob, any_bytes, stop_job),
         KindRow(Kind.RESUME_JOB, ResumeJob, any_bytes, resume_job),
-        KindRow(Kind.JOIN_JOB, JoinJob, any_bytes, join_job),
-        KindRow(Kind.LEAVE_JOB, LeaveJob, any_bytes, leave_job),
+        KindRow(Kind.JOIN_JOB, JoinJob, check_joining, join_job),
+        KindRow(Kind.LEAVE_JOB, LeaveJob, check_leaving, leave_job),
         KindRow(Kind.SUBMIT_UPDATE, SubmitUpdate, check_update, submit_update),
+        KindRow(Kind.SUBMIT_EVALUATION, SubmitEvaluation, check_evaluation, submit_evaluation),
     )
 }
 

@@ -15,9 +15,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fl.deadlines import later, with_proposer
+from fl.evaluation import advance_evaluation
+from fl.evaluation import due_ms as evaluation_due_ms
+from fl.evaluators import open_evaluation
 from fl.execution import Execution
+from fl.metrics import is_measured_to_goal, is_over
 from fl.records import NEVER, EventKind, Job, JobRules, JobStatus, OpenJob, Phase, Round
-from fl.rounds import fail_round_and_go_on, freeze_round, open_round
+from fl.rounds import fail_round, fail_round_and_go_on, freeze_round, open_round
 from fl.state import job_key, round_key, rules_key
 
 
@@ -34,18 +38,35 @@ def _advance(execution: Execution, job_id: bytes, opened: OpenJob) -> None:
     job, rules = state.get(Job, job_key(job_id)), state.get(JobRules, rules_key(job_id))
     if job is None or rules is None:
         return
+    advance_evaluation(execution, job_id, job, rules)
+    job = state.get(Job, job_key(job_id)) or job
     if job.status == JobStatus.RUNNING:
         _advance_round(execution, job_id, job, rules)
         job = state.get(Job, job_key(job_id)) or job
     if job.status == JobStatus.WAITING:
-        _open_if_due(execution, job_id, job, rules)
+        _go_on(execution, job_id, job, rules)
         job = state.get(Job, job_key(job_id)) or job
     if job.status in (JobStatus.FINISHED, JobStatus.STOPPED):
         execution.close_job(job_id)
         return
-    due_ms = _due_ms(job, rules, state.get(Round, round_key(job_id, job.round)))
+    due_ms = min(
+        _due_ms(job, rules, state.get(Round, round_key(job_id, job.round))),
+        evaluation_due_ms(open_evaluation(state, job_id, job)),
+    )
     if due_ms != opened.due_ms:
         execution.set_open_job(replace(opened, due_ms=due_ms))
+
+
+def _go_on(execution: Execution, job_id: bytes, job: Job, rules: JobRules) -> None:
+    """From a job between two rounds: to the next one, or to its end. Either may have to wait for an evaluation."""
+    over = is_over(rules, job, execution.state.get(Round, round_key(job_id, job.round)))
+    if (over or rules.evaluation.before_next) and open_evaluation(execution.state, job_id, job) is not None:
+        return
+    if not over:
+        _open_if_due(execution, job_id, job, rules)
+        return
+    execution.state.put(job_key(job_id), replace(job, status=JobStatus.FINISHED, opens_ms=NEVER))
+    execution.event(EventKind.JOB_FINISHED, job_id, job.round, subject=job.model)
 
 
 def _open_if_due(execution: Execution, job_id: bytes, job: Job, rules: JobRules) -> None:
@@ -69,6 +90,10 @@ def _open_if_due(execution: Execution, job_id: bytes, job: Job, rules: JobRules)
 def _advance_round(execution: Execution, job_id: bytes, job: Job, rules: JobRules) -> None:
     current = execution.state.get(Round, round_key(job_id, job.round))
     if current is None:
+        return
+    if is_measured_to_goal(rules, job):
+        fail_round(execution, job_id, current, "GOAL_REACHED")
+        execution.state.put(job_key(job_id), replace(job, status=JobStatus.WAITING))
         return
     if current.phase == Phase.AGGREGATING:
         if execution.block.time_ms >= current.aggregation_deadline_ms:
