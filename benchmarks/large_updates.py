@@ -178,7 +178,7 @@ def rounds_of(net: LocalNetwork, job: str, arguments: argparse.Namespace) -> dic
         one = next(iter(by_node.values()))
         seconds.append((one["ended_ms"] - one["opened_ms"]) / 1000)
         models.append(one["model"])
-    held = {_digest(member.rpc, models[-1]) for member in net.members.values()}
+    held = {digest_of_model(member.rpc, models[-1]) for member in net.members.values()}
     if len(held) != 1:
         raise SystemExit("the validators hold different bytes of the last model")
     size = arguments.parameters * (4 if arguments.encoding == "f32" else 1)
@@ -191,7 +191,7 @@ def rounds_of(net: LocalNetwork, job: str, arguments: argparse.Namespace) -> dic
     }
 
 
-def _digest(rpc: str, cid: str) -> str:
+def digest_of_model(rpc: str, cid: str) -> str:
     running = sha256()
     with urlopen(f"{rpc}/v1/models/{cid}", timeout=120) as answer:
         while part := answer.read(MIB):
