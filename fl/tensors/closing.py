@@ -6,17 +6,26 @@ payloads can compute it again.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
+from chain.cid import LEAF_BYTES
 from chain.codec import U8, U16, U32, U64, Count, Digest, Length
-from fl.tensors.grid import MAX_UPDATES
+from fl.tensors.grid import MAX_UPDATES, MAX_WEIGHT_CAP
+from fl.tensors.layout import Bytes
 
-CLOSING_VERSION = 1
-MAX_CLOSING_BYTES = 1024 + 5 * MAX_UPDATES
+CLOSING_VERSION = 2
+MAX_SCORED = 4096
+"""Updates of a round whose rule gives each a score."""
+SCORE_BYTES = 32
+MAX_GROUPS = 64
 
 BlobName = Annotated[bytes, Length(0, 36)]
 """A CID, or nothing where there is no such blob."""
+Score = Annotated[bytes, Length(0, SCORE_BYTES)]
+"""An integer of 0 or more, big-endian without leading zeros."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +44,57 @@ class ClosingRecord:
     model: BlobName
     """Empty when the round failed."""
     optimizer: BlobName
-    denominator: U64
-    """The grid steps in one unit of the mean."""
+    """The moments that the rule keeps; empty if it keeps none, and when the round failed."""
+    denominators: Annotated[tuple[U64, ...], Count(1, MAX_GROUPS)]
+    """Of each group of tensors, the steps in one unit of the mean; 0 for a group that no update changed."""
     weights: Annotated[tuple[U32, ...], Count(1, MAX_UPDATES)]
     """In the order of the log."""
+    scores: Annotated[tuple[Score, ...], Count(0, MAX_SCORED)]
+    """What the rule found out about each update, in the order of the log; nothing if it gives none."""
+    copies: Annotated[tuple[Annotated[tuple[U32, ...], Count(2, MAX_UPDATES)], ...], Count(0, MAX_UPDATES // 2)]
+    """Places in the log of updates with equal values, COPY: each such set sorted, and they by their first."""
+
+
+def _varint_bytes(highest: int) -> int:
+    return -(-highest.bit_length() // 7)
+
+
+MAX_CLOSING_BYTES = (
+    1024
+    + MAX_GROUPS * 10
+    + MAX_UPDATES * _varint_bytes(MAX_WEIGHT_CAP)
+    + MAX_SCORED * (1 + SCORE_BYTES)
+    # Most are taken by pairs, each with its count.
+    + MAX_UPDATES * _varint_bytes(MAX_UPDATES)
+    + MAX_UPDATES // 2
+)
+"""Less than a leaf, so that a record is a blob of one."""
+assert MAX_CLOSING_BYTES <= LEAF_BYTES
+
+
+def score_bytes(score: int) -> bytes:
+    return score.to_bytes((score.bit_length() + 7) // 8, "big")
+
+
+def fingerprint(values: Bytes, digests: Iterable[bytes]) -> bytes:
+    """Of an update's values, from those in its first leaf and the digests of the other leaves. Two updates of one
+    group and round have equal fingerprints if and only if they have equal values."""
+    hasher = hashlib.sha256(values)
+    for digest in digests:
+        hasher.update(digest)
+    return hasher.digest()
+
+
+def payload_fingerprint(payload: Bytes, offset: int) -> bytes:
+    """The same, of a payload whose values begin at `offset`."""
+    view = memoryview(payload)
+    leaves = (view[start : start + LEAF_BYTES] for start in range(LEAF_BYTES, len(view), LEAF_BYTES))
+    return fingerprint(view[offset:LEAF_BYTES], (hashlib.sha256(each).digest() for each in leaves))
+
+
+def copies_of(fingerprints: Iterable[tuple[int, bytes]]) -> tuple[tuple[int, ...], ...]:
+    """From group and fingerprint of each update, in the order of the log."""
+    places: dict[tuple[int, bytes], list[int]] = {}
+    for place, each in enumerate(fingerprints):
+        places.setdefault(each, []).append(place)
+    return tuple(tuple(each) for each in places.values() if len(each) > 1)

@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 from fl.blobs import BlobKind
 from fl.errors import Refused
 from fl.records import JobRules
-from fl.jobrules import grid_of
+from fl.tensors.closing import payload_fingerprint
+from fl.tensors.encodings import Place
 from fl.tensors.layout import layout_of
+from fl.updates import form_of
 from node.data.arrivals import Arrivals
 from node.data.blobs import Blob, BlobStore
 from node.data.errors import NoSpace
@@ -233,7 +235,7 @@ class Sums:
             if queue is current.here and self._gone(current, group):
                 return True
             updates = [(each, each.payload or self._store.view(each.cid)) for each in group]
-            await self._offload.run(_add, current.sums, updates)
+            await self._offload.run(_add, current, current.sums, updates)
         except Exception as error:
             self._spoil(current, error)
             return True
@@ -333,14 +335,19 @@ def _new_sums(current: _Round) -> Aggregation:
     # of their work.
     from fl.aggregation import Aggregation, AggregationRules
 
-    rules = current.rules
-    return Aggregation(AggregationRules(current.job, current.number, rules.schema, rules.encoding, grid_of(rules)))
+    return Aggregation(AggregationRules(current.job, current.number, current.rules, 1))
 
 
-def _add(sums: Aggregation, updates: list[tuple[Addend, Any]]) -> None:
+def _add(current: _Round, sums: Aggregation, updates: list[tuple[Addend, Any]]) -> None:
     from fl.aggregation import Update
 
-    sums.add(*(Update(each.index, each.member, each.weight, payload) for each, payload in updates))
+    made = []
+    for each, payload in updates:
+        place = Place(current.job, current.number, each.member)
+        offset = len(form_of(current.rules, 0).header(place))
+        print_ = payload_fingerprint(payload, offset)
+        made.append(Update(each.index, current.number, each.member, each.weight, 0, payload, print_))
+    sums.add(*made)
 
 
 def _kernel_version() -> int:

@@ -8,6 +8,7 @@ import sys
 import tracemalloc
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,26 @@ from chain.cid import LEAF_BYTES, is_raw, raw_cid
 from chain.codec import decode
 from chain.unixfs import Hasher, cid_of, manifest_cid
 from fl import aggregation as aggregation_module
-from fl.aggregation import Aggregation, Update, Work
+from fl import closing as closing_module
+from fl.aggregation import Aggregation, Work
 from fl.errors import Refused
+from fl.jobrules import grid_of
 from fl.kernels import KERNEL_VERSION
 from fl.tensors.closing import MAX_CLOSING_BYTES, ClosingRecord
-from fl.tensors.encodings import ENCODINGS, Place, decode_update, encode_update
+from fl.tensors.encodings import ENCODINGS, Place, decode_update
 from fl.tensors.layout import AVERAGED, FROZEN, Schema, TensorSpec
 from fl.tensors.model import build_model, check_model, model_form, parse_model
 from tests.fl.numbers import averaging
-from tests.fl.numbers.averaging import LOG_ROOT, averaged, closed, member_of, rules_of, updates_of
+from tests.fl.numbers.averaging import (
+    LOG_ROOT,
+    averaged,
+    closed,
+    member_of,
+    rules_of,
+    update_of,
+    updates_of,
+    with_payload,
+)
 from tests.fl.numbers.builders import (
     JOB,
     ROUND,
@@ -60,7 +72,7 @@ def test_the_new_model_equals_the_oracle_bit_for_bit(encoding: str, count: int) 
     for spec in SMALL.tensors:
         if spec.role == AVERAGED:
             pairs = [(weight, delta[spec.name]) for weight, delta in deltas]
-            expected = oracle_average(old[spec.name], pairs, rules.grid.weighted_bits)
+            expected = oracle_average(old[spec.name], pairs, grid_of(rules.rules).weighted_bits)
             assert bits_of(new[spec.name]) == expected
         elif spec.role == FROZEN:
             assert new[spec.name].tobytes() == old[spec.name].tobytes()
@@ -71,16 +83,7 @@ def test_eight_trainers_move_the_model_to_their_weighted_mean() -> None:
     base = build_model(flat_schema(3), {"w": np.array([1.0, -2.0, 0.5])})
     weights = (10, 20, 30, 40, 50, 60, 70, 80)
     updates = [
-        Update(
-            index,
-            member_of(index),
-            weight,
-            encode_update(
-                form_of(flat_schema(3), "f32"),
-                Place(JOB, ROUND, member_of(index)),
-                {"w": np.array([0.25 * index, -0.5, 2.0 * (-1) ** index])},
-            ),
-        )
+        update_of(rules, index, weight, {"w": np.array([0.25 * index, -0.5, 2.0 * (-1) ** index])})
         for index, weight in enumerate(weights)
     ]
     made = averaged(rules, updates, base)
@@ -125,7 +128,7 @@ def test_the_closing_record_says_how_the_model_came_about() -> None:
     made = averaged(rules, updates[::-1], base)
     record = decode(ClosingRecord, made.outcome.record, MAX_CLOSING_BYTES)
     assert record == ClosingRecord(
-        version=1,
+        version=2,
         rule="fedavg",
         kernel_version=KERNEL_VERSION,
         job=rules.job,
@@ -136,8 +139,10 @@ def test_the_closing_record_says_how_the_model_came_about() -> None:
         base=raw_cid(base),
         model=raw_cid(made.model),
         optimizer=b"",
-        denominator=sum(each.weight for each in updates) << rules.grid.weighted_bits,
+        denominators=(sum(each.weight for each in updates) << grid_of(rules.rules).weighted_bits,),
         weights=tuple(each.weight for each in updates),
+        scores=(),
+        copies=(),
     )
     assert made.outcome.model_cid == raw_cid(made.model)
     assert made.outcome.record_cid == raw_cid(made.outcome.record)
@@ -160,7 +165,7 @@ def test_a_payload_made_for_another_place_is_refused_and_leaves_no_trace() -> No
     updates = updates_of(rules, 4)
     base = build_model(SMALL, random_model(SMALL, 6))
     aggregation = Aggregation(rules)
-    foreign = Update(3, member_of(9), 1, updates[3].payload)
+    foreign = replace(updates[3], member=member_of(9))
     with pytest.raises(Refused) as refusal:
         aggregation.add(*updates[:3], foreign)
     assert refusal.value.code == "WRONG_HEADER" and aggregation.count == 0
@@ -190,6 +195,8 @@ def test_a_value_beyond_the_proven_bound_spoils_the_sums_loudly(encoding: str, c
         ({"weight": -1}, "weight"),
         ({"weight": 1001}, "weight"),
         ({"index": 0}, "twice"),
+        ({"group": 1}, "group"),
+        ({"group": -1}, "group"),
     ],
 )
 def test_an_entry_that_the_log_cannot_hold_is_an_error(change: dict[str, Any], match: str) -> None:
@@ -197,14 +204,8 @@ def test_an_entry_that_the_log_cannot_hold_is_an_error(change: dict[str, Any], m
     updates = updates_of(rules, 2)
     aggregation = Aggregation(rules)
     aggregation.add(updates[0])
-    fields: dict[str, Any] = {
-        "index": 1,
-        "member": updates[1].member,
-        "weight": 1,
-        "payload": updates[1].payload,
-    } | change
     with pytest.raises(ValueError, match=match):
-        aggregation.add(Update(**fields))
+        aggregation.add(replace(updates[1], **change))
     assert aggregation.count == 1
 
 
@@ -231,10 +232,7 @@ def test_averaging_from_buffers_of_any_kind_and_place_gives_the_same() -> None:
         rules = rules_of(SMALL, encoding)
         updates = updates_of(rules, 3)
         base = build_model(SMALL, random_model(SMALL, 9))
-        moved = [
-            Update(each.index, each.member, each.weight, memoryview(bytearray(3) + each.payload)[3:])
-            for each in updates
-        ]
+        moved = [replace(each, payload=memoryview(bytearray(3) + each.payload)[3:]) for each in updates]
         assert averaged(rules, moved, memoryview(b"\0" + base)[1:]) == averaged(rules, updates, base)
 
 
@@ -263,7 +261,7 @@ def test_a_model_of_several_leaves_comes_in_bounded_chunks_and_is_named_by_its_t
     chunks = list(closing.model())
     model = b"".join(chunks)
     assert closing.size_bytes == len(model) == len(base)
-    assert len(chunks) == 3 and max(map(len, chunks)) <= aggregation_module.CHUNK_BYTES
+    assert len(chunks) == 3 and max(map(len, chunks)) <= closing_module.CHUNK_BYTES
     hasher = Hasher()
     for chunk in chunks:
         hasher.update(chunk)
@@ -283,7 +281,9 @@ def test_a_model_of_several_leaves_comes_in_bounded_chunks_and_is_named_by_its_t
             for each in updates
         ]
         pairs = [(weight, delta[at]) for weight, delta in deltas]
-        assert bits_of(new[spec.name][at]) == oracle_average(old[spec.name][at], pairs, rules.grid.weighted_bits)
+        assert bits_of(new[spec.name][at]) == oracle_average(
+            old[spec.name][at], pairs, grid_of(rules.rules).weighted_bits
+        )
 
 
 @BOTH
@@ -297,7 +297,7 @@ def test_where_a_model_is_cut_into_chunks_leaves_no_trace(
         base = build_model(schema, random_model(schema, 11))
         with monkeypatch.context() as patch:
             whole = averaged(rules, updates, base)
-            patch.setattr(aggregation_module, "CHUNK_BYTES", chunk_bytes)
+            patch.setattr(closing_module, "CHUNK_BYTES", chunk_bytes)
             assert averaged(rules, updates, base) == whole
 
 
@@ -339,7 +339,7 @@ def test_neither_sums_nor_chunks_take_more_memory_for_more_updates(encoding: str
             path = tmp_path / str(index)
             header = form_of(schema, encoding).header(Place(JOB, ROUND, member_of(index)))
             path.write_bytes(header + payload[len(header) :])
-            updates.append(Update(index, member_of(index), 1, mapped(path)))
+            updates.append(with_payload(index, 1, mapped(path), len(header)))
         tracemalloc.start()
         aggregation = Aggregation(rules)
         aggregation.add(*updates)
@@ -347,7 +347,7 @@ def test_neither_sums_nor_chunks_take_more_memory_for_more_updates(encoding: str
             pass
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    allowed = 8 * parameters + 2 * aggregation_module.CHUNK_BYTES + 100_000
+    allowed = 8 * parameters + 2 * closing_module.CHUNK_BYTES + 100_000
     assert max(peaks) < allowed
     assert abs(peaks[1] - peaks[0]) < 50_000
 

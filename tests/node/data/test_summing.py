@@ -12,11 +12,13 @@ import pytest
 from chain.codec import decode
 from fl.aggregation import Aggregation, AggregationRules, Update
 from fl.blobs import BlobKind
-from fl.jobrules import grid_of, zero_model
+from fl.jobrules import zero_model
 from fl.kernels import KERNEL_VERSION
 from fl.records import JobRules
-from fl.tensors.closing import MAX_CLOSING_BYTES, ClosingRecord
+from fl.tensors.closing import MAX_CLOSING_BYTES, ClosingRecord, payload_fingerprint
+from fl.tensors.encodings import Place
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
+from fl.updates import form_of
 from node.data.blobs import BlobLimits
 from node.data.messages import Addend, Closed
 from node.data.service import DataLimits
@@ -48,8 +50,11 @@ def given(count: int, of: JobRules = RULES, *, inline: bool = False, round: int 
 
 def model_of(updates: Sequence[Given], of: JobRules = RULES, job: bytes = JOB) -> bytes:
     """The CID of what these updates make of the model of zeros."""
-    sums = Aggregation(AggregationRules(job, 1, of.schema, of.encoding, grid_of(of)))
-    sums.add(*(Update(each.addend.index, each.addend.member, 1, each.data) for each in updates))
+    sums = Aggregation(AggregationRules(job, 1, of, 1))
+    for each in updates:
+        offset = len(form_of(of, 0).header(Place(job, 1, each.addend.member)))
+        print_ = payload_fingerprint(each.data, offset)
+        sums.add(Update(each.addend.index, 1, each.addend.member, 1, 0, each.data, print_))
     return cid_of(b"".join(sums.finish(LOG_ROOT, zero_model(of.schema)).model()))
 
 
