@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from fl.client.errors import BadFile, QuorateError
+from fl.client.partition import SEED, Partition, divided
 from fl.client.perceptron import Data
 
 CLASSES = 10
@@ -19,7 +20,6 @@ FEATURES = 64
 HELD_OUT = 360
 SKEW = 0.5
 """Of the Dirichlet distribution: 1 is uneven, 0.1 leaves most trainers with a few digits only."""
-SEED = 2026
 
 
 def load_digits() -> tuple[Data, Data]:
@@ -36,16 +36,9 @@ def load_digits() -> tuple[Data, Data]:
     return Data(x[HELD_OUT:], y[HELD_OUT:]), Data(x[:HELD_OUT], y[:HELD_OUT])
 
 
-def deal(data: Data, shares: int, seed: int = SEED) -> list[Data]:
+def deal(data: Data, shares: int) -> list[Data]:
     """Every picture goes to exactly one share."""
-    source = np.random.default_rng([seed, shares])
-    hands: list[list[int]] = [[] for _ in range(shares)]
-    for label in range(CLASSES):
-        rows = source.permutation(np.flatnonzero(data.y == label))
-        cuts = np.cumsum(source.dirichlet([SKEW] * shares)[:-1]) * len(rows)
-        for hand, part in zip(hands, np.split(rows, cuts.astype(int)), strict=True):
-            hand.extend(part.tolist())
-    return [Data(data.x[sorted(hand)], data.y[sorted(hand)]) for hand in hands]
+    return [data.take(rows) for rows in divided(data.y, shares, Partition(SKEW))]
 
 
 def save(data: Data, path: Path) -> None:

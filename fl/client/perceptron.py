@@ -1,4 +1,5 @@
-"""A small classifier in plain numpy: what the demonstration trains. One hidden layer, softmax, SGD with momentum.
+"""A small classifier in plain numpy: what the demonstration trains. One hidden layer or none, softmax, SGD with
+momentum.
 
 Two runs from one seed give the same bytes on one machine, so a whole federated run can be repeated.
 """
@@ -13,22 +14,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 Model = dict[str, NDArray[Any]]
-"""hidden.weight, hidden.bias, output.weight, output.bias"""
+"""hidden.weight, hidden.bias, output.weight, output.bias; the last two alone are a softmax regression."""
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
     """Rows of features in [0, 1], and the class of each."""
 
-    x: NDArray[np.float32]
-    y: NDArray[np.int64]
+    x: NDArray[Any]
+    y: NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.y)
 
+    def take(self, rows: NDArray[np.int64]) -> Data:
+        return Data(self.x[rows], self.y[rows])
+
 
 def initial_model(features: int, hidden: int, classes: int, seed: int) -> Model:
     source = np.random.default_rng(seed)
+    if hidden == 0:
+        return {
+            "output.weight": np.zeros((features, classes), np.float32),
+            "output.bias": np.zeros(classes, np.float32),
+        }
     return {
         "hidden.weight": source.normal(0, np.sqrt(2 / features), (features, hidden)).astype(np.float32),
         "hidden.bias": np.zeros(hidden, np.float32),
@@ -40,7 +49,7 @@ def initial_model(features: int, hidden: int, classes: int, seed: int) -> Model:
 def train(
     model: Mapping[str, NDArray[Any]],
     data: Data,
-    seed: int | list[int],
+    chance: int | list[int] | np.random.Generator,
     *,
     lr: float,
     epochs: int,
@@ -48,7 +57,7 @@ def train(
     momentum: float,
 ) -> tuple[Model, float]:
     """The trained model, and the mean loss over the last epoch."""
-    source = np.random.default_rng(seed)
+    source = np.random.default_rng(chance)
     weights = {name: array.astype(np.float64) for name, array in model.items()}
     speed = {name: np.zeros_like(array) for name, array in weights.items()}
     loss = 0.0
@@ -69,24 +78,34 @@ def accuracy(model: Mapping[str, NDArray[Any]], data: Data) -> float:
     return float(np.mean(scores.argmax(axis=1) == data.y))
 
 
+def mean_loss(model: Mapping[str, NDArray[Any]], data: Data) -> float:
+    _, scores = _forward(model, data.x)
+    return _losses(_shares(scores), data.y)
+
+
 def _forward(model: Mapping[str, NDArray[Any]], x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    hidden = np.maximum(x @ model["hidden.weight"] + model["hidden.bias"], 0)
+    hidden = np.maximum(x @ model["hidden.weight"] + model["hidden.bias"], 0) if "hidden.weight" in model else x
     return hidden, hidden @ model["output.weight"] + model["output.bias"]
+
+
+def _shares(scores: NDArray[Any]) -> NDArray[Any]:
+    share: NDArray[Any] = np.exp(scores - scores.max(axis=1, keepdims=True))
+    share /= share.sum(axis=1, keepdims=True)
+    return share
+
+
+def _losses(share: NDArray[Any], y: NDArray[Any]) -> float:
+    return float(-np.log(np.maximum(share[np.arange(len(y)), y], 1e-300)).mean())
 
 
 def _gradient(model: Mapping[str, NDArray[Any]], x: NDArray[Any], y: NDArray[Any]) -> tuple[Model, float]:
     hidden, scores = _forward(model, x)
-    scores = scores - scores.max(axis=1, keepdims=True)
-    share = np.exp(scores)
-    share /= share.sum(axis=1, keepdims=True)
-    rows = np.arange(len(y))
-    loss = float(-np.log(np.maximum(share[rows, y], 1e-300)).mean())
-    share[rows, y] -= 1
+    share = _shares(scores)
+    loss = _losses(share, y)
+    share[np.arange(len(y)), y] -= 1
     share /= len(y)
-    back = (share @ model["output.weight"].T) * (hidden > 0)
-    return {
-        "hidden.weight": x.T @ back,
-        "hidden.bias": back.sum(axis=0),
-        "output.weight": hidden.T @ share,
-        "output.bias": share.sum(axis=0),
-    }, loss
+    slopes = {"output.weight": hidden.T @ share, "output.bias": share.sum(axis=0)}
+    if "hidden.weight" in model:
+        back = (share @ model["output.weight"].T) * (hidden > 0)
+        slopes |= {"hidden.weight": x.T @ back, "hidden.bias": back.sum(axis=0)}
+    return slopes, loss

@@ -159,6 +159,6 @@ def _genesis(members: Iterable[tuple[Member, tuple[str, ...]]]) -> Genesis:
 
 
 def _validator(number: int) -> Validator:
+    consensus, link, operator = (b"\x01" + _drawn(b"validator", key, number) for key in range(3))
     name = f"v{number}"
-    keys = [b"\x01" + _drawn(b"validator", key, number) for key in range(3)]
-    return Validator(name, *keys, beacon_commit=_drawn(b"commit", 0, number), address=f"{name}:1", rpc="")
+    return Validator(name, consensus, link, operator, _drawn(b"commit", 0, number), address=f"{name}:1", rpc="")

@@ -1,47 +1,72 @@
-"""A frozen round becomes a model, as on every validator: its log's updates, summed by the job's rule."""
+"""A frozen round becomes a model, as on every validator: its log's updates, aggregated by the job's rule."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from chain.block import Item, ItemKind
 from chain.certificate import Result
 from chain.codec import encode
 from chain.unixfs import cid_of
-from fl.aggregation import Aggregation, AggregationRules, Update
+from fl.aggregation import Aggregation, AggregationOutcome, AggregationRules, Closing, Update
 from fl.errors import Refused
 from fl.execution import AggregationTask
-from fl.jobrules import grid_of
-from fl.records import JobRules
+from fl.records import Job, JobRules
 from fl.rounds import entries_of
 from fl.simulation.chain import Chain
+from fl.tensors.closing import payload_fingerprint
+from fl.tensors.encodings import Place
+from fl.updates import form_of
 
 
-def aggregated(chain: Chain, task: AggregationTask, rules: JobRules) -> Item:
-    """The result, whose blobs are the chain's from here on; the round's updates are no longer."""
-    sums = Aggregation(AggregationRules(task.job, task.round, rules.schema, rules.encoding, grid_of(rules)))
-    for index, entry in enumerate(entries_of(chain.read, task.job, task.round, task.size)):
-        sums.add(Update(index, entry.member, entry.weight, chain.blobs.pop(entry.cid)))
-    closing = sums.finish(task.log_root, chain.blobs[task.base_model])
-    try:
-        model = b"".join(closing.model())
-        outcome = closing.closed(cid_of(model), task.base_model)
-        chain.blobs[outcome.model_cid] = model
-    except Refused as refused:
-        outcome = closing.failed(refused.code, task.base_model)
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """An update's bytes, and the round that its header names."""
+
+    round: int
+    payload: bytes
+
+
+def aggregated(chain: Chain, task: AggregationTask, job: Job, rules: JobRules, sent: Mapping[bytes, Sent]) -> Item:
+    """The certified result, whose blobs are the chain's from here on. `sent` are the updates by their CIDs."""
+    sums = Aggregation(AggregationRules(task.job, task.round, rules, job.completed + 1))
+    sums.add(*_updates(chain, task, rules, sent))
+    moments = chain.blobs[job.optimizer] if job.optimizer else None
+    outcome = _closed(chain, sums.finish(task.log_root, chain.blobs[task.base_model], moments), task.base_model)
     chain.blobs[outcome.record_cid] = outcome.record
-    chain.forget_rows()
-    return Item(
-        ItemKind.RESULT,
-        encode(
-            Result(
-                job=task.job,
-                round=task.round,
-                log_root=task.log_root,
-                kernel_version=task.kernel_version,
-                ok=outcome.ok,
-                code=outcome.code,
-                model=outcome.model_cid,
-                optimizer=b"",
-                record=outcome.record_cid,
-            )
-        ),
+    result = Result(
+        job=task.job,
+        round=task.round,
+        log_root=task.log_root,
+        kernel_version=task.kernel_version,
+        ok=outcome.ok,
+        code=outcome.code,
+        model=outcome.model_cid,
+        optimizer=outcome.optimizer_cid,
+        record=outcome.record_cid,
     )
+    return Item(ItemKind.RESULT, encode(result))
+
+
+def _updates(chain: Chain, task: AggregationTask, rules: JobRules, sent: Mapping[bytes, Sent]) -> Iterator[Update]:
+    for index, entry in enumerate(entries_of(chain.read, task.job, task.round, task.size)):
+        each = sent[entry.cid]
+        header = form_of(rules, entry.group).header(Place(task.job, each.round, entry.member))
+        print_ = payload_fingerprint(each.payload, len(header))
+        yield Update(index, each.round, entry.member, entry.weight, entry.group, each.payload, print_)
+
+
+def _closed(chain: Chain, closing: Closing, base: bytes) -> AggregationOutcome:
+    try:
+        written = closing.moments()
+        moments = None if written is None else b"".join(written)
+        model = b"".join(closing.model(moments))
+    except Refused as refused:
+        return closing.failed(refused.code, base)
+    optimizer = b"" if moments is None else cid_of(moments)
+    outcome = closing.closed(cid_of(model), base, optimizer)
+    chain.blobs[outcome.model_cid] = model
+    if moments is not None:
+        chain.blobs[optimizer] = moments
+    return outcome

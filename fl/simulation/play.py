@@ -24,7 +24,7 @@ from fl.jobs import CreateJob, JoinJob, job_id
 from fl.records import Job, JobStatus, Phase, Role, Round
 from fl.rounds import SubmitUpdate
 from fl.simulation.chain import BLOCK_MS, Chain, Member, member
-from fl.simulation.closing import aggregated
+from fl.simulation.closing import Sent, aggregated
 from fl.simulation.conditions import Conditions, fails, takes_ms
 from fl.state import job_key, round_key
 from fl.tensors.encodings import Place, encode_update
@@ -110,7 +110,8 @@ class Play:
         self._items: list[Item] = []
         self._due: list[_Due] = []
         self._pushed = 0
-        self._sent: dict[bytes, int] = {}
+        self._answering: dict[bytes, int] = {}
+        self._sent: dict[bytes, Sent] = {}
         self._tallies: dict[int, _Tally] = {}
         self._seen: list[Seen] = []
         self._begun = 0
@@ -159,10 +160,13 @@ class Play:
         items, self._items = self._items, []
         outcome, receipts = self._chain.block(at_ms, items)
         for receipt in receipts:
-            number = self._sent.pop(receipt.tx_id, None)
+            number = self._answering.pop(receipt.tx_id, None)
             if number is not None and receipt.status != OK:
                 self._tally(number).refused[receipt.status] += 1
-        self._items += [aggregated(self._chain, task, self._rules) for task in outcome.aggregations]
+        for task in outcome.aggregations:
+            self._items.append(aggregated(self._chain, task, self._state, self._rules, self._sent))
+            self._sent.clear()
+            self._chain.forget_rows()
         self._follow()
 
     def _follow(self) -> None:
@@ -235,5 +239,5 @@ class Play:
             payload=payload if inline else b"",
         )
         sent = self._chain.send(sender, body, payload)
-        self._sent[sent] = due.round
-        self._chain.blobs[cid] = payload
+        self._answering[sent] = due.round
+        self._sent[cid] = Sent(due.round, payload)

@@ -1,0 +1,154 @@
+"""Training code as a job names it: `digits`, which comes with Quorate, or `package.module:object` of one's own.
+
+An app is an object with four methods, and may have a fifth:
+
+    model(**settings)                      the initial model: names to arrays; settings are the job file's [model]
+    data()                                 (x, y) to train on and (x, y) held out: rows, and the label of each
+    train(model, data, config, chance)     weights, examples and metrics of a round; chance is a numpy Generator
+    evaluate(model, data)                  examples and metrics of a model on data
+    parts(count, chance)                   the data of each of `count` trainers, if x and y do not fit; data() then
+                                           gives None and what is held out, in any form that evaluate takes
+
+What train and evaluate are given as `data` is a part: rows with x and y, or whatever `parts` made.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from fl.client.digits import CLASSES, FEATURES, load_digits
+from fl.client.errors import BadInput
+from fl.client.jobdraft import Arrays, ConfigValue
+from fl.client.partition import SEED, Partition, divided
+from fl.client.perceptron import Data, accuracy, initial_model, mean_loss, train
+
+ACCURACY, LOSS = "accuracy", "loss"
+
+Trained = tuple[Arrays, int, Mapping[str, float]]
+Measured = tuple[int, Mapping[str, float]]
+
+
+class App(Protocol):
+    def model(self, *args: Any, **settings: Any) -> Arrays: ...
+
+    def data(self) -> tuple[Any, Any]: ...
+
+    def train(
+        self, model: Arrays, data: Any, config: Mapping[str, ConfigValue], chance: np.random.Generator
+    ) -> Trained: ...
+
+    def evaluate(self, model: Arrays, data: Any) -> Measured: ...
+
+
+class Digits:
+    """scikit-learn's handwritten digits and a small classifier in numpy."""
+
+    def model(self, hidden: int = 64, seed: int = SEED) -> Arrays:
+        """Without hidden values it is a softmax regression."""
+        return initial_model(FEATURES, hidden, CLASSES, seed)
+
+    def data(self) -> tuple[Data, Data]:
+        return load_digits()
+
+    def train(
+        self, model: Arrays, data: Data, config: Mapping[str, ConfigValue], chance: np.random.Generator
+    ) -> Trained:
+        numbers = {name: float(config.get(name, usual)) for name, usual in _NUMBERS.items()}
+        counts = {name: int(config.get(name, usual)) for name, usual in _COUNTS.items()}
+        weights, loss = train(
+            model,
+            data,
+            chance,
+            lr=numbers["lr"],
+            momentum=numbers["momentum"],
+            epochs=counts["epochs"],
+            batch=counts["batch"],
+        )
+        return weights, len(data), {LOSS: loss}
+
+    def evaluate(self, model: Arrays, data: Data) -> Measured:
+        return len(data), {ACCURACY: accuracy(model, data), LOSS: mean_loss(model, data)}
+
+
+_NUMBERS = {"lr": 0.05, "momentum": 0.9}
+_COUNTS = {"epochs": 10, "batch": 16}
+"""What a job's config may set, and what holds if it does not."""
+
+BUILT_IN: dict[str, type[App]] = {"digits": Digits}
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An app under the name that a job has for it; `digest` of its module's source, empty if it comes with us."""
+
+    name: str
+    app: App
+    digest: bytes
+
+
+def load_app(name: str, beside: Path) -> Named:
+    """Modules are looked for in the directory `beside` first: their code runs here, so they are the caller's own."""
+    if name in BUILT_IN:
+        return Named(name, BUILT_IN[name](), b"")
+    module_name, _, attribute = name.partition(":")
+    if not attribute:
+        known = ", ".join(BUILT_IN)
+        raise BadInput(
+            "UNKNOWN_APP", f"There is no app '{name}'.", f"There is {known}; own code is package.module:name."
+        )
+    sys.path.insert(0, str(beside))
+    try:
+        module = importlib.import_module(module_name)
+        app = getattr(module, attribute)
+    except (ImportError, AttributeError) as error:
+        raise BadInput("UNKNOWN_APP", f"The app {name} cannot be loaded: {error}.", "Check its name.") from error
+    finally:
+        sys.path.remove(str(beside))
+    lacking = [each for each in ("model", "data", "train", "evaluate") if not callable(getattr(app, each, None))]
+    if lacking:
+        raise BadInput("BAD_APP", f"The app {name} has no {', '.join(lacking)}.", "See fl/client/apps.py.")
+    source = getattr(module, "__file__", None)
+    return Named(name, app, sha256(Path(source).read_bytes()).digest() if source else b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """Who has what: a part for each trainer, and what none of them has."""
+
+    parts: Sequence[Any]
+    held_out: Any
+
+    def shares(self, count: int) -> list[Any]:
+        """What is held out, for several evaluators. Whole for each, if it is not rows."""
+        if not isinstance(self.held_out, Data):
+            return [self.held_out] * count
+        return [self.held_out.take(np.arange(start, len(self.held_out), count)) for start in range(count)]
+
+
+def holdings(app: App, count: int, partition: Partition) -> Holdings:
+    training, held_out = (_rows(each) for each in app.data())
+    make = getattr(app, "parts", None)
+    if make is not None:
+        parts = list(make(count, np.random.default_rng([partition.seed, count])))
+        if len(parts) != count:
+            raise BadInput("BAD_APP", f"The app made {len(parts)} parts of {count}.", "One for each trainer is needed.")
+        return Holdings(parts, held_out)
+    if not isinstance(training, Data):
+        raise BadInput("BAD_APP", "The app's data() gives no x and y.", "Return (x, y), (x, y), or define parts().")
+    return Holdings([training.take(rows) for rows in divided(training.y, count, partition)], held_out)
+
+
+def _rows(given: Any) -> Any:
+    if isinstance(given, tuple) and len(given) == 2:
+        x, y = np.asarray(given[0]), np.asarray(given[1])
+        if len(x) == len(y) and y.ndim == 1:
+            return Data(x, y)
+    return given
