@@ -1,26 +1,20 @@
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
-import llvmlite.binding as llvm
-import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fl.kernels import FUSED, apply_mean, golden, sum_f32, sum_q8
-from fl.kernels.compiled import OPTIONS
+from fl.kernels import FUSED, apply_mean, sum_f32, sum_q8
+from fl.kernels.golden import GoldenMismatch, check_golden
+from fl.kernels.golden import sums as golden
 from fl.tensors.floats import INFINITY_BITS
 from fl.tensors.grid import MAX_UPDATES, MAX_WEIGHT_CAP, Grid
 from tests.fl.numbers import oracle
-
-KERNELS: tuple[Any, ...] = (sum_f32, sum_q8, apply_mean)
 
 FINITE = st.integers(0, INFINITY_BITS - 1).flatmap(lambda bits: st.sampled_from((bits, bits | 0x80000000)))
 NEAR_ONE = st.integers(0x30000000, 0x43800000).flatmap(
@@ -168,7 +162,7 @@ def test_the_most_and_largest_updates_do_not_overflow(range_bits: int, cap: int)
 
 
 def test_golden_vectors_hold_and_agree_with_the_oracle() -> None:
-    golden.check_golden()
+    check_golden()
     for weight, bits, pairs in golden._F32_CASES:
         for value, steps in pairs:
             assert steps == oracle.steps(oracle.from_bits(value), weight, bits)
@@ -213,69 +207,5 @@ def test_golden_vectors_catch_a_kernel_that_rounds_otherwise(
     monkeypatch: pytest.MonkeyPatch, name: str, wrong: Any
 ) -> None:
     monkeypatch.setattr(golden, name, wrong)
-    with pytest.raises(golden.GoldenMismatch, match=name):
-        golden.check_golden()
-
-
-def compiled_kernels() -> Iterator[tuple[str, str]]:
-    """The optimised code of each kernel as the node runs it, for every signature."""
-    golden.check_golden()
-    for kernel in KERNELS:
-        again = numba.njit(**OPTIONS)(kernel.python)
-        signatures = kernel.compiled.signatures
-        assert signatures
-        for number, signature in enumerate(signatures):
-            again.compile(signature)
-            yield f"{kernel.__name__}-{number}", again.inspect_llvm(signature)
-
-
-@pytest.fixture(scope="module")
-def code() -> dict[str, str]:
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
-        pytest.skip("NUMBA_DISABLE_JIT is set: there is no compiled code to read")
-    return dict(compiled_kernels())
-
-
-def test_the_compiler_may_neither_contract_nor_reorder(code: dict[str, str]) -> None:
-    assert len(code) == 5
-    for name, text in code.items():
-        loose = re.findall(r"\b(?:fast|contract|reassoc|arcp|afn|nnan|ninf|nsz)\b|llvm\.fma\S*|llvm\.fmuladd\S*", text)
-        assert not loose, name
-        assert re.search(r"\bfadd\b", text), name
-        assert "denormal-fp-math" not in text, name
-
-
-def test_kernels_are_vector_code(code: dict[str, str]) -> None:
-    for name, text in code.items():
-        assert re.search(r"<\d+ x double>", text), name
-
-
-def test_kernels_compile_for_arm_without_fused_multiply_add(code: dict[str, str]) -> None:
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
-    triple = "aarch64-unknown-linux-gnu"
-    try:
-        target = llvm.Target.from_triple(triple)
-    except RuntimeError as error:
-        pytest.skip(f"this llvmlite has no aarch64 target: {error}")
-    machine = target.create_target_machine(opt=3)
-    for name, text in code.items():
-        module = llvm.parse_assembly(without_x86_counting(text))
-        module.triple = triple
-        module.data_layout = str(machine.target_data)
-        assembly = machine.emit_assembly(module)
-        mnemonics = set(re.findall(r"^\t([a-z][a-z0-9.]*)", assembly, re.MULTILINE))
-        assert "fadd" in mnemonics, name
-        assert not {each for each in mnemonics if re.match(r"fn?m(add|sub|la|ls)", each)}, name
-
-
-def without_x86_counting(text: str) -> str:
-    """numba's reference counting, which lies outside the loops, is lowered for the host by the time its code
-    can be read; this puts the portable form back."""
-    return re.sub(
-        r"(%\S+) = tail call i8 @llvm\.x86\.atomic\.sub\.cc\.i64\(ptr (?:\w+ )*(%\S+), i64 1, i32 4\)",
-        r"%count.old = atomicrmw sub ptr \2, i64 1 monotonic, align 8\n"
-        r"  %count.last = icmp eq i64 %count.old, 1\n"
-        r"  \1 = zext i1 %count.last to i8",
-        text,
-    )
+    with pytest.raises(GoldenMismatch, match=name):
+        check_golden()

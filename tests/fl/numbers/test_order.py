@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fl.kernels.golden import GoldenMismatch, check_golden
+from fl.kernels.golden import order as golden
 from fl.kernels.order import network, sum_closest, sum_ordered
 from fl.tensors.floats import INFINITY_BITS, range_bits_as_f32
 from fl.tensors.grid import Grid
@@ -204,3 +206,53 @@ def test_the_window_is_the_lowest_of_equally_close_ones() -> None:
     # All of the first eleven are equal; a window may not stop there, as later ones are nearer.
     assert closest([0] * 11 + [5] * 12, 3) == 15
     assert closest([0] * 12 + [5] * 11, 3) == 0
+
+
+def test_golden_vectors_hold_and_agree_with_the_oracle() -> None:
+    golden.check()
+    for bits, column, median, cut, trimmed, wanted, closest in golden._COLUMNS:
+        exact = [oracle.from_bits(each) for each in column]
+        assert oracles.median(exact, bits)[0] == median
+        assert oracles.trimmed_mean(exact, Fraction(cut, len(exact)), bits)[0] == trimmed
+        assert oracles.closest(exact, wanted, bits)[0] == closest
+    rows = [[oracle.from_bits(each) for each in row] for row in golden._ROWS]
+    pairs = [oracles.squared_distance(rows[a], rows[b], 42) for a in range(len(rows)) for b in range(a)]
+    assert pairs == list(golden._DISTANCES)
+    assert [oracles.squared_norm(row, 42) for row in rows] == list(golden._NORMS)
+
+
+def in_single_precision(sums: Any, values: Any, lows: Any, highs: Any, first: int, last: int, factor: float) -> int:
+    kept = np.sort(values, axis=0)[first:last]
+    sums[:] = np.rint(kept.sum(axis=0, dtype=np.float32) * np.float64(factor)).astype(np.int64)
+    return int((values.view(np.uint32) & ~np.uint32(SIGN)).max())
+
+
+def the_last_of_equal_windows(sums: Any, values: Any, lows: Any, highs: Any, wanted: int, factor: float) -> int:
+    sum_closest(sums, -values, lows, highs, wanted, factor)
+    sums *= -1
+    return int((values.view(np.uint32) & ~np.uint32(SIGN)).max())
+
+
+def without_carries(limbs: Any, values: Any, factor: float) -> int:
+    steps = np.rint(values * factor).astype(np.int64)
+    rows = [abs(steps[a] - steps[b]) for a in range(len(steps)) for b in range(a)] if len(limbs) > 4 else abs(steps)
+    for limb, distance in zip(limbs, rows, strict=True):
+        limb[1] += int((distance >> 26) @ (distance >> 26))
+    return int((values.view(np.uint32) & ~np.uint32(SIGN)).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("sum_ordered", in_single_precision),
+        ("sum_closest", the_last_of_equal_windows),
+        ("add_distances", without_carries),
+        ("add_norms", without_carries),
+    ],
+)
+def test_golden_vectors_catch_a_kernel_that_gives_otherwise(
+    monkeypatch: pytest.MonkeyPatch, name: str, wrong: Any
+) -> None:
+    monkeypatch.setattr(golden, name, wrong)
+    with pytest.raises(GoldenMismatch, match=name):
+        check_golden()

@@ -1,20 +1,16 @@
-"""Golden vectors: a node whose kernels do not give these signs no result.
+"""Golden vectors of the sums and of the step that every rule ends in.
 
-They hold what goes wrong first on another processor, compiler or library: ties, the ends of every range, the
-last bit of a product, denormals and negative zeros. Each kernel meets them in vector code and in the scalar
-remainder, alone and with updates fused. A library built with -Ofast may have told the processor to flush
-denormals for the whole thread; that is looked for as well.
+Each kernel meets them in vector code and in the scalar remainder, alone and with updates fused.
 """
 
 from __future__ import annotations
-
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl.kernels.apply import apply_mean
 from fl.kernels.fedavg import FUSED, sum_f32, sum_q8
+from fl.kernels.golden.compare import REPEATS, compare, compare_top, read_only
 
 # fmt: off
 _F32_CASES: tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...] = (
@@ -164,19 +160,8 @@ _APPLY_CASES: tuple[tuple[int, int, int, int], ...] = (
 )
 """An old value's bits, A, den, and the new value's bits."""
 
-T = TypeVar("T", bound=np.generic)
 
-_REPEATS = 5
-"""So that every vector stands at several positions of a SIMD register, and in the remainder."""
-
-
-class GoldenMismatch(Exception):
-    """A kernel's result differs from its golden vector: this machine cannot take part in aggregation."""
-
-
-def check_golden() -> None:
-    """Raises `GoldenMismatch`. Compiles every kernel on the way, so the first call may take seconds."""
-    _check_denormals()
+def check() -> None:
     for fused in (1, FUSED):
         for weight, bits, pairs in _F32_CASES:
             _check_f32(fused, weight, bits, pairs)
@@ -186,64 +171,38 @@ def check_golden() -> None:
         _check_apply(*case)
 
 
-def _check_denormals() -> None:
-    # 2^-100 · 2^-40 and 2^-140 · 2^100: a denormal result, then a denormal operand.
-    small = np.array([2.0**-100, 2.0**-140], np.float32) * np.array([2.0**-40, 2.0**100], np.float32)
-    if small.view(np.uint32).tolist() != [0x00000200, 0x2B800000]:
-        raise GoldenMismatch(
-            "This process flushes denormal numbers to zero; a library built with -Ofast may have switched that on."
-        )
-
-
 def _check_f32(fused: int, weight: int, bits: int, pairs: tuple[tuple[int, int], ...]) -> None:
-    values = _read_only(np.array([value for value, _ in pairs] * _REPEATS, np.uint32).view(np.float32))
-    expected = np.array([steps for _, steps in pairs] * _REPEATS, np.int64) * fused
-    edges = _read_only(np.array([0, 3, values.size // 2, values.size], np.int64))
+    values = read_only(np.array([value for value, _ in pairs] * REPEATS, np.uint32).view(np.float32))
+    expected = np.array([steps for _, steps in pairs] * REPEATS, np.int64) * fused
+    edges = read_only(np.array([0, 3, values.size // 2, values.size], np.int64))
     sums = np.zeros(values.size, np.int64)
     top = sum_f32(sums, (values,) * fused, _factors(fused, weight, bits), edges, 0, 3)
-    _compare("sum_f32", sums, expected)
-    _compare_top("sum_f32", top, max(value & 0x7FFFFFFF for value, _ in pairs))
+    compare("sum_f32", sums, expected)
+    compare_top("sum_f32", top, max(value & 0x7FFFFFFF for value, _ in pairs))
 
 
 def _check_q8(fused: int, weight: int, bits: int, scale: int, steps: tuple[int, ...]) -> None:
-    values = _read_only(np.array(_Q8_STEPS * _REPEATS, np.int8))
-    expected = np.array(steps * _REPEATS, np.int64) * fused
-    blocks = _read_only(np.array([0, 3, values.size // 2, values.size], np.int64))
-    tiles = _read_only(np.array([0, 1, 3], np.int64))
-    scales = _read_only(np.array([scale] * 3, np.uint32).view(np.float32))
+    values = read_only(np.array(_Q8_STEPS * REPEATS, np.int8))
+    expected = np.array(steps * REPEATS, np.int64) * fused
+    blocks = read_only(np.array([0, 3, values.size // 2, values.size], np.int64))
+    tiles = read_only(np.array([0, 1, 3], np.int64))
+    scales = read_only(np.array([scale] * 3, np.uint32).view(np.float32))
     sums = np.zeros(values.size, np.int64)
     factors = _factors(fused, weight, bits)
     top = sum_q8(sums, (values,) * fused, (scales,) * fused, factors, tiles, blocks, 0, 2)
-    _compare("sum_q8", sums, expected)
-    _compare_top("sum_q8", top, scale)
+    compare("sum_q8", sums, expected)
+    compare_top("sum_q8", top, scale)
 
 
 def _check_apply(old: int, total: int, denominator: int, expected: int) -> None:
-    size = 8 * _REPEATS + 3
+    size = 8 * REPEATS + 3
     new = np.empty(size, np.float32)
-    old_values = _read_only(np.full(size, old, np.uint32).view(np.float32))
+    old_values = read_only(np.full(size, old, np.uint32).view(np.float32))
     top = apply_mean(new, old_values, np.full(size, total, np.int64), float(denominator))
-    _compare("apply_mean", new.view(np.uint32), np.full(size, expected, np.uint32))
+    compare("apply_mean", new.view(np.uint32), np.full(size, expected, np.uint32))
     if expected:
-        _compare_top("apply_mean", top, expected & 0x7FFFFFFF)
+        compare_top("apply_mean", top, expected & 0x7FFFFFFF)
 
 
 def _factors(fused: int, weight: int, bits: int) -> NDArray[np.float64]:
     return np.full(fused, float(weight << bits), np.float64)
-
-
-def _read_only(array: NDArray[T]) -> NDArray[T]:
-    # As the views over payloads are, so that the kernels compiled here are the ones that the node runs.
-    array.flags.writeable = False
-    return array
-
-
-def _compare(kernel: str, got: NDArray[np.generic], expected: NDArray[np.generic]) -> None:
-    if (wrong := np.flatnonzero(got != expected)).size:
-        at = int(wrong[0])
-        raise GoldenMismatch(f"{kernel} gives {got[at]} where {expected[at]} is right (vector {at}).")
-
-
-def _compare_top(kernel: str, got: int, expected: int) -> None:
-    if got != expected:
-        raise GoldenMismatch(f"{kernel} reports the magnitude {got:#x} where {expected:#x} is right.")
