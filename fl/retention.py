@@ -4,9 +4,9 @@ There are no reference counts. A node asks for the roots of a state that is dura
 executed (its pool, batches in flight, final blocks ahead of execution), and deletes whatever else is older than that
 question. Two nodes with one policy keep the same blobs at the same state.
 
-What it costs: one row for each job there has ever been, `models + update_rounds` rounds of each at most, one round in
-`every`, and the entries of the rounds whose updates are kept. No round is looked at for having been. An archive alone
-looks at all of them, each time.
+What it costs: one row for each job there has ever been and one of its newest evaluation, `models + update_rounds`
+rounds of each at most, one round in `every`, and the entries of the rounds whose updates are kept. No round is looked
+at for having been. An archive alone looks at all of them, each time.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chain.codec import decode
+from fl.evaluators import UNDER_WAY
 from fl.records import Dataset, Job, JobStatus, Phase, Round
 from fl.rounds import entries_of
-from fl.state import DATASETS, JOBS, MAX_VALUE_BYTES, Read, Rows, round_of
+from fl.state import DATASETS, JOBS, MAX_VALUE_BYTES, Read, Rows, evaluation_of, round_of
 
 DAY_MS = 24 * 3_600_000
 _ENDED_JOB = (JobStatus.FINISHED, JobStatus.STOPPED)
@@ -26,7 +27,7 @@ _ENDED_ROUND = (Phase.CLOSED, Phase.FAILED)
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Of one node. A job's first and newest models are kept under any."""
+    """Of one node. A job's first, newest and best models are kept under any, and the one that is being evaluated."""
 
     models: int = 3
     """The newest ended rounds of a job of which the model and the record are kept, whatever became of them."""
@@ -84,6 +85,9 @@ def _of_job(state: Read, beside: Read, policy: Policy, progress: _Progress, now_
     if first is not None:
         # The model that the job was created with: a round's base is the model before it.
         yield first.base
+    evaluated = evaluation_of(state, progress.job, job.evaluation)
+    if evaluated is not None and evaluated.phase in UNDER_WAY:
+        yield evaluated.model
     kept, answered = _kept_rounds(job, newest, policy), _rounds_with_updates(job, newest, policy, now_ms)
     for number in sorted(kept | answered):
         found = newest if number == newest.number else round_of(state, progress.job, number)
@@ -109,7 +113,7 @@ def _kept_rounds(job: Job, newest: Round, policy: Policy) -> set[int]:
     kept = _window(last, last if policy.archive else policy.models)
     if policy.every:
         kept.update(range(policy.every, last + 1, policy.every))
-    return kept | {job.model_round} - {0}
+    return kept | {job.model_round, job.best_round} - {0}
 
 
 def _rounds_with_updates(job: Job, newest: Round, policy: Policy, now_ms: int) -> set[int]:

@@ -15,6 +15,7 @@ from fl.records import Phase
 from fl.retention import Policy, roots
 from fl.rounds import entries_of
 from tests.fl.builders import Ledger, Running, created_job, make_rules, result_item, running_job
+from tests.fl.evaluating import ACCURACY, asked, evaluated_job
 
 RECORD = raw_cid(b"record")
 
@@ -155,3 +156,27 @@ def test_what_is_read_does_not_grow_with_the_rounds_that_are_over() -> None:
 def test_a_policy_that_keeps_less_than_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="less than nothing"):
         Policy(models=-1)
+
+
+def test_the_best_model_stays_and_its_record_and_the_one_that_is_evaluated() -> None:
+    job = evaluated_job(goal=ACCURACY, rounds=9)
+    for value in (80, 90, 70, 60):
+        task = job.freeze()
+        item = result_item(task, model(task.round), record=raw_cid(b"record/%d" % task.round))
+        job.ledger.block(items=[item])
+        job.measure(value, value, value)
+    nothing = Policy(models=0, update_rounds=0)
+    first = job.ledger.rules(job.job).initial
+    records = {raw_cid(b"record/2"), raw_cid(b"record/4")}
+    assert kept(job.ledger, nothing) == {first, model(2), model(4), *records}
+
+
+def test_a_model_that_is_evaluated_stays_however_many_rounds_have_closed_since() -> None:
+    job = evaluated_job(evaluation=asked(every=5), rounds=9)
+    for _ in range(7):
+        job.close_round()
+    assert job.evaluation.round == 5
+    nothing = Policy(models=0, update_rounds=0)
+    assert model(5) in kept(job.ledger, nothing) and model(6) not in kept(job.ledger, nothing)
+    job.measure(1, 2, 3)
+    assert model(5) not in kept(job.ledger, nothing), "without a goal it is not the best"
