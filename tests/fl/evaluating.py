@@ -90,7 +90,7 @@ def evaluated_job(evaluators: int = 3, chain: Ledger | None = None, **rules: Any
     running = running_job(chain, **rules)
     known = people(running.ledger, evaluators)
     accepted = running.ledger.job(running.job).rules_hash
-    running.ledger.block(*(each.sign(JoinJob(running.job, accepted, Role.EVALUATOR.value)) for each in known))
+    running.ledger.block(*(each.sign(JoinJob(running.job, accepted, role=Role.EVALUATOR.value)) for each in known))
     made = Evaluated(running.ledger, running.job, running.creator, running.trainers, known)
     assert len(made.listed) == evaluators
     return made

@@ -72,7 +72,7 @@ def of_one_who_has_not_joined(job: Evaluated) -> bytes:
 def of_one_who_joined_too_late(job: Evaluated) -> bytes:
     (person,) = [each for each in people(job.ledger, 4) if each.account not in job.listed]
     accepted = job.ledger.job(job.job).rules_hash
-    assert job.ledger.status_of(person.sign(JoinJob(job.job, accepted, Role.EVALUATOR.value))) == "ok"
+    assert job.ledger.status_of(person.sign(JoinJob(job.job, accepted, role=Role.EVALUATOR.value))) == "ok"
     return job.answer(person)
 
 
@@ -146,7 +146,7 @@ def test_a_job_that_asks_nothing_takes_neither_evaluators_nor_answers() -> None:
     running = running_job()
     (person,) = people(running.ledger, 1)
     accepted = running.ledger.job(running.job).rules_hash
-    assert running.ledger.status_of(person.sign(JoinJob(running.job, accepted, "evaluator"))) == "NO_EVALUATION"
+    assert running.ledger.status_of(person.sign(JoinJob(running.job, accepted, role="evaluator"))) == "NO_EVALUATION"
     with pytest.raises(Refused, match="NO_EVALUATION"):
         running.ledger.check(person.sign(SubmitEvaluation(running.job, 1, running.round.base, 1, ())))
 
@@ -167,9 +167,9 @@ def test_a_member_may_be_trainer_and_evaluator_and_leaves_each_place_by_itself()
     chain, both = job.ledger, job.ledger.actor("both")
     chain.block(registrar(chain).sign(RegisterMember("both", both.key.public, ("evaluator", "trainer"))))
     accepted = chain.job(job.job).rules_hash
-    chain.block(both.sign(JoinJob(job.job, accepted)), both.sign(JoinJob(job.job, accepted, "evaluator")))
+    chain.block(both.sign(JoinJob(job.job, accepted)), both.sign(JoinJob(job.job, accepted, role="evaluator")))
     assert (chain.job(job.job).members, chain.job(job.job).evaluators) == (5, 1)
-    assert chain.status_of(both.sign(JoinJob(job.job, accepted, "evaluator"))) == "ALREADY_JOINED"
+    assert chain.status_of(both.sign(JoinJob(job.job, accepted, role="evaluator"))) == "ALREADY_JOINED"
     assert chain.status_of(both.sign(LeaveJob(job.job))) == "ok"
     assert (chain.job(job.job).members, chain.job(job.job).evaluators) == (4, 1)
     assert chain.status_of(both.sign(LeaveJob(job.job, "evaluator"))) == "ok"
@@ -180,10 +180,10 @@ def test_a_member_may_be_trainer_and_evaluator_and_leaves_each_place_by_itself()
 def test_a_trainer_is_no_evaluator_without_the_role() -> None:
     job = evaluated_job(0)
     accepted = job.ledger.job(job.job).rules_hash
-    assert job.ledger.status_of(job.trainers[0].sign(JoinJob(job.job, accepted, "evaluator"))) == "UNAUTHORISED"
+    assert job.ledger.status_of(job.trainers[0].sign(JoinJob(job.job, accepted, role="evaluator"))) == "UNAUTHORISED"
     (person,) = people(job.ledger, 1)
     assert job.ledger.status_of(person.sign(JoinJob(job.job, accepted))) == "UNAUTHORISED"
-    assert job.ledger.status_of(person.sign(JoinJob(job.job, bytes(32), "evaluator"))) == "WRONG_RULES"
+    assert job.ledger.status_of(person.sign(JoinJob(job.job, bytes(32), role="evaluator"))) == "WRONG_RULES"
 
 
 def test_a_revoked_member_is_an_evaluator_no_longer() -> None:
@@ -198,7 +198,7 @@ def test_a_job_has_no_more_evaluators_than_one_block_can_read() -> None:
     job = evaluated_job(MAX_EVALUATORS)
     chain, one_more = job.ledger, job.ledger.actor("one-more")
     chain.block(registrar(chain).sign(RegisterMember("one-more", one_more.key.public, ("evaluator",))))
-    joining = JoinJob(job.job, chain.job(job.job).rules_hash, "evaluator")
+    joining = JoinJob(job.job, chain.job(job.job).rules_hash, role="evaluator")
     assert chain.status_of(one_more.sign(joining)) == "JOB_FULL"
     job.close_round()
     job.ledger.block(*(job.answer(who, place) for place, who in enumerate(job.evaluators)))
@@ -644,7 +644,7 @@ def test_whatever_happens_an_evaluation_counts_its_answers_and_ends_as_the_rule_
         elif what == "leave":
             chain.block(person.sign(LeaveJob(job.job, "evaluator")), proposer=proposer)
         elif what == "join":
-            chain.block(person.sign(JoinJob(job.job, accepted, "evaluator")), proposer=proposer)
+            chain.block(person.sign(JoinJob(job.job, accepted, role="evaluator")), proposer=proposer)
         else:
             chain.block(proposer=proposer, after_ms=11_000 if what == "time" else 100)
         for number in range(1, chain.job(job.job).round + 1):
