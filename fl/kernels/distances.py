@@ -23,7 +23,6 @@ LIMBS = 3
 
 _SHIFT = 6755399441055744.0
 _SHIFT_BITS = 0x4338000000000000
-_MAGNITUDE = np.int32(0x7FFFFFFF)
 _HALF = 26
 _LOW_HALF = (1 << _HALF) - 1
 _CROSS = 25
@@ -46,20 +45,17 @@ def exact(limbs: NDArray[np.int64]) -> list[int]:
 
 
 @kernel
-def add_distances(limbs: NDArray[np.int64], values: NDArray[np.float32], factor: float) -> int:
-    """Adds Σ (y_a − y_b)² over the columns to the limbs of every pair of rows, factor = 2^G0. Returns the largest
-    magnitude seen, as F32 bits."""
+def add_distances(limbs: NDArray[np.int64], values: NDArray[np.float32], factor: float) -> None:
+    """Adds Σ (y_a − y_b)² over the columns to the limbs of every pair of rows, factor = 2^G0."""
     count, width = values.shape
     strip = max(_NARROWEST, min(_WIDEST, _SCRATCH // count))
     grid = np.empty((count, strip), np.int64)
-    top = np.int32(0)
     for start in range(0, width, strip):
         size = min(strip, width - start)
         for row in range(count):
             part = values[row, start : start + size]
             steps = grid[row]
             for i in range(size):
-                top = max(top, np.int32(np.float32(part[i]).view(np.int32) & _MAGNITUDE))
                 steps[i] = np.float64(np.float64(part[i]) * factor + _SHIFT).view(np.int64) - _SHIFT_BITS
         pair = 0
         for row in range(count):
@@ -80,20 +76,17 @@ def add_distances(limbs: NDArray[np.int64], values: NDArray[np.float32], factor:
                 limbs[pair, 1] = high & _LOW_LIMB
                 limbs[pair, 2] += high >> _LIMB
                 pair += 1
-    return int(top)
 
 
 @kernel
-def add_norms(limbs: NDArray[np.int64], values: NDArray[np.float32], factor: float) -> int:
+def add_norms(limbs: NDArray[np.int64], values: NDArray[np.float32], factor: float) -> None:
     """Adds Σ y² over the columns to the limbs of every row: as `add_distances` does, of a row and zeros."""
     count, width = values.shape
-    top = np.int32(0)
     for row in range(count):
         for start in range(0, width, _WIDEST):
             part = values[row, start : start + min(_WIDEST, width - start)]
             low = cross = high = np.int64(0)
             for i in range(part.size):
-                top = max(top, np.int32(np.float32(part[i]).view(np.int32) & _MAGNITUDE))
                 step = abs(np.float64(np.float64(part[i]) * factor + _SHIFT).view(np.int64) - _SHIFT_BITS)
                 upper = np.int64(np.int32(step >> _HALF))
                 lower = step & _LOW_HALF
@@ -105,4 +98,13 @@ def add_norms(limbs: NDArray[np.int64], values: NDArray[np.float32], factor: flo
             limbs[row, 0] = low & _LOW_LIMB
             limbs[row, 1] = high & _LOW_LIMB
             limbs[row, 2] += high >> _LIMB
-    return int(top)
+
+
+@kernel
+def sum_chosen(sums: NDArray[np.int64], values: NDArray[np.float32], rows: NDArray[np.int32], factor: float) -> None:
+    """Writes Σ y over these rows, for each column."""
+    sums[:] = 0
+    for row in rows:
+        part = values[row]
+        for i in range(part.size):
+            sums[i] += np.float64(np.float64(part[i]) * factor + _SHIFT).view(np.int64) - _SHIFT_BITS

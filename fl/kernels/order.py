@@ -71,20 +71,18 @@ def sum_ordered(
     first: int,
     last: int,
     factor: float,
-) -> int:
+) -> None:
     """Writes Σ y of the sorted values `first` to `last` − 1 of each column, factor = 2^G0, with the comparators of
-    `network` for these. Rows of `values` are updates. Returns the largest magnitude seen, as F32 bits."""
+    `network` for these. Rows of `values` are updates."""
     count, width = values.shape
     strip = max(_NARROWEST, min(_WIDEST, _SCRATCH // count))
     keys = np.empty((count, strip), np.int32)
-    top = np.int32(0)
     for start in range(0, width, strip):
         size = min(strip, width - start)
         for row in range(count):
             bits = values[row, start : start + size].view(np.int32)
             key = keys[row]
             for i in range(size):
-                top = max(top, np.int32(bits[i] & _MAGNITUDE))
                 key[i] = bits[i] ^ ((bits[i] >> _SIGN) & _MAGNITUDE)
         for each in range(lows.size):
             lower = keys[lows[each]]
@@ -101,41 +99,40 @@ def sum_ordered(
             for i in range(size):
                 value = np.int32(key[i] ^ ((key[i] >> _SIGN) & _MAGNITUDE)).view(np.float32)
                 part[i] += np.float64(np.float64(value) * factor + _SHIFT).view(np.int64) - _SHIFT_BITS
-    return int(top)
 
 
 @kernel
 def sum_closest(
     sums: NDArray[np.int64],
     values: NDArray[np.float32],
+    rows: NDArray[np.int32],
     lows: NDArray[np.int32],
     highs: NDArray[np.int32],
     wanted: int,
     factor: float,
-) -> int:
+) -> None:
     """Writes, for each column, Σ y over the window of `wanted` = β consecutive sorted values that is closest to the
-    column's median, the lowest of equally close ones; the comparators are those of `network` for all θ rows.
+    column's median, the lowest of equally close ones. It looks at θ `rows` of `values` alone; the comparators are those
+    of `network` for all of these.
 
     With m = y[(θ−1)//2] + y[θ//2], twice the median, window i is y[i] to y[i+β−1] and its distance is
     Σ |2·y[j] − m| over it. A step from i to i+1 changes the distance by δ[i] = |2·y[i+β] − m| − |2·y[i] − m|. Once one
     δ is positive none is negative any more: y[i+β] is then above the median and y[i] nearer to it than y[i+β] is, so
     that y[i+1], between the two, is no further away than y[i+β], which is no further away than y[i+β+1]. The closest
     window is therefore the one after the last negative δ, and windows before it are further away. |2·y − m| ≤ 2^(P+2).
-
-    Returns the largest magnitude seen, as F32 bits."""
-    count, width = values.shape
+    """
+    count = rows.size
+    width = values.shape[1]
     strip = max(_NARROWEST, min(_WIDEST, _SCRATCH // count))
     keys = np.empty((count, strip), np.int32)
     medians = np.empty(strip, np.int64)
     window = np.empty(strip, np.int64)
-    top = np.int32(0)
     for start in range(0, width, strip):
         size = min(strip, width - start)
         for row in range(count):
-            bits = values[row, start : start + size].view(np.int32)
+            bits = values[rows[row], start : start + size].view(np.int32)
             key = keys[row]
             for i in range(size):
-                top = max(top, np.int32(bits[i] & _MAGNITUDE))
                 key[i] = bits[i] ^ ((bits[i] >> _SIGN) & _MAGNITUDE)
         for each in range(lows.size):
             lower = keys[lows[each]]
@@ -171,4 +168,3 @@ def sum_closest(
                 window[i] += new - old
                 if abs(2 * new - medians[i]) < abs(2 * old - medians[i]):
                     part[i] = window[i]
-    return int(top)

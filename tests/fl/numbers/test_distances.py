@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import random
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fl.kernels.distances import LIMBS, add_distances, add_norms, exact, pairs_of
-from fl.tensors.floats import INFINITY_BITS, range_bits_as_f32
+from fl.kernels.distances import LIMBS, add_distances, add_norms, exact, pairs_of, sum_chosen
+from fl.tensors.floats import range_bits_as_f32
 from fl.tensors.grid import Grid
 from tests.fl.numbers import oracle, oracles
 from tests.fl.numbers.columns import COUNTS, SIGN, bits_of_columns, random_bits, rows_of
@@ -129,12 +128,14 @@ def test_updates_at_one_place_have_no_distance() -> None:
     assert distances(rows_of([row, row, signs]), 42) == [0, 0, 0]
 
 
-@pytest.mark.parametrize("kernel", [add_distances, add_norms])
-def test_the_largest_magnitude_is_reported(kernel: Any) -> None:
-    for bits in (0, SIGN, 1, 0x3F800000 | SIGN, range_bits_as_f32(24), INFINITY_BITS | SIGN, 0x7FC00000):
-        for row in range(3):
-            for column in (0, 5, 1099):
-                values = np.zeros((3, 1100), np.uint32)
-                values[row, column] = bits
-                with np.errstate(all="ignore"):
-                    assert kernel(np.zeros((3, LIMBS), np.int64), values.view(np.float32), 2.0**20) == bits & ~SIGN
+@pytest.mark.parametrize("range_bits", [0, 8, 24])
+def test_sums_of_chosen_updates_equal_the_oracle(range_bits: int) -> None:
+    draw = random.Random(range_bits)
+    bits = Grid(range_bits, 1, 128).unweighted_bits
+    values = rows_of([random_bits(draw, 70, range_bits) for _ in range(9)])
+    columns = list(zip(*fractions_of(values), strict=True))
+    for chosen in ([0], [8, 2], list(range(9))):
+        sums = np.full(70, 99, np.int64)
+        sum_chosen(sums, values, np.array(chosen, np.int32), 2.0**bits)
+        expected = [sum(oracles.on_grid([column[row] for row in chosen], bits)) for column in columns]
+        assert sums.tolist() == expected

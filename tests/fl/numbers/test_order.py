@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from fractions import Fraction
 from itertools import product
 from typing import Any
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from fl.kernels.golden import GoldenMismatch, check_golden
 from fl.kernels.golden import order as golden
 from fl.kernels.order import network, sum_closest, sum_ordered
-from fl.tensors.floats import INFINITY_BITS, range_bits_as_f32
 from fl.tensors.grid import Grid
 from tests.fl.numbers import oracle, oracles
 from tests.fl.numbers.columns import COUNTS, NASTY, bits_of_columns, random_bits, rows_of
@@ -35,7 +34,8 @@ def sums_of_ordered(values: NDArray[np.float32], first: int, last: int, bits: in
 
 def sums_of_closest(values: NDArray[np.float32], wanted: int, bits: int) -> list[int]:
     sums = np.full(values.shape[1], -1, np.int64)
-    sum_closest(sums, values, *network(len(values), 0, len(values)), wanted, 2.0**bits)
+    rows = np.arange(len(values), dtype=np.int32)
+    sum_closest(sums, values, rows, *network(len(values), 0, len(values)), wanted, 2.0**bits)
     return [int(each) for each in sums]
 
 
@@ -176,24 +176,13 @@ def test_the_most_and_largest_updates_do_not_overflow(range_bits: int) -> None:
     assert sums_of_ordered(values, *middle_of(count), bits) == [2**51, -(2**51)]
 
 
-KERNELS: list[Callable[..., Any]] = [
-    lambda values: sum_ordered(np.empty(values.shape[1], np.int64), values, *network(len(values), 0, 1), 0, 1, 2.0**42),
-    lambda values: sum_closest(
-        np.empty(values.shape[1], np.int64), values, *network(len(values), 0, len(values)), 1, 2.0**42
-    ),
-]
-
-
-@pytest.mark.parametrize("run", KERNELS)
-@pytest.mark.parametrize("count", [1, 3])
-def test_the_largest_magnitude_is_reported(run: Callable[..., Any], count: int) -> None:
-    for bits in (0, SIGN, 1, 0x3F800000 | SIGN, range_bits_as_f32(24), INFINITY_BITS | SIGN, 0x7FC00000):
-        for row in range(count):
-            for column in (0, 5, 599):
-                values = np.zeros((count, 600), np.uint32)
-                values[row, column] = bits
-                with np.errstate(all="ignore"):
-                    assert run(values.view(np.float32)) == bits & ~SIGN
+def test_a_window_is_of_the_chosen_updates_alone() -> None:
+    draw = np.random.default_rng(2)
+    values = draw.standard_normal((20, 600)).astype(np.float32)
+    rows = draw.permutation(20)[:13].astype(np.int32)
+    sums = np.empty(600, np.int64)
+    sum_closest(sums, values, rows, *network(13, 0, 13), 6, 2.0**42)
+    assert sums.tolist() == sums_of_closest(np.ascontiguousarray(values[rows]), 6, 42)
 
 
 def test_the_window_is_the_lowest_of_equally_close_ones() -> None:
@@ -218,27 +207,32 @@ def test_golden_vectors_hold_and_agree_with_the_oracle() -> None:
     rows = [[oracle.from_bits(each) for each in row] for row in golden._ROWS]
     pairs = [oracles.squared_distance(rows[a], rows[b], 42) for a in range(len(rows)) for b in range(a)]
     assert pairs == list(golden._DISTANCES)
+    chosen = zip(*(rows[each] for each in golden._CHOSEN), strict=True)
+    assert [sum(oracles.on_grid(column, 42)) for column in chosen] == list(golden._CHOSEN_SUMS)
     assert [oracles.squared_norm(row, 42) for row in rows] == list(golden._NORMS)
 
 
-def in_single_precision(sums: Any, values: Any, lows: Any, highs: Any, first: int, last: int, factor: float) -> int:
+def in_single_precision(sums: Any, values: Any, lows: Any, highs: Any, first: int, last: int, factor: float) -> None:
     kept = np.sort(values, axis=0)[first:last]
     sums[:] = np.rint(kept.sum(axis=0, dtype=np.float32) * np.float64(factor)).astype(np.int64)
-    return int((values.view(np.uint32) & ~np.uint32(SIGN)).max())
 
 
-def the_last_of_equal_windows(sums: Any, values: Any, lows: Any, highs: Any, wanted: int, factor: float) -> int:
-    sum_closest(sums, -values, lows, highs, wanted, factor)
+def the_last_of_equal_windows(
+    sums: Any, values: Any, rows: Any, lows: Any, highs: Any, wanted: int, factor: float
+) -> None:
+    sum_closest(sums, -values, rows, lows, highs, wanted, factor)
     sums *= -1
-    return int((values.view(np.uint32) & ~np.uint32(SIGN)).max())
 
 
-def without_carries(limbs: Any, values: Any, factor: float) -> int:
+def all_rows(sums: Any, values: Any, rows: Any, factor: float) -> None:
+    sums[:] = np.rint(values * factor).astype(np.int64).sum(axis=0)
+
+
+def without_carries(limbs: Any, values: Any, factor: float) -> None:
     steps = np.rint(values * factor).astype(np.int64)
     rows = [abs(steps[a] - steps[b]) for a in range(len(steps)) for b in range(a)] if len(limbs) > 4 else abs(steps)
     for limb, distance in zip(limbs, rows, strict=True):
         limb[1] += int((distance >> 26) @ (distance >> 26))
-    return int((values.view(np.uint32) & ~np.uint32(SIGN)).max())
 
 
 @pytest.mark.parametrize(
@@ -248,6 +242,7 @@ def without_carries(limbs: Any, values: Any, factor: float) -> int:
         ("sum_closest", the_last_of_equal_windows),
         ("add_distances", without_carries),
         ("add_norms", without_carries),
+        ("sum_chosen", all_rows),
     ],
 )
 def test_golden_vectors_catch_a_kernel_that_gives_otherwise(
