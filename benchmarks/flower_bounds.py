@@ -7,7 +7,7 @@ results; nothing in it is taken from what Flower gave.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,51 +52,75 @@ def model_error(error: Values, new: NDArray[np.float32]) -> Values:
     return error + U * (np.abs(new.astype(np.float64)) + error) * 2 + LEAST
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Moments:
-    """What the moments of the two may differ by, from round to round."""
+    """Of an optimiser, or by how much they may differ; those that a rule does not have are zeros."""
 
     mean: Values
     square: Values
-    ambiguous: NDArray[np.bool_] = field(init=False)
-    """Where fedyogi's sign may have been taken differently: no bound holds from there on."""
-
-    def __post_init__(self) -> None:
-        self.ambiguous = np.zeros(self.mean.shape, np.bool_)
 
     @staticmethod
-    def none(parameters: int) -> Moments:
+    def zeros(parameters: int) -> Moments:
         return Moments(np.zeros(parameters), np.zeros(parameters))
 
 
-def difference_error(error: Values, change: Values) -> Values:
-    """Flower's change is its mean minus the model: one rounding more than the mean's."""
-    return error + U * (np.abs(change) + error)
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The mean change of a round, d, and by how much Flower's may differ from it."""
+
+    value: Values
+    error: Values
+
+    @property
+    def largest(self) -> Values:
+        return np.abs(self.value) + self.error
+
+    @property
+    def square_error(self) -> Values:
+        return self.error * (2 * np.abs(self.value) + self.error)
 
 
-def averaged(error: Values, of_change: Values, old: Values, change: Values, keep: float, take: float) -> Values:
-    """Of keep·old + take·change, both ways: three float32 roundings a term there, one of the result here."""
-    size = keep * (np.abs(old) + error) + take * (np.abs(change) + of_change)
-    return keep * error + take * of_change + (gamma(3) + U) * size + LEAST
+def change_of(inputs: Inputs) -> Change:
+    """Flower's is its mean minus the model: one rounding more than the mean."""
+    value = inputs.shares @ inputs.deltas.astype(np.float64)
+    error = mean_error(inputs)
+    return Change(value, error + U * (np.abs(value) + error))
 
 
-def squared(of_change: Values, change: Values) -> Values:
-    return of_change * (2 * np.abs(change) + of_change)
+def averaged_error(of_old: Values, old: Values, change: Change, keep: float, take: float) -> Values:
+    """Of keep·m + take·d: three float32 roundings a term there, one of the result here."""
+    size = keep * (np.abs(old) + of_old) + take * change.largest
+    return keep * of_old + take * change.error + (gamma(3) + U) * size + LEAST
 
 
-def root_error(of_square: Values, square: Values) -> Values:
-    """|√a − √b| ≤ min(√|a − b|, |a − b| / √b)."""
-    root = np.sqrt(square)
+def square_error(of_old: Values, old: Values, change: Change, keep: float, take: float) -> Values:
+    """Of keep·v + take·d², a sum of what is not negative."""
+    size = keep * (old + of_old) + take * change.largest**2
+    return keep * of_old + take * change.square_error + (gamma(4) + U) * size + LEAST
+
+
+def yogi_error(of_old: Values, old: Values, change: Change, take: float) -> Values:
+    """Of v − take·d²·sign(v − d²). Where the two are so near to one another that Flower may see the other sign, the
+    result may be off by twice the term."""
+    size = old + of_old + change.largest**2
+    either = np.abs(old - change.value**2) <= of_old + change.square_error + gamma(3) * size
+    jump = np.where(either, 2 * take * change.largest**2, 0.0)
+    return of_old + take * change.square_error + jump + (gamma(4) + U) * size + LEAST
+
+
+def momentum_error(of_mean: Values, mean: Values, rate: float) -> Values:
+    """Of rate·m."""
+    return rate * (of_mean + gamma(3) * (np.abs(mean) + of_mean))
+
+
+def adaptive_error(error: Moments, here: Moments, rate: float, tau: float) -> Values:
+    """Of rate·m / (√v + τ), from the moments that Quorate has and what Flower's may differ by.
+    |√a − √b| ≤ min(√|a − b|, |a − b| / √b)."""
+    root = np.sqrt(here.square)
     with np.errstate(divide="ignore", invalid="ignore"):
-        steep = np.where(root > 0, of_square / root, np.inf)
-    return np.minimum(np.sqrt(of_square), steep) + U * root
-
-
-def step_error(moments: Moments, mean: Values, square: Values, rate: float, tau: float) -> Values:
-    """Of rate·m / (√v + τ), with m and v as Quorate has them and as Flower may have them."""
-    root, of_root = np.sqrt(square), root_error(moments.square, square)
-    here = root + tau
-    there = np.maximum(root - of_root, 0) + tau
-    largest = np.abs(mean) + moments.mean
-    error: Values = rate * (moments.mean / here + largest * of_root / (here * there))
-    return error + gamma(6) * rate * largest / there
+        steep = np.where(root > 0, error.square / root, np.inf)
+    of_root = np.minimum(np.sqrt(error.square), steep) + U * root
+    ours, theirs = root + tau, np.maximum(root - of_root, 0) + tau
+    largest = np.abs(here.mean) + error.mean
+    moved: Values = error.mean / ours + largest * of_root / (ours * theirs)
+    return rate * (moved + gamma(6) * largest / theirs)
