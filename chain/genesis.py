@@ -82,6 +82,8 @@ class GenesisMember:
     name: Name
     key: PublicKey
     roles: Annotated[tuple[Annotated[str, Length(1, 32)], ...], Count(0, 8)]
+    organisation: Annotated[str, Length(0, 64)] = ""
+    """Empty: the member stands for itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,14 @@ from fl.blobs import Demand, dataset_demand
 from fl.errors import Refused
 from fl.execution import Call, Effect, Execution
 from fl.members import is_name, is_registrar, member_of
-from fl.records import Dataset, DatasetText, EventKind, MaybeCid, Name, Named, Stored
+from fl.records import MAX_EXAMPLES, Dataset, DatasetText, EventKind, MaybeCid, Name, Named, Stored
 from fl.state import RulesOf, dataset_key, dataset_name_key, stored_key
 
 
 @dataclass(frozen=True, slots=True)
 class RegisterDataset:
-    """`cid` is empty where no bytes are named; `size_bytes` is then what the owner says. `schema` and `policy` are for
-    readers, in words or in a notation of theirs."""
+    """`cid` is empty where no bytes are named; `size_bytes` is then what the owner says, as `examples` always is.
+    `schema` and `policy` are for readers, in words or in a notation of theirs."""
 
     name: Name
     cid: MaybeCid
@@ -35,6 +35,7 @@ class RegisterDataset:
     schema: DatasetText
     policy: DatasetText
     licence: Annotated[str, Length(0, 64)]
+    examples: U64 = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ def dataset_id(tx_id: bytes) -> bytes:
 def check_dataset(body: RegisterDataset, tx: Transaction, params: Params, rules_of: RulesOf) -> Demand | None:
     if not is_name(body.name):
         raise Refused("BAD_NAME")
+    if body.examples > MAX_EXAMPLES:
+        raise Refused("BAD_DATASET", f"A data set holds at most {MAX_EXAMPLES} examples.")
     if body.stored:
         if not body.cid:
             raise Refused("BAD_DATASET", "A data set that the chain is to store is named by its CID.")
@@ -90,6 +93,7 @@ def register_dataset(execution: Execution, call: Call, body: RegisterDataset) ->
             licence=body.licence,
             height=execution.block.height,
             withdrawn_height=0,
+            examples=body.examples,
         ),
     )
     execution.event(EventKind.DATASET_REGISTERED, subject=dataset, value=body.size_bytes)

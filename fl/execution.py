@@ -42,7 +42,8 @@ class BlockInput:
 @dataclass(frozen=True, slots=True)
 class AggregationTask:
     """A frozen round to aggregate. Its `size` entries are rows beside the state, under `log_root`:
-    `fl.rounds.entries_of` reads them."""
+    `fl.rounds.entries_of` reads them. `step` is 1 more than the rounds of the job that were closed before, `optimizer`
+    the state that the last one of them left, or empty."""
 
     job: bytes
     round: int
@@ -50,6 +51,8 @@ class AggregationTask:
     size: int
     kernel_version: int
     base_model: bytes
+    optimizer: bytes
+    step: int
     deadline_ms: int
 
 

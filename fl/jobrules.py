@@ -25,18 +25,21 @@ from fl.tensors.encodings import ENCODINGS, Place
 from fl.tensors.grid import Grid
 from fl.tensors.layout import Schema, check_schema, layout_of, model_tensors
 from fl.tensors.model import check_model, model_form
+from fl.tensors.ring32 import Ring32
 from fl.updates import form_of
 
 SYNCHRONOUS = "sync"
 FEDAVG = "fedavg"
 EQUAL = "equal"
 EXAMPLES = "examples"
+DATASET = "dataset"
 VISIBLE_TO_VALIDATORS = "visible-to-validators"
 
 _OFFERED: dict[str, tuple[str, ...]] = {
     "mode": (SYNCHRONOUS,),
     "rule": (FEDAVG,),
-    "encoding": tuple(ENCODINGS),
+    # Masked updates wait for the phases in which they are unmasked.
+    "encoding": tuple(name for name in ENCODINGS if name != Ring32.name),
     "privacy": (VISIBLE_TO_VALIDATORS,),
 }
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from chain.codec import Digest, Length
 from chain.genesis import Params
-from chain.hashing import Domain, digest
+from chain.hashing import DIGEST_BYTES, Domain, digest
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from fl.blobs import Demand
 from fl.cohort import join, leave
@@ -16,16 +16,18 @@ from fl.errors import Refused
 from fl.evaluation import stop_evaluation
 from fl.evaluators import join_evaluators, leave_evaluators
 from fl.execution import Call, Effect, Execution, NewModel
-from fl.jobrules import check_initial_model, check_rules, parameters_of, rules_hash, zero_model_cid
+from fl.jobrules import DATASET, check_initial_model, check_rules, parameters_of, rules_hash, zero_model_cid
 from fl.members import is_registrar, member_in_role
 from fl.records import (
     MAX_OPEN_JOBS,
     NEVER,
+    Dataset,
     EventKind,
     Job,
     JobRules,
     JobStatus,
     Joined,
+    MaybeDigest,
     Named,
     OpenJob,
     Phase,
@@ -34,7 +36,7 @@ from fl.records import (
     Word,
 )
 from fl.rounds import fail_round
-from fl.state import RulesOf, State, job_key, job_name_key, joined_key, round_key, rules_key
+from fl.state import RulesOf, State, dataset_key, job_key, job_name_key, joined_key, round_key, rules_key
 from fl.tensors.grid import MAX_UPDATES
 
 _ENDED = (JobStatus.FINISHED, JobStatus.STOPPED)
@@ -63,11 +65,13 @@ class ResumeJob:
 
 @dataclass(frozen=True, slots=True)
 class JoinJob:
-    """As a trainer or as an evaluator; a member may be both."""
+    """As a trainer or as an evaluator; a member may be both. A trainer may name the data set that it trains on, and
+    must where that is what updates weigh by."""
 
     job: Digest
     rules_hash: Digest
     role: Word = Role.TRAINER.value
+    dataset: MaybeDigest = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,10 @@ def check_creation(body: CreateJob, tx: Transaction, params: Params, rules_of: R
 
 
 def check_joining(body: JoinJob, tx: Transaction, params: Params, rules_of: RulesOf) -> None:
-    _place(body.role)
+    if _place(body.role) != Role.TRAINER and body.dataset:
+        raise Refused("BAD_DATASET", "Only trainers join with a data set.")
+    if len(body.dataset) not in (0, DIGEST_BYTES):
+        raise Refused("BAD_DATASET", "A data set is named by its id.")
 
 
 def check_leaving(body: LeaveJob, tx: Transaction, params: Params, rules_of: RulesOf) -> None:
@@ -160,8 +167,24 @@ def join_job(execution: Execution, call: Call, body: JoinJob) -> Effect:
         raise Refused("ALREADY_JOINED")
     if job.members == MAX_UPDATES:
         raise Refused("JOB_FULL")
-    join(execution, body.job, job, call.sender)
+    rules = state.get(JobRules, rules_key(body.job))
+    by_dataset = rules is not None and rules.weights == DATASET
+    examples = _declared_examples(state, call.sender, body.dataset) if body.dataset or by_dataset else 0
+    if by_dataset and not examples:
+        raise Refused("NO_WEIGHT", "Updates weigh by their member's data set, and this one says that it is empty.")
+    join(execution, body.job, job, call.sender, body.dataset, examples)
     return Effect(job=body.job, round=job.round + 1)
+
+
+def _declared_examples(state: State, account: bytes, dataset: bytes) -> int:
+    known = state.get(Dataset, dataset_key(dataset))
+    if known is None:
+        raise Refused("UNKNOWN_DATASET", "" if dataset else "One joins this job with a data set: name yours.")
+    if known.owner != account:
+        raise Refused("UNAUTHORISED", "A member joins with a data set of its own.")
+    if known.withdrawn_height:
+        raise Refused("WITHDRAWN")
+    return known.examples
 
 
 def _join_evaluators(execution: Execution, call: Call, job_id: bytes, job: Job) -> Effect:

@@ -17,7 +17,7 @@ from fl.epochs import announce_due_set, begin_epoch, write_genesis_sets
 from fl.errors import Refused
 from fl.execution import OK, AggregationTask, BlockInput, BlockOutcome, Call, Effect, Execution
 from fl.members import ROLES, add_member, is_name
-from fl.records import NEVER, EventKind, Receipt, Registrars
+from fl.records import NEVER, EventKind, Member, Receipt, Registrars
 from fl.results import apply_item
 from fl.state import NEXT_VALIDATORS, REGISTRARS, Read, account_key, open_jobs
 from fl.transactions import read_body, read_transaction
@@ -64,6 +64,8 @@ def check_members(genesis: Genesis) -> None:
     for member in genesis.members:
         if not is_name(member.name):
             raise GenesisError(f"The member name '{member.name}' is not 1 to 64 of A-Z a-z 0-9 . _ and -.")
+        if member.organisation and not is_name(member.organisation):
+            raise GenesisError(f"The organisation '{member.organisation}' is not 1 to 64 of A-Z a-z 0-9 . _ and -.")
         unknown = set(member.roles) - ROLES
         if unknown or len(set(member.roles)) != len(member.roles):
             raise GenesisError(
@@ -78,7 +80,8 @@ def genesis_state(genesis: Genesis) -> dict[bytes, bytes]:
     registrars = tuple(sorted({account_id(key) for key in genesis.registrars}))
     execution.state.put(REGISTRARS, Registrars(registrars, genesis.admission == "open"))
     for member in genesis.members:
-        add_member(execution, account_id(member.key), member.name, tuple(sorted(member.roles)))
+        known = Member(member.name, tuple(sorted(member.roles)), False, 0, member.organisation)
+        add_member(execution, account_id(member.key), known)
     write_genesis_sets(execution.state, genesis)
     return {key: value for key, value in execution.state.writes().items() if value is not None}
 

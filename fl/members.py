@@ -18,7 +18,7 @@ from fl.cohort import leave
 from fl.errors import Refused
 from fl.evaluators import evaluators_of, leave_evaluators
 from fl.execution import Call, Effect, Execution
-from fl.records import EventKind, Job, Joined, Member, Name, Named, Registrars, Role, Word
+from fl.records import EventKind, Job, Joined, MaybeName, Member, Name, Named, Registrars, Role, Word
 from fl.state import REGISTRARS, RulesOf, State, job_key, joined_key, member_key, member_name_key
 
 ROLES = frozenset(Role)
@@ -27,9 +27,12 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class RegisterMember:
+    """Without an `organisation`, the member stands for itself."""
+
     name: Name
     key: PublicKey
     roles: Annotated[tuple[Word, ...], Count(0, len(Role))]
+    organisation: MaybeName = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def member_in_role(state: State, account: bytes, role: Role) -> Member:
 
 
 def check_registration(body: RegisterMember, tx: Transaction, params: Params, rules_of: RulesOf) -> None:
-    if not is_name(body.name):
+    if not is_name(body.name) or (body.organisation and not is_name(body.organisation)):
         raise Refused("BAD_NAME")
     if list(body.roles) != sorted(set(body.roles) & ROLES):
         raise Refused("BAD_ROLES", "Roles must be sorted, distinct, and among: " + ", ".join(sorted(ROLES)) + ".")
@@ -84,27 +87,30 @@ def register_member(execution: Execution, call: Call, body: RegisterMember) -> E
         own = registrars is not None and registrars.open_admission and account == call.sender
         if not own or Role.OPERATOR in body.roles:
             raise Refused("UNAUTHORISED", "A registrar registers members on this chain.")
+        if body.organisation:
+            # A stranger in it would take of what its members may weigh.
+            raise Refused("UNAUTHORISED", "A registrar says who belongs to an organisation.")
     known = state.get(Member, member_key(account))
     if known is not None and not (known.revoked and by_registrar):
         raise Refused("REVOKED" if known.revoked else "ALREADY_MEMBER")
     holder = state.get(Named, member_name_key(body.name))
     if holder is not None and holder.holder != account:
         raise Refused("NAME_TAKEN")
-    add_member(execution, account, body.name, body.roles)
+    member = Member(body.name, body.roles, False, execution.block.height, body.organisation)
+    add_member(execution, account, member)
     execution.event(EventKind.MEMBER_REGISTERED, subject=account)
     return Effect()
 
 
-def add_member(execution: Execution, account: bytes, name: str, roles: tuple[str, ...]) -> None:
+def add_member(execution: Execution, account: bytes, member: Member) -> None:
     state = execution.state
     known = state.get(Member, member_key(account))
     if known is None:
-        state.put(member_key(account), Member(name, roles, False, execution.block.height))
         execution.count(members=1)
     else:
         state.delete(member_name_key(known.name), Named)
-        state.put(member_key(account), Member(name, roles, False, execution.block.height))
-    state.put(member_name_key(name), Named(account))
+    state.put(member_key(account), member)
+    state.put(member_name_key(member.name), Named(account))
 
 
 def revoke_member(execution: Execution, call: Call, body: RevokeMember) -> Effect:

@@ -10,13 +10,17 @@ from chain.certificate import MAX_VALIDATORS
 from chain.codec import I64, U8, U16, U32, U64, Count, Digest, Length, PublicKey
 from chain.genesis import MAX_NONCE_WINDOW
 from chain.log import Frontier
+from fl.tensors.grid import MAX_UPDATES
 from fl.tensors.layout import MAX_TENSORS, Schema
 
 Name = Annotated[str, Length(1, 64)]
+MaybeName = Annotated[str, Length(0, 64)]
 Word = Annotated[str, Length(1, 32)]
 Cid = Annotated[bytes, Length(36, 36)]
 MaybeCid = Annotated[bytes, Length(0, 36)]
 MaybeDigest = Annotated[bytes, Length(0, 32)]
+Seats = Annotated[bytes, Length(0, MAX_UPDATES // 8)]
+"""A set of seats: bit i of a little-endian integer without leading zeros is seat i."""
 Wide = Annotated[bytes, Length(16, 16)]
 """A signed 128-bit integer, big-endian: sums of products that 64 bits do not hold."""
 
@@ -93,10 +97,13 @@ class Registrars:
 
 @dataclass(frozen=True, slots=True)
 class Member:
+    """Without an `organisation`, the member stands for itself."""
+
     name: Name
     roles: Annotated[tuple[Word, ...], Count(0, 8)]
     revoked: bool
     height: U64
+    organisation: MaybeName = ""
 
 
 DATASET_TEXT_BYTES = 4096
@@ -106,7 +113,7 @@ DatasetText = Annotated[str, Length(0, DATASET_TEXT_BYTES)]
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """What its owner says of a data set, of which the chain may hold the bytes, know the CID, or neither.
-    `withdrawn_height` is 0 until it is withdrawn; the entry itself stays."""
+    `withdrawn_height` is 0 until it is withdrawn; the entry itself stays. `examples` is how many it says to hold."""
 
     owner: Digest
     name: Name
@@ -118,6 +125,7 @@ class Dataset:
     licence: Annotated[str, Length(0, 64)]
     height: U64
     withdrawn_height: U64
+    examples: U64 = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +263,7 @@ class JobStatus(IntEnum):
 class Job:
     """`round` is the newest round opened (0: none), `model_round` the one that made `model` (0: initial). `evaluation`
     is the newest round whose model has been put to the evaluators (0: none), `best` the model that measured best so
-    far, by the goal: that of `best_round`, by `best_value`."""
+    far, by the goal: that of `best_round`, by `best_value`. With `pausing`, the job is paused once its round ends."""
 
     name: Name
     creator: Digest
@@ -276,6 +284,7 @@ class Job:
     best: MaybeCid = b""
     best_round: U64 = 0
     best_value: I64 = 0
+    pausing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,24 +305,57 @@ class OpenJobs:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A member's place in a job: in the cohorts from a round on; `answered` is the last round answered."""
+    """A member's place in a job: in the cohorts from a round on, at the lowest `seat` that was free. `answered` is the
+    last round answered, `checked_in` the last one checked in for. `examples` is what the data set that it joined with
+    says to hold."""
 
     from_round: U64
     answered: U64
+    seat: U32
+    checked_in: U64 = 0
+    dataset: MaybeDigest = b""
+    examples: U64 = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Seated:
+    """The seats of a job that are taken."""
+
+    seats: Seats
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Who may answer a round, where that is not everyone who joined before it: those who checked in, and once lots are
+    drawn, those drawn. A seat whose member leaves is taken out."""
+
+    round: U64
+    seats: Seats
+
+
+@dataclass(frozen=True, slots=True)
+class Organisation:
+    """The seats in a job of an organisation's members, and how many of them were in the cohort of `round`."""
+
+    seats: Seats
+    round: U64
+    cohort: U32
 
 
 class Phase(IntEnum):
-    """`fl.phases` says in which order a job's rounds go through them."""
+    """In their order; `fl.phases` says which of them a job's rounds go through. What is not over is below CLOSED."""
 
-    COLLECTING = 1
-    AGGREGATING = 2
-    CLOSED = 3
-    FAILED = 4
-    CHECK_IN = 5
-    KEYS = 6
-    SHARES = 7
-    UNMASKING = 8
-    REVEALING = 9
+    CHECK_IN = 1
+    DRAWING = 2
+    """The list of candidates is settled; the next block's beacon draws among them."""
+    KEYS = 3
+    SHARES = 4
+    COLLECTING = 5
+    REVEALING = 6
+    UNMASKING = 7
+    AGGREGATING = 8
+    CLOSED = 9
+    FAILED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,15 +369,21 @@ class MetricSum:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """`minimum_ms` is when the minimum was reached (0: not yet); `closing_height` the block at whose end the
-    round was seen to be complete (0: not yet), `closing_proposers` who has proposed since, in
-    `closing_epoch`. `updates` is the log of accepted updates, whose leaves are entries."""
+    """`version` is how many rounds had closed before it opened: the age of its base. `cohort` is how many may answer in
+    its present phase, and `checked_in` how many have checked in. `deadline_ms` is that of the phase, which may be
+    `extended` once.
+
+    `minimum_ms` is when the minimum was reached (0: not yet); `closing_height` the block at whose end the phase was
+    seen to be complete (0: not yet), `closing_proposers` who has proposed since, in `closing_epoch`. `updates` is the
+    log of accepted updates, whose leaves are entries, and `weights` their sum for each group of tensors."""
 
     number: U64
+    version: U32
     phase: U8
     opened_height: U64
     opened_ms: U64
     base: Cid
+    checked_in: U32
     cohort: U32
     deadline_ms: U64
     extended: bool
@@ -344,7 +392,7 @@ class Round:
     closing_epoch: U64
     closing_proposers: Annotated[tuple[U16, ...], Count(0, MAX_VALIDATORS)]
     updates: Frontier
-    weight: U64
+    weights: Annotated[tuple[U64, ...], Count(1, MAX_GROUPS)]
     examples: U64
     sums: Annotated[tuple[MetricSum, ...], Count(0, MAX_METRICS)]
     frozen_height: U64
@@ -358,14 +406,19 @@ class Round:
     record: MaybeCid
     means: Annotated[tuple[I64, ...], Count(0, MAX_METRICS)]
 
+    @property
+    def weight(self) -> int:
+        return sum(self.weights)
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """An accepted update: a leaf of its round's log. The payload is in transaction `index` of `batch`, or is the
-    blob `cid` if none is there."""
+    blob `cid` if none is there; its header names `round`, an earlier one in a job without rounds."""
 
     tx_id: Digest
     member: Digest
+    round: U64
     weight: U32
     group: U8
     cid: Cid
@@ -485,11 +538,15 @@ class EventKind(StrEnum):
     JOB_CREATED = "job_created"
     JOB_JOINED = "job_joined"
     JOB_LEFT = "job_left"
+    JOB_PAUSING = "job_pausing"
     JOB_PAUSED = "job_paused"
     JOB_RESUMED = "job_resumed"
     JOB_STOPPED = "job_stopped"
     JOB_FINISHED = "job_finished"
     ROUND_OPENED = "round_opened"
+    ROUND_DRAWN = "round_drawn"
+    ROUND_COLLECTING = "round_collecting"
+    UPDATE_REFUSED = "update_refused"
     ROUND_CLOSING = "round_closing"
     ROUND_EXTENDED = "round_extended"
     ROUND_AGGREGATING = "round_aggregating"

@@ -116,11 +116,11 @@ def submit_update(execution: Execution, call: Call, body: SubmitUpdate) -> Effec
     _check_numbers(body, rules)
     weight = min(body.examples, rules.cap) if rules.weights == EXAMPLES else 1
     position = current.updates.size
-    entry = encode(Entry(call.tx_id, call.sender, weight, body.group, body.cid, call.batch, call.index))
+    entry = encode(Entry(call.tx_id, call.sender, body.round, weight, body.group, body.cid, call.batch, call.index))
     accepted = replace(
         current,
         updates=execution.log(updates_log(body.job, body.round), current.updates, entry),
-        weight=current.weight + weight,
+        weights=_with_weight(current.weights, body.group, weight),
         examples=current.examples + body.examples,
         sums=with_values(current.sums, body.metrics, body.examples),
     )
@@ -131,6 +131,10 @@ def submit_update(execution: Execution, call: Call, body: SubmitUpdate) -> Effec
     state.put(key, replace(joined, answered=body.round))
     execution.touched.add(body.job)
     return Effect(body.job, body.round, position, weight)
+
+
+def _with_weight(weights: tuple[int, ...], group: int, weight: int) -> tuple[int, ...]:
+    return (*weights[:group], weights[group] + weight, *weights[group + 1 :])
 
 
 def _open_for(state: State, job: Job, rules: JobRules, joined: Joined, body: SubmitUpdate) -> Round:
@@ -155,10 +159,12 @@ def open_round(execution: Execution, job_id: bytes, job: Job, rules: JobRules) -
     block, number = execution.block, job.round + 1
     opened = Round(
         number=number,
+        version=job.completed,
         phase=Phase.COLLECTING,
         opened_height=block.height,
         opened_ms=block.time_ms,
         base=job.model,
+        checked_in=0,
         cohort=job.members,
         deadline_ms=later(block.time_ms, rules.deadline_ms),
         extended=False,
@@ -167,7 +173,7 @@ def open_round(execution: Execution, job_id: bytes, job: Job, rules: JobRules) -
         closing_epoch=0,
         closing_proposers=(),
         updates=EMPTY,
-        weight=0,
+        weights=(0,) * groups_of(rules),
         examples=0,
         sums=(NO_SUM,) * len(rules.metrics),
         frozen_height=0,
@@ -200,7 +206,7 @@ def freeze_round(execution: Execution, job_id: bytes, job: Job, current: Round) 
         means=tuple(mean(each) for each in current.sums),
     )
     execution.state.put(round_key(job_id, current.number), frozen)
-    task = aggregation_task(job_id, frozen)
+    task = aggregation_task(job_id, job, frozen)
     execution.aggregations.append(task)
     execution.event(
         EventKind.ROUND_AGGREGATING, job_id, current.number, subject=task.log_root, value=current.updates.size
@@ -256,7 +262,7 @@ def close_round(execution: Execution, job_id: bytes, job: Job, rules: JobRules, 
     open_if_due(execution, job_id, rules, current.number, last=is_over(rules, following, closed))
 
 
-def aggregation_task(job_id: bytes, frozen: Round) -> AggregationTask:
+def aggregation_task(job_id: bytes, job: Job, frozen: Round) -> AggregationTask:
     return AggregationTask(
         job=job_id,
         round=frozen.number,
@@ -264,6 +270,8 @@ def aggregation_task(job_id: bytes, frozen: Round) -> AggregationTask:
         size=frozen.updates.size,
         kernel_version=frozen.kernel_version,
         base_model=frozen.base,
+        optimizer=job.optimizer,
+        step=frozen.version + 1,
         deadline_ms=frozen.aggregation_deadline_ms,
     )
 
@@ -274,8 +282,8 @@ def open_aggregations(read: Read) -> tuple[AggregationTask, ...]:
     for opened in open_jobs(read).jobs:
         job = job_of(read, opened.job)
         current = None if job is None else round_of(read, opened.job, job.round)
-        if current is not None and current.phase == Phase.AGGREGATING:
-            tasks.append(aggregation_task(opened.job, current))
+        if job is not None and current is not None and current.phase == Phase.AGGREGATING:
+            tasks.append(aggregation_task(opened.job, job, current))
     return tuple(tasks)
 
 

@@ -84,6 +84,19 @@ def joined_key(job: bytes, account: bytes) -> bytes:
     return b"joined/" + job + account
 
 
+def seated_key(job: bytes) -> bytes:
+    return b"seated/" + job
+
+
+def candidates_key(job: bytes) -> bytes:
+    """Of the newest round: a job has one at a time."""
+    return b"candidates/" + job
+
+
+def organisation_key(job: bytes, name: str) -> bytes:
+    return b"organisation/" + job + name.encode()
+
+
 def round_key(job: bytes, number: int) -> bytes:
     return b"round/" + job + number.to_bytes(8, "big")
 

@@ -13,7 +13,7 @@ PAGE = HERE.parent.parent / "docs" / "encoding.md"
 PINNED = {
     "nullify": "91cd012c",
     "transaction id": "54c04898961defc2c1ae37f26ba03549a7d97520ae74a3e334974b88cdb7def3",
-    "genesis block digest": "5ca8ecf12fd9c9619697b27c77f2d46ee94028ed82a6c33039f6300bada6340e",
+    "genesis block digest": "3dc773db3e4d3f783d9907fa0793d818c88927316610878ad8659d06895d131f",
     "state root of a = 1": "2bdccb4462dcc9460394a65e018bdec73bac4e78f2f4b3d3dc2a220ea0f2694b",
     "log root of a, b, c": "5aeda8dc1bcf11c4e1f55c957e3a10ff36391a3817c6755012ead29c6f4066b0",
 }
