@@ -15,6 +15,7 @@ from chain.unixfs import MAX_FILE_BYTES, leaf_count
 from fl.errors import Refused
 from fl.records import Cid, JobRules, MaybeDigest
 from fl.tensors.encodings import Place, UpdateForm, check_payload
+from fl.tensors.encodings import check_joints as check_payload_joints
 from fl.tensors.encodings import check_part as check_payload_part
 from fl.tensors.layout import Bytes
 from fl.tensors.model import check_model, check_model_part, model_form
@@ -88,8 +89,9 @@ def check_part(demand: Demand, start: int, part: Bytes) -> None:
     an inline payload.
 
     `start` is a multiple of the leaf's size and `part` ends at another one or at the blob's end. A blob of which each
-    part is good, and whose size is the claimed one, is good: headers are padded to multiples of 8, so no value lies
-    across two parts. Of a blob with several faults, the part that is looked at first says which one is reported.
+    part is good, whose size is the claimed one, and in which `check_joints` finds nothing, is good: headers are padded
+    to multiples of 8, so no value lies across two parts. Of a blob with several faults, the part that is looked at
+    first says which one is reported.
     """
     if start % 8:
         raise ValueError(f"a part begins at a multiple of 8, not at {start}")
@@ -99,6 +101,13 @@ def check_part(demand: Demand, start: int, part: Bytes) -> None:
         check_model_part(_rules(demand).schema, start, part)
     elif demand.claim.kind == BlobKind.UPDATE:
         check_payload_part(_form(demand), _place(demand), start, part)
+
+
+def check_joints(demand: Demand, blob: Bytes, part_bytes: int) -> None:
+    """Raises `Refused` for a blob of the right size whose parts of this size were all found good, and which is not:
+    with the code that it has inline."""
+    if demand.claim.kind == BlobKind.UPDATE:
+        check_payload_joints(_form(demand), _place(demand), blob, part_bytes)
 
 
 def check_blob(demand: Demand, blob: Bytes) -> None:

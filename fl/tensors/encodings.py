@@ -4,7 +4,7 @@ An update is the *change* of every averaged tensor against the round's model. It
 file whose header names job, round and member, so a payload made for another place is not even well-formed;
 after the header come the encoded values and nothing else. `check_payload` is a pure function of bytes and
 immutable job rules: every validator gives the same verdict. It is the same whether a payload is looked at whole or
-in parts (`check_part`), since no value lies across the border of two.
+in parts (`check_part`) and at their joints, since no value lies across the border of two.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from fl.errors import Refused
 from fl.tensors import floats
+from fl.tensors.bf16 import BF16
 from fl.tensors.coding import Coding
+from fl.tensors.f16 import F16
 from fl.tensors.f32 import F32
 from fl.tensors.layout import (
     Bytes,
@@ -33,6 +35,8 @@ from fl.tensors.layout import (
     placed_in_order,
 )
 from fl.tensors.q8 import Q8
+from fl.tensors.ring32 import Ring32
+from fl.tensors.topk import TopK
 
 
 class Encoding(Protocol):
@@ -46,15 +50,22 @@ class Encoding(Protocol):
         """Raises `Refused` unless what these bytes decode to is finite and within ±2^R. They stand at `start` behind
         the header, a multiple of 4, and end with a whole value."""
 
+    def check_joints(self, payload: Bytes, offset: int, part_bytes: int) -> None:
+        """What no part alone shows: raises `Refused` for a payload whose parts of this size, a multiple of 8, are all
+        good, and which is not. Little of the payload is looked at."""
+
     def encode(self, tensors: Iterable[NDArray[Any]]) -> Iterator[Bytes]:
-        """The bytes after the header, in pieces, of the averaged tensors in flat order. Values are made canonical; one
-        beyond ±2^R raises `Refused`, after pieces that are then to be thrown away."""
+        """The bytes after the header, in pieces, of the averaged tensors in flat order, which can be gone through more
+        than once. Values are made canonical; one beyond ±2^R raises `Refused`, after pieces that are then to be thrown
+        away."""
 
     def decode(self, payload: Bytes, offset: int) -> NDArray[np.float32]:
         """The flat vector that these bytes mean."""
 
 
-ENCODINGS: dict[str, Callable[[Layout, Coding], Encoding]] = {each.name: each for each in (F32, Q8)}
+ENCODINGS: dict[str, Callable[[Layout, Coding], Encoding]] = {
+    each.name: each for each in (F32, F16, BF16, Q8, TopK, Ring32)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +122,7 @@ def check_payload(form: UpdateForm, place: Place, payload: Bytes) -> None:
     """Raises `Refused` unless these bytes are an update for this place."""
     offset = check_frame(form, place, payload)
     form.encoding.check(memoryview(payload)[offset:], 0)
+    form.encoding.check_joints(payload, offset, len(payload))
 
 
 def check_part(form: UpdateForm, place: Place, start: int, part: Bytes) -> None:
@@ -122,6 +134,12 @@ def check_part(form: UpdateForm, place: Place, start: int, part: Bytes) -> None:
     form.encoding.check(values, max(0, start - len(header)))
 
 
+def check_joints(form: UpdateForm, place: Place, payload: Bytes, part_bytes: int) -> None:
+    """What `check_payload` says beyond that of a payload of the right length whose parts of `part_bytes`, a multiple of
+    8, were all found good."""
+    form.encoding.check_joints(payload, len(form.header(place)), part_bytes)
+
+
 def encode_update(form: UpdateForm, place: Place, delta: Mapping[str, NDArray[Any]]) -> bytes:
     """The payload of an update. `delta` names exactly the averaged tensors; values are rounded to F32 and
     made canonical. A value beyond the range is refused here as the chain would refuse it."""
@@ -131,7 +149,7 @@ def encode_update(form: UpdateForm, place: Place, delta: Mapping[str, NDArray[An
 def encoded(form: UpdateForm, delta: Mapping[str, NDArray[Any]]) -> Iterator[Bytes]:
     """What follows the header, in pieces, so that a large update need not be in memory as a whole. Each tensor is
     looked up once and let go before the next."""
-    return form.encoding.encode(averaged(form.layout, delta))
+    return form.encoding.encode(Averaged(form.layout, delta))
 
 
 def decode_update(form: UpdateForm, place: Place, payload: Bytes) -> dict[str, NDArray[np.float32]]:
@@ -143,21 +161,28 @@ def decode_update(form: UpdateForm, place: Place, payload: Bytes) -> dict[str, N
 def flatten(layout: Layout, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
     """The canonical flat vector of the averaged tensors."""
     flat = np.empty(layout.parameters, np.float32)
-    for each, array in zip(layout.segments, averaged(layout, tensors), strict=True):
+    for each, array in zip(layout.segments, Averaged(layout, tensors), strict=True):
         flat[each.start : each.stop] = floats.canonical(array.ravel())
     return flat
 
 
-def averaged(layout: Layout, tensors: Mapping[str, NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """The averaged tensors in flat order. Shapes must be equal: nothing is broadcast."""
-    expected = {each.name for each in layout.segments}
-    if tensors.keys() != expected:
-        wrong = sorted(expected ^ tensors.keys())
-        raise ValueError(f"exactly the job's averaged tensors are needed; missing or unknown: {', '.join(wrong)}")
-    for each in layout.segments:
-        array = np.asarray(tensors[each.name])
-        if array.shape != each.shape:
-            raise ValueError(f"tensor {each.name!r} must have the shape {each.shape}, not {array.shape}")
-        if array.dtype.kind not in "fiub":
-            raise ValueError(f"tensor {each.name!r} must hold real numbers, not {array.dtype}")
-        yield array
+class Averaged(Iterable[NDArray[Any]]):
+    """The averaged tensors in flat order, as often as they are gone through. Shapes must be equal: nothing is
+    broadcast."""
+
+    def __init__(self, layout: Layout, tensors: Mapping[str, NDArray[Any]]) -> None:
+        expected = {each.name for each in layout.segments}
+        if tensors.keys() != expected:
+            wrong = sorted(expected ^ tensors.keys())
+            raise ValueError(f"exactly the job's averaged tensors are needed; missing or unknown: {', '.join(wrong)}")
+        self._layout = layout
+        self._tensors = tensors
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        for each in self._layout.segments:
+            array = np.asarray(self._tensors[each.name])
+            if array.shape != each.shape:
+                raise ValueError(f"tensor {each.name!r} must have the shape {each.shape}, not {array.shape}")
+            if array.dtype.kind not in "fiub":
+                raise ValueError(f"tensor {each.name!r} must hold real numbers, not {array.dtype}")
+            yield array

@@ -42,20 +42,25 @@ def canonical(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def largest(values: NDArray[Any]) -> int:
-    """The largest magnitude, as F32 bits; 0 of no values. Nothing is copied: read as signed integers, positive F32
-    are ordered by magnitude and above all negative ones; read as unsigned ones, it is the other way round."""
+    """The largest magnitude, as the bits of a float of 2 or 4 bytes; 0 of no values. Nothing is copied: read as signed
+    integers, positive floats are ordered by magnitude and above all negative ones; read as unsigned ones, it is the
+    other way round."""
     if not values.size:
         return 0
-    bits = values.view(np.uint32)
-    return max(0, int(bits.view(np.int32).max()), int(bits.max()) - SIGN_BIT)
+    bits = values.view(f"u{values.itemsize}")
+    return max(0, int(bits.view(f"i{values.itemsize}").max()), int(bits.max()) - (1 << 8 * values.itemsize - 1))
 
 
 def check_range(values: NDArray[Any], range_bits: int) -> None:
     """Raises `Refused` with NON_FINITE or OUT_OF_RANGE unless every |x| ≤ 2^R."""
-    top = largest(values)
-    if top >= INFINITY_BITS:
+    check_magnitude(largest(values), range_bits_as_f32(range_bits), INFINITY_BITS, range_bits)
+
+
+def check_magnitude(top: int, limit: int, infinity: int, range_bits: int) -> None:
+    """The same of bits: of the largest magnitude, of 2^R and of infinity, as one float type has them."""
+    if top >= infinity:
         raise Refused("NON_FINITE", "The update holds NaN or infinity; look at the learning rate and the loss.")
-    if top > range_bits_as_f32(range_bits):
+    if top > limit:
         raise Refused("OUT_OF_RANGE", f"The update holds a value beyond ±2^{range_bits}, the job's range.")
 
 

@@ -45,14 +45,10 @@ class Q8:
         count = max(0, min(len(part) // 4, self._layout.blocks.size - 1 - start // 4))
         if not count:
             return
-        scales = array_at(part, "F32", count, 0)
-        top = floats.largest(scales)
-        if top >= floats.INFINITY_BITS:
-            raise Refused("NON_FINITE", "A scale of the update is NaN or infinite.")
-        # −0 is the one negative that is let through: it decodes to zeros.
-        negative = int(scales.view(np.uint32).max()) > floats.SIGN_BIT
-        if negative or top > floats.range_bits_as_f32(self._range_bits - 7):
-            raise Refused("OUT_OF_RANGE", f"A scale of the update is negative or beyond 2^{self._range_bits} / 128.")
+        check_scales(array_at(part, "F32", count, 0), self._range_bits)
+
+    def check_joints(self, payload: Bytes, offset: int, part_bytes: int) -> None:
+        """Every scale stands for itself."""
 
     def encode(self, tensors: Iterable[NDArray[Any]]) -> Iterator[Bytes]:
         scales = np.empty(self._layout.blocks.size - 1, np.float32)
@@ -63,7 +59,7 @@ class Q8:
             for start in range(0, flat.size, _PIECE):
                 piece = floats.canonical(flat[start : start + _PIECE])
                 floats.check_range(piece, self._range_bits)
-                found, steps = _quantised(piece, self._range_bits)
+                found, steps = quantised(piece, self._range_bits)
                 scales[block : block + found.size] = found
                 values[place : place + steps.size] = steps
                 block, place = block + found.size, place + steps.size
@@ -89,7 +85,17 @@ class Q8:
         return array_at(payload, "I8", self._layout.parameters, start).view(np.int8)
 
 
-def _quantised(piece: NDArray[np.float32], range_bits: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def check_scales(scales: NDArray[Any], range_bits: int) -> None:
+    top = floats.largest(scales)
+    if top >= floats.INFINITY_BITS:
+        raise Refused("NON_FINITE", "A scale of the update is NaN or infinite.")
+    # −0 is the one negative that is let through: it decodes to zeros.
+    negative = int(scales.view(np.uint32).max()) > floats.SIGN_BIT
+    if negative or top > floats.range_bits_as_f32(range_bits - 7):
+        raise Refused("OUT_OF_RANGE", f"A scale of the update is negative or beyond 2^{range_bits} / 128.")
+
+
+def quantised(piece: NDArray[np.float32], range_bits: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """The scales and the steps of values that begin with a block; the last block may be a short one."""
     starts = np.arange(0, piece.size, BLOCK)
     largest = np.maximum(np.maximum.reduceat(piece, starts), -np.minimum.reduceat(piece, starts))

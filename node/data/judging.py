@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from chain.codec import encode
 from chain.unixfs import LEAF_BYTES, Manifest
-from fl.blobs import BlobKind, Demand, check_part, check_size
+from fl.blobs import BlobKind, Demand, check_joints, check_part, check_size
 from fl.errors import Refused
 from node.data.arrivals import Arrivals
 from node.data.blobs import Blob, BlobStore
@@ -110,6 +110,7 @@ class Judging:
                 await self._offload.run(_check_stretch, demand, view, start, seen)
                 start += STRETCH_BYTES
                 _put(self._begun, key, start)
+            await self._offload.run(check_joints, demand, view, LEAF_BYTES)
         except Refused as refused:
             return Verdict(Finding.BAD, refused.code)
         self._begun.pop(key, None)

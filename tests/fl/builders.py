@@ -37,6 +37,8 @@ from fl.updates import form_of
 
 GENESIS_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
+SHARE_PPM = 300_000
+"""Of a job in topk that does not say otherwise."""
 
 SCHEMA = Schema((TensorSpec("weight", "F32", (3, 2), AVERAGED), TensorSpec("bias", "F32", (3,), AVERAGED)))
 
@@ -278,6 +280,8 @@ def make_rules(**changes: Any) -> JobRules:
         app="",
         app_digest=b"",
     )
+    if changes.get("encoding") == "topk":
+        rules = replace(rules, share_ppm=SHARE_PPM)
     rules = replace(rules, **changes)
     return rules if rules.initial else replace(rules, initial=zero_model_cid(rules.schema))
 

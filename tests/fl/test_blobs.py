@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from chain.cid import LEAF_BYTES, raw_cid
 from chain.unixfs import cid_of
-from fl.blobs import BlobClaim, BlobKind, Demand, check_blob, check_part, check_size, model_demand, update_demand
+from fl.blobs import BlobClaim, BlobKind, Demand, check_blob, check_joints, check_part, check_size, model_demand, update_demand
 from fl.errors import CODES, DecidedBy, PendingJob, Refused
 from fl.records import JobRules
 from fl.tensors.encodings import ENCODINGS, check_payload, encode_update
-from fl.tensors.layout import AVERAGED, FROZEN, Schema, TensorSpec
+from fl.tensors.layout import AVERAGED, FROZEN, Schema, TensorSpec, numpy_dtype, placed_in_order
 from fl.tensors.model import build_model, check_model, model_form
 from tests.fl.builders import make_rules, running_job
 from tests.fl.numbers.builders import (
@@ -35,7 +35,8 @@ from tests.fl.numbers.builders import (
     random_tensors,
 )
 
-BOTH = pytest.mark.parametrize("encoding", sorted(ENCODINGS))
+OFFERED = sorted(ENCODINGS.keys() - {"ring32"})
+EACH = pytest.mark.parametrize("encoding", OFFERED)
 ODD_BITS = (0x7F800000, 0xFFC00000, 0x7F800001, 0x43800001, 0xC3800001, 0x80000000, 0x00000001, 0x807FFFFF)
 """Infinity, NaN, a signalling one, just beyond ±2^8, −0 and denormals."""
 
@@ -93,11 +94,16 @@ def blob_code(demand: Demand, blob: bytes) -> str:
 
 
 def part_codes(demand: Demand, blob: bytes, part_bytes: int) -> set[str]:
-    """Of every part on its own, as they may come in any order."""
+    """Of every part on its own, as they may come in any order, and of their joints."""
     codes = set()
     for start in range(0, len(blob), part_bytes):
         try:
             check_part(demand, start, memoryview(blob)[start : start + part_bytes])
+        except Refused as refused:
+            codes.add(refused.code)
+    if not codes:
+        try:
+            check_joints(demand, memoryview(blob), part_bytes)
         except Refused as refused:
             codes.add(refused.code)
     return codes or {"ok"}
@@ -110,7 +116,7 @@ def spoilt(blob: bytes, place: int, data: bytes) -> bytes:
 cuts = st.integers(1, 5000).map(lambda words: 8 * words)
 
 
-@BOTH
+@EACH
 @settings(max_examples=150, deadline=None)
 @given(schema=st.sampled_from((SMALL, WIDE)), cut=cuts, at=st.integers(0, 2**31), bits=st.sampled_from(ODD_BITS))
 def test_one_odd_value_has_one_code_inline_whole_and_under_any_cut(
@@ -130,7 +136,7 @@ def test_one_odd_value_has_one_code_inline_whole_and_under_any_cut(
         assert part_codes(demand, blob, cut) - {"ok"} == {code} - {"ok"}
 
 
-@BOTH
+@EACH
 @settings(max_examples=150, deadline=None)
 @given(data=st.binary(max_size=300), at=st.integers(0, 2**31), cut=cuts)
 def test_whatever_the_faults_parts_and_whole_agree_that_there_are_some(
@@ -146,7 +152,7 @@ def test_whatever_the_faults_parts_and_whole_agree_that_there_are_some(
         assert (codes == {"ok"}) == (code == "ok")
 
 
-@BOTH
+@EACH
 @settings(max_examples=100, deadline=None)
 @given(size=st.integers(0, 2**31), extra=st.binary(min_size=1, max_size=20))
 def test_a_blob_of_another_size_has_the_code_of_an_inline_one(encoding: str, size: int, extra: bytes) -> None:
@@ -176,12 +182,11 @@ def test_no_value_lies_across_a_border_that_is_a_multiple_of_eight() -> None:
         form = model_form(schema)
         for run in form.runs:
             assert run.offset % 4 == 0
-        for encoding in ENCODINGS:
+        for encoding in OFFERED:
             update = form_of(schema, encoding)
             assert len(update.header(PLACE)) % 8 == 0
-            stored = sorted(update.encoding.stored(), key=lambda each: each.dtype != "F32")
-            wide = sum(each.size_bytes for each in stored if each.dtype == "F32")
-            assert wide % 4 == 0, "what has 4 bytes a value comes first, what has 1 follows"
+            for each in placed_in_order(update.encoding.stored()):
+                assert each.start % numpy_dtype(each.tensor.dtype).itemsize == 0, "the widest come first"
 
 
 @pytest.mark.parametrize("kind", [BlobKind.UPDATE, BlobKind.MODEL])
@@ -219,7 +224,7 @@ def test_a_header_longer_than_a_part_is_compared_in_every_part_that_it_reaches_i
                 check_part(demand, start, blob[start : start + 256])
 
 
-@BOTH
+@EACH
 def test_judging_takes_little_memory_however_large_the_blob(encoding: str) -> None:
     schema = flat_schema(1_500_000)
     rules = rules_for(schema, encoding)
@@ -232,12 +237,13 @@ def test_judging_takes_little_memory_however_large_the_blob(encoding: str) -> No
         check_blob(demand, memoryview(blob))
         for start in range(0, len(blob), LEAF_BYTES):
             check_part(demand, start, memoryview(blob)[start : start + LEAF_BYTES])
+        check_joints(demand, memoryview(blob), LEAF_BYTES)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < LEAF_BYTES
 
 
-@BOTH
+@EACH
 def test_an_update_without_its_bytes_demands_the_blob_of_exactly_their_size(encoding: str) -> None:
     running = running_job(encoding=encoding)
     trainer = running.trainers[0]

@@ -84,7 +84,7 @@ def test_rules_out_of_their_limits_are_refused(changes: dict[str, object], code:
 
 def test_models_are_bounded_by_the_chains_parameters_and_not_by_a_transaction() -> None:
     schema = Schema((TensorSpec("w", "F32", (2**27,), "averaged"),))
-    for encoding in ENCODINGS:
+    for encoding in ENCODINGS.keys() - {"ring32"}:
         check_rules(make_rules(schema=schema, encoding=encoding), Params())
 
 

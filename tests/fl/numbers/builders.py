@@ -14,6 +14,7 @@ from safetensors import serialize
 
 from fl.tensors.coding import Coding
 from fl.tensors.encodings import Place, UpdateForm, update_form
+from fl.tensors.grid import Grid
 from fl.tensors.layout import AVERAGED, FROZEN, LOCAL, Schema, TensorSpec, numpy_dtype
 from tests.fl.numbers import oracle
 
@@ -72,7 +73,11 @@ WIDE = Schema(
 
 
 def form_of(schema: Schema, encoding: str, range_bits: int = 8) -> UpdateForm:
-    return update_form(schema, Coding(encoding, range_bits))
+    """Of small rounds: three tenths of the values in topk, eight updates of a range of all values in ring32."""
+    if encoding == "ring32":
+        everything = 1 << Grid(range_bits, 10, 8).unweighted_bits + range_bits
+        return update_form(schema, Coding(encoding, range_bits, updates=8, cap=10, clip=everything))
+    return update_form(schema, Coding(encoding, range_bits, 300_000 if encoding == "topk" else 0))
 
 
 def random_schema(draw: random.Random) -> Schema:
