@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 
 from chain.cid import LEAF_BYTES, raw_cid
 from chain.unixfs import cid_of
-from fl.blobs import BlobClaim, BlobKind, Demand, check_blob, check_joints, check_part, check_size, model_demand, update_demand
+from fl.blobs import (
+    BlobClaim,
+    BlobKind,
+    Demand,
+    check_blob,
+    check_joints,
+    check_part,
+    check_size,
+    model_demand,
+    update_demand,
+)
 from fl.errors import CODES, DecidedBy, PendingJob, Refused
 from fl.records import JobRules
 from fl.tensors.encodings import ENCODINGS, check_payload, encode_update

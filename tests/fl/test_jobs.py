@@ -50,7 +50,7 @@ def join(chain: Ledger, job: bytes, *people: Actor, **block: object) -> None:
         ({"name": "a job"}, "BAD_NAME"),
         ({"rule": "krum"}, "NOT_SUPPORTED"),
         ({"mode": "async"}, "NOT_SUPPORTED"),
-        ({"encoding": "topk"}, "NOT_SUPPORTED"),
+        ({"encoding": "ring32"}, "NOT_SUPPORTED"),
         ({"privacy": "secagg"}, "NOT_SUPPORTED"),
         ({"weights": "by-luck"}, "BAD_RULES"),
         ({"weights": "equal", "cap": 2}, "BAD_RULES"),
