@@ -11,35 +11,36 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from aiohttp import web
 
+from chain.batch import Batch, SignedBatch, batch_digest, sign_batch
 from chain.block import block_digest
 from chain.certificate import Certificate, Executed, Finalize, ValidatorSet, VoteKind, assemble, sign_vote
 from chain.cid import cid_text
-from chain.codec import decode, encode, unpack
+from chain.codec import decode, encode, pack, unpack
 from chain.genesis import Genesis, genesis_header
 from chain.keys import SigningKey
 from chain.light import HandOver, ReceiptBundle, StateBundle
 from chain.log import EMPTY, Frontier, frontier_at, prove
 from chain.tree import StateTree
 from fl.accounts import free_account
+from fl.aggregation import Aggregation, AggregationRules, Update
 from fl.blobs import BlobKind, Demand, check_blob
 from fl.client.networkfile import NetworkFile, network_of, render_network
 from fl.errors import CODES, DecidedBy, PendingJob, Refused
 from fl.execution import AggregationTask
 from fl.jobs import CreateJob
 from fl.machine import genesis_state
-from fl.records import JobRules
-from fl.rounds import SubmitUpdate
-from fl.state import RECEIPTS, State
-from fl.tensors.encodings import Place, decode_update
-from fl.tensors.model import build_model, parse_model
+from fl.records import JobRules, Role
+from fl.rounds import SubmitUpdate, entries_of
+from fl.state import EVENTS, RECEIPTS, State
+from fl.tensors.closing import payload_fingerprint
+from fl.tensors.encodings import Place
 from fl.transactions import read_body, read_transaction
 from fl.updates import form_of
 from tests.fl.builders import Ledger, make_genesis, result_item, signing_key, validator
@@ -61,6 +62,9 @@ class Face:
     forges: bool = False
     refuses: str = ""
     swallows: bool = False
+    tells_entries: Callable[[list[bytes]], list[bytes]] = lambda leaves: leaves
+    """What it makes of the log of a round."""
+    tells_batch: Callable[[SignedBatch], SignedBatch] = lambda signed: signed
     asked: int = 0
     redirected: int = 0
     submitted: list[bytes] = field(default_factory=list)
@@ -72,15 +76,17 @@ class Face:
 
 class Chainlet:
     def __init__(self, trainers: int = 4) -> None:
-        self.faces = [Face(index, Door(self._speaks_for)) for index in range(NODES)]
+        self.faces = [Face(index, Door(self._speaks_for, self._audits)) for index in range(NODES)]
         self.ledger: Ledger
         self.tree: StateTree
         self.receipt_of: dict[bytes, int] = {}
-        self.frontiers: dict[int, Frontier] = {}
+        self.frontiers: dict[int, dict[bytes, Frontier]] = {}
         self.sets: list[ValidatorSet] = []
         self.generations = [""]
         self.hand_overs: list[HandOver] = []
-        self.executed: list[bytes] = []
+        self.batches: dict[bytes, SignedBatch] = {}
+        self.miscomputes: Callable[[bytes], bytes] = lambda model: model
+        """What a quorum that lies makes of a new model."""
         self.listeners: set[asyncio.Event] = set()
         self.stopping = False
         self._trainers = trainers
@@ -105,7 +111,7 @@ class Chainlet:
         self.ledger = Ledger(genesis, genesis_state(genesis), time_ms=genesis.time_ms)
         self.tree = StateTree(self.ledger.state.items(), 0)
         self.sets = [genesis.validator_set]
-        self.frontiers = {0: EMPTY}
+        self.frontiers = {0: self._frontiers()}
         self.block()
 
     async def stop(self) -> None:
@@ -121,6 +127,10 @@ class Chainlet:
     def _speaks_for(self, account: bytes, key: bytes) -> bool:
         known = self.ledger.account(account)
         return self.ledger.member(account) is not None and (known.key if known else key) == key
+
+    def _audits(self, account: bytes) -> bool:
+        member = self.ledger.member(account)
+        return member is not None and Role.AUDITOR in member.roles
 
     def spread(self, data: bytes | memoryview, kind: BlobKind, owner: bytes = b"") -> bytes:
         """As the swarm would: every node has it from here on."""
@@ -143,37 +153,63 @@ class Chainlet:
         before = len(self.ledger.receipts)
         state = dict(self.ledger.state)
         aggregations = len(self.ledger.aggregations)
-        outcome = self.ledger.block(*transactions, **changes)
+        planned = self.ledger.input(*transactions, **changes)
+        batches = tuple((self._batch(contents), contents) for _, contents in planned.batches)
+        outcome = self.ledger.execute(replace(planned, batches=batches))
         self.tree.apply(self.height, outcome.writes, {key: state.get(key) for key in outcome.writes})
         for cid, model in self.ledger.models.items():
             if cid not in self.faces[0].door.whole:
                 self.spread(model, BlobKind.MODEL)
         for index, receipt in enumerate(self.ledger.receipts[before:], before):
             self.receipt_of[receipt.tx_id] = index
-        self.frontiers[self.height] = decode(Frontier, self.ledger.state.get(RECEIPTS, encode(EMPTY)), 4096)
-        self.executed += transactions
+        self.frontiers[self.height] = self._frontiers()
         for task in self.ledger.aggregations[aggregations:]:
             self._aggregate(task)
         for listener in self.listeners:
             listener.set()
 
     def _aggregate(self, task: AggregationTask) -> None:
-        """The weighted mean in float64: near enough for a client, which never computes it."""
+        """As validators do it."""
         rules = self.ledger.rules(task.job)
-        base = parse_model(rules.schema, self.blob(task.base_model))
-        total, weight = {name: np.zeros(array.shape) for name, array in base.items()}, 0
-        for data in self.executed:
-            tx = read_transaction(data, self.genesis.params)
+        sums = Aggregation(AggregationRules(task.job, task.round, rules, self.ledger.job(task.job).completed + 1))
+        for index, entry in enumerate(entries_of(self.ledger.read, task.job, task.round, task.size)):
+            tx = read_transaction(self.batches[entry.batch].batch.transactions[entry.index], self.genesis.params)
             _, body = read_body(tx)
-            if isinstance(body, SubmitUpdate) and (body.job, body.round) == (task.job, task.round):
-                payload = body.payload or self.blob(body.cid)
-                update = decode_update(form_of(rules, body.group), Place(body.job, body.round, tx.sender), payload)
-                share = min(body.examples, rules.cap)
-                weight += share
-                for name, array in update.items():
-                    total[name] += share * array.astype(np.float64)
-        model = build_model(rules.schema, {name: base[name] + total[name] / weight for name in base})
-        self.block(items=[result_item(task, self.spread(model, BlobKind.MODEL))])
+            assert isinstance(body, SubmitUpdate)
+            payload = body.payload or self.blob(body.cid)
+            header = form_of(rules, body.group).header(Place(body.job, body.round, tx.sender))
+            values = payload_fingerprint(payload, len(header))
+            sums.add(Update(index, body.round, entry.member, entry.weight, entry.group, payload, values))
+        optimizer = self.ledger.job(task.job).optimizer
+        moments = self.blob(optimizer) if optimizer else None
+        closing = sums.finish(task.log_root, self.blob(task.base_model), moments)
+        parts = closing.moments()
+        new_moments = None if parts is None else b"".join(parts)
+        left = b"" if new_moments is None else self.spread(new_moments, BlobKind.OPTIMIZER)
+        model = self.spread(self.miscomputes(b"".join(closing.model(new_moments))), BlobKind.MODEL)
+        outcome = closing.closed(model, task.base_model, left)
+        record = self.spread(outcome.record, BlobKind.RECORD)
+        self.block(items=[result_item(task, model, optimizer=left, record=record)])
+
+    def certify(self, writes: dict[bytes, object]) -> None:
+        """A quorum that lies signs a state with these records in it, which no execution has led to."""
+        before = {key: self.ledger.state.get(key) for key in writes}
+        changed: dict[bytes, bytes | None] = {key: encode(record) for key, record in writes.items()}
+        self.ledger.state.update({key: encode(record) for key, record in writes.items()})
+        self.ledger.height += 1
+        self.tree.apply(self.height, changed, before)
+        self.frontiers[self.height] = self.frontiers[self.height - 1]
+
+    def _frontiers(self) -> dict[bytes, Frontier]:
+        rows = {name: self.ledger.state.get(name, encode(EMPTY)) for name in (RECEIPTS, EVENTS)}
+        return {name: decode(Frontier, row, 4096) for name, row in rows.items()}
+
+    def _batch(self, transactions: tuple[bytes, ...]) -> bytes:
+        height = self.height + 1
+        batch = Batch(self.genesis.chain_id, 0, 0, len(self.batches), height, height + 100, transactions)
+        digest = batch_digest(batch)
+        self.batches[digest] = sign_batch(signing_key("consensus/0"), batch)
+        return digest
 
     def hand_over(self) -> None:
         """The next epoch begins, with other keys."""
@@ -214,20 +250,17 @@ class Chainlet:
         value, proof = self.tree.prove(height, key, self.ledger.state.get)
         return StateBundle(height, self.certificate(height), key, value, proof)
 
-    def receipt_bundle(self, index: int, height: int) -> ReceiptBundle:
-        frontier = self.frontiers[height]
+    def entry_bundle(self, log: bytes, index: int, height: int) -> ReceiptBundle:
+        """Of the log of receipts, or of events."""
+        frontier = self.frontiers[height][log]
 
         def node(level: int, place: int) -> bytes:
-            return self.ledger.nodes[RECEIPTS, level, place]
+            return self.ledger.nodes[log, level, place]
 
         assert frontier == frontier_at(frontier.size, node)
-        return ReceiptBundle(
-            encode(self.ledger.receipts[index]),
-            index,
-            prove(frontier.size, index, node),
-            frontier,
-            self.state_bundle(RECEIPTS, height),
-        )
+        entries: list[Any] = self.ledger.receipts if log == RECEIPTS else self.ledger.events
+        proof = prove(frontier.size, index, node)
+        return ReceiptBundle(encode(entries[index]), index, proof, frontier, self.state_bundle(log, height))
 
     # The nodes
 
@@ -254,6 +287,10 @@ class Chainlet:
             route("POST", "/v1/transactions", self._submit),
             route("GET", "/v1/transactions/{id}/receipt", self._receipt),
             route("GET", "/v1/events/ws", self._events),
+            route("GET", "/v1/events", self._list_events),
+            route("GET", "/v1/events/{index}/proof", self._event),
+            route("GET", "/v1/jobs/{job}/rounds/{round}/updates/raw", self._entries),
+            route("GET", "/v1/batches/{digest}/raw", self._raw_batch),
         ]
 
     def _height(self, face: Face) -> int:
@@ -325,9 +362,36 @@ class Chainlet:
         height = self._height(face)
         if index is None or self.ledger.receipts[index].height > height:
             return _problem("NO_RECEIPT", 404)
-        bundle = self.receipt_bundle(index, height)
+        bundle = self.entry_bundle(RECEIPTS, index, height)
         if face.forges:
             bundle = replace(bundle, receipt=bundle.receipt[:-1] + b"\x7f")
+        return web.json_response({"bundle": _text(encode(bundle))})
+
+    async def _entries(self, face: Face, request: web.Request) -> web.Response:
+        job, number = bytes.fromhex(request.match_info["job"]), int(request.match_info["round"])
+        size = self.ledger.round(job, number).updates.size
+        leaves = [encode(entry) for entry in entries_of(self.ledger.read, job, number, size)]
+        first, limit = int(request.query["cursor"]), int(request.query["limit"])
+        return web.Response(body=pack(tuple(face.tells_entries(leaves)[first : first + limit])))
+
+    async def _raw_batch(self, face: Face, request: web.Request) -> web.Response:
+        signed = self.batches[bytes.fromhex(request.match_info["digest"])]
+        return web.Response(body=encode(face.tells_batch(signed)))
+
+    async def _list_events(self, face: Face, request: web.Request) -> web.Response:
+        query, events = request.query, self.ledger.events
+        below = sum(event.height < int(query.get("from_height", 0)) for event in events)
+        first, kinds = max(int(query.get("from", 0)), below), query["kinds"].split(",")
+        listed = [
+            {"index": index, "height": event.height, "round": event.round}
+            for index, event in enumerate(events)
+            if index >= first and event.kind in kinds and event.job.hex() == query["job"]
+        ][: int(query["limit"])]
+        following = listed[-1]["index"] + 1 if len(listed) == int(query["limit"]) else len(events)
+        return web.json_response({"events": listed, "next": following, "head": len(events)})
+
+    async def _event(self, face: Face, request: web.Request) -> web.Response:
+        bundle = self.entry_bundle(EVENTS, int(request.match_info["index"]), self._height(face))
         return web.json_response({"bundle": _text(encode(bundle))})
 
     async def _events(self, face: Face, request: web.Request) -> web.WebSocketResponse:

@@ -105,7 +105,7 @@ async def test_after_a_restart_the_same_bytes_are_sent_again(chain: Running) -> 
         assert receipt.accepted
         assert again.pending() == []
     assert {data for face in chain.faces for data in face.submitted} == before
-    assert len(chain.chain.executed) == 1
+    assert len(chain.chain.batches) == 1
 
 
 async def test_a_transaction_goes_through_while_any_quorum_of_nodes_answers(chain: Running) -> None:
