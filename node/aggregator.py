@@ -168,7 +168,9 @@ class Aggregator:
                 await self._data.up()
                 begun.closing = False
                 try:
-                    self._say(begun, await self._through(begun, rules))
+                    closed = await self._through(begun, rules)
+                    if closed is not None:
+                        self._say(begun, closed)
                     return
                 except DataGone:
                     continue
@@ -197,10 +199,16 @@ class Aggregator:
         )
         self._data.drop(*key)
 
-    async def _through(self, begun: _Sum, rules: JobRules) -> Closed:
-        """Tells the data process every update of the round, from the first on, and asks for the result."""
+    async def _through(self, begun: _Sum, rules: JobRules) -> Closed | None:
+        """Tells the data process every update of the round, from the first on, and asks for the result. None if the
+        round was over before it could be asked for."""
         job, number = begun.key
         told, life = 0, self._data.life
+        known = job_of(self._store.state, job)
+        if known is None or known.round != number:
+            return None
+        # These stay as they are as long as the round is open.
+        optimizer, step = known.optimizer, known.completed + 1
         while True:
             begun.moved.clear()
             self._check_life(life)
@@ -210,18 +218,28 @@ class Aggregator:
                 stop = min(told + ADDENDS, current.updates.size)
                 addends = await self._offload.run(self._addends, begun.key, told, stop)
                 self._check_life(life)
-                await self._data.add(job, number, rules, addends)
+                await self._data.add(job, number, rules, step, addends)
                 told += len(addends)
-            elif current.phase != Phase.COLLECTING:
+            elif current.phase == Phase.AGGREGATING:
                 break
+            elif current.phase in (Phase.CLOSED, Phase.FAILED):
+                return None
             else:
                 await begun.moved.wait()
-        if await self._data.obtain(current.base, BlobKind.MODEL) is not Finding.OK:
-            raise DataFault("NO_SPACE", "there is no room for the model that the round starts from")
+        for cid, kind in ((current.base, BlobKind.MODEL), (optimizer, BlobKind.OPTIMIZER)):
+            if cid and await self._data.obtain(cid, kind) is not Finding.OK:
+                raise DataFault("NO_SPACE", "there is no room for what the round starts from")
         self._check_life(life)
         begun.closing = True
-        size, root = current.updates.size, current.updates.root()
-        return await self._data.close(job, number, root, size, current.kernel_version, current.base)
+        return await self._data.close(
+            job,
+            number,
+            current.updates.root(),
+            current.updates.size,
+            current.kernel_version,
+            current.base,
+            optimizer,
+        )
 
     def _check_life(self, life: int) -> None:
         """A data process that began meanwhile knows nothing of what its predecessor was told."""
@@ -246,7 +264,9 @@ class Aggregator:
             size_bytes += len(body.payload)
             if addends and size_bytes > TOLD_BYTES:
                 break
-            addends.append(Addend(position, entry.member, entry.weight, entry.cid, body.payload))
+            addends.append(
+                Addend(position, body.round, entry.member, entry.weight, entry.group, entry.cid, body.payload)
+            )
         return addends
 
     def _say(self, begun: _Sum, closed: Closed) -> None:

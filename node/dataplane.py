@@ -223,14 +223,22 @@ class DataPlane:
         kept = await self._ask(Kept, lambda number: Zeros(number, schema))
         return kept.cid
 
-    async def add(self, job: bytes, round_number: int, rules: JobRules, updates: Sequence[Addend]) -> None:
-        await self._ask(Done, lambda number: Add(number, job, round_number, rules, tuple(updates)))
+    async def add(self, job: bytes, round_number: int, rules: JobRules, step: int, updates: Sequence[Addend]) -> None:
+        await self._ask(Done, lambda number: Add(number, job, round_number, rules, step, tuple(updates)))
 
     async def close(
-        self, job: bytes, round_number: int, log_root: bytes, size: int, kernel_version: int, base: bytes
+        self,
+        job: bytes,
+        round_number: int,
+        log_root: bytes,
+        size: int,
+        kernel_version: int,
+        base: bytes,
+        optimizer: bytes,
     ) -> Closed:
         return await self._ask(
-            Closed, lambda number: Close(number, job, round_number, log_root, size, kernel_version, base)
+            Closed,
+            lambda number: Close(number, job, round_number, log_root, size, kernel_version, base, optimizer),
         )
 
     async def mark(self) -> int:

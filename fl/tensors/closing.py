@@ -76,12 +76,11 @@ def score_bytes(score: int) -> bytes:
     return score.to_bytes((score.bit_length() + 7) // 8, "big")
 
 
-def fingerprint(values: Bytes, digests: Iterable[bytes]) -> bytes:
-    """Of an update's values, from those in its first leaf and the digests of the other leaves. Two updates of one
-    group and round have equal fingerprints if and only if they have equal values."""
+def fingerprint(values: Bytes, digests: bytes) -> bytes:
+    """Of an update's values, from those in its first leaf and the digests of the other leaves one after another. Two
+    updates of one group and round have equal fingerprints if and only if they have equal values."""
     hasher = hashlib.sha256(values)
-    for digest in digests:
-        hasher.update(digest)
+    hasher.update(digests)
     return hasher.digest()
 
 
@@ -89,7 +88,7 @@ def payload_fingerprint(payload: Bytes, offset: int) -> bytes:
     """The same, of a payload whose values begin at `offset`."""
     view = memoryview(payload)
     leaves = (view[start : start + LEAF_BYTES] for start in range(LEAF_BYTES, len(view), LEAF_BYTES))
-    return fingerprint(view[offset:LEAF_BYTES], (hashlib.sha256(each).digest() for each in leaves))
+    return fingerprint(view[offset:LEAF_BYTES], b"".join(hashlib.sha256(each).digest() for each in leaves))
 
 
 def copies_of(fingerprints: Iterable[tuple[int, bytes]]) -> tuple[tuple[int, ...], ...]:

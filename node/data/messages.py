@@ -107,29 +107,34 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Addend:
-    """An accepted update: inline, or the blob `cid` when the payload is empty."""
+    """An accepted update: inline, or the blob `cid` when the payload is empty. `round` is what its header names."""
 
     index: U64
+    round: U64
     member: Digest
     weight: U32
+    group: U8
     cid: Cid
     payload: Annotated[bytes, Length(0, 64 * 1024)]
 
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """Further updates of a round, in any order, each once for every life of the data process. Answered by Done."""
+    """Further updates of a round, in any order, each once for every life of the data process. Answered by Done. `step`
+    is 1 more than the rounds of the job that were closed."""
 
     id: U64
     job: Digest
     round: U64
     rules: JobRules
+    step: U64
     updates: Annotated[tuple[Addend, ...], Count(1, ADDENDS)]
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The round's log is frozen and all of its `size` updates were added. Answered by Closed."""
+    """The round's log is frozen and all of its `size` updates were added. Answered by Closed. `optimizer` is what the
+    last closed round of the job left, if it left any."""
 
     id: U64
     job: Digest
@@ -138,6 +143,7 @@ class Close:
     size: U64
     kernel_version: U16
     base: Cid
+    optimizer: MaybeCid
 
 
 @dataclass(frozen=True, slots=True)

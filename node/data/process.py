@@ -10,6 +10,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -56,6 +57,7 @@ def main(descriptor: int) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _step_back()
+    _open_many()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_live(descriptor))
 
@@ -71,6 +73,13 @@ def _step_back() -> None:
     with suppress(OSError):
         os.setsid()
         AUTOGROUP.write_text(str(NICENESS))
+
+
+def _open_many() -> None:
+    """A map holds a descriptor, and a round's updates are mapped together."""
+    with suppress(OSError, ValueError):
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _live(descriptor: int) -> int:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import count, repeat
 
 from chain.cid import cid_text
 from chain.codec import CodecError
@@ -51,7 +51,9 @@ from node.data.messages import (
     from_frame,
     to_frame,
 )
+from node.data.pile import Pile
 from node.data.questions import Questions
+from node.data.staging import Reserve
 from node.data.summing import CannotSum, Sums
 from node.data.swarm import Swarm, SwarmLimits
 from node.ports import Buffer, DataPorts, DiskFailure, DiskFull, Peer, PeerAddress, PipeDown, PipeUp, PortError
@@ -91,7 +93,15 @@ class DataNode:
         self.swarm = Swarm(store, ports.bulk, ports.clock, SwarmLimits(downloads=limits.downloads))
         self.arrivals = Arrivals(store, self.swarm, elsewhere)
         self.judging = Judging(store, ports.offload, self.arrivals)
-        self.sums = Sums(store, ports.offload, self.arrivals, limits.sums_bytes, check_kernels)
+        reserve, numbers = Reserve(ports.disk, limits.blobs.reserve_bytes), count(1)
+        self.sums = Sums(
+            store,
+            ports.offload,
+            self.arrivals,
+            lambda: Pile(ports.disk, reserve, next(numbers)),
+            limits.sums_bytes,
+            check_kernels,
+        )
         self.questions = Questions(ports.clock, self._say)
         self.gauges: list[Gauge] = []
         """Of whoever works beside it; said to the core with its own figures."""

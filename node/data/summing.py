@@ -1,12 +1,16 @@
 """Rounds being summed: updates go in as they become available, the next model comes out when the round has closed.
 
-A round costs one sum a parameter, however many updates it has, and there is a budget for all rounds together. A round
-that finds no room in it waits with nothing but the names of its updates, and is summed when it closes; then it may
-exceed the budget, one round at a time. Inline updates belong to models so small that their sums always have room, so
-nobody waits with bytes in hand.
+Under most rules a round costs one sum a parameter, however many updates it has, and there is a budget for all rounds
+together. A round that finds no room in it waits with nothing but the names of its updates, and is summed when it
+closes; then it may exceed the budget, one round at a time. Inline updates belong to models so small that their sums
+always have room, so nobody waits with bytes in hand.
 
-Open rounds take turns, one group of updates each, on one thread: a round of large updates delays a small one by one
-group. An update that is not here is fetched from the others meanwhile; nobody waits for it but its own round.
+Under a rule that looks at all updates at once, a round waits with the names of its updates, and with the inline ones in
+a file, until it closes. Then it takes its room in the budget; such rounds are reduced one at a time.
+
+Open rounds take turns, one group of updates each: a round of large updates delays a small one by one group. The work
+of a rule that looks at all of them is done in pieces, beside the turns of the others. An update that is not here is
+fetched from the others meanwhile; nobody waits for it but its own round.
 """
 
 from __future__ import annotations
@@ -16,23 +20,24 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
 
+from chain.unixfs import DIGEST_BYTES, LEAF_BYTES
+from fl.aggregation import Aggregation, AggregationOutcome, AggregationRules, Closing, Update
 from fl.blobs import BlobKind
 from fl.errors import Refused
+from fl.kernels import KERNEL_VERSION
 from fl.records import JobRules
-from fl.tensors.closing import payload_fingerprint
+from fl.rules import rule_of
+from fl.tensors.closing import fingerprint, payload_fingerprint
 from fl.tensors.encodings import Place
-from fl.tensors.layout import layout_of
+from fl.tensors.layout import Bytes, layout_of
 from fl.updates import form_of
 from node.data.arrivals import Arrivals
 from node.data.blobs import Blob, BlobStore
 from node.data.errors import NoSpace
 from node.data.messages import Add, Addend, Close, Closed
-from node.ports import DiskFailure, DiskFull, Offload
-
-if TYPE_CHECKING:
-    from fl.aggregation import Aggregation, AggregationOutcome
+from node.data.pile import Pile
+from node.ports import DiskFailure, DiskFull, NoSuchFile, Offload
 
 log = logging.getLogger("quorate.data")
 
@@ -54,13 +59,28 @@ class CannotSum(Exception):
         self.code = code
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An update that waits for all others: in the pile, if it is inline."""
+
+    addend: Addend
+    fingerprint: bytes
+    start: int
+    size_bytes: int
+
+
 @dataclass(slots=True, eq=False)
 class _Round:
     job: bytes
     number: int
     rules: JobRules
+    step: int
     sums_bytes: int
     """What its sums take."""
+    pile: Pile | None
+    """Of a rule that looks at all updates at once."""
+    kept: list[_Kept] = field(default_factory=list)
+    """Under such a rule, updates that are here."""
     known: set[int] = field(default_factory=set)
     """Indexes of updates that were added."""
     inline: deque[Addend] = field(default_factory=deque)
@@ -91,18 +111,21 @@ class Sums:
         store: BlobStore,
         offload: Offload,
         arrivals: Arrivals,
+        piles: Callable[[], Pile],
         budget_bytes: int,
         check_kernels: Callable[[], None] | None,
     ) -> None:
-        """`check_kernels` raises if this machine computes other numbers than all others; called once, before the
-        first result."""
+        """`piles` begins one. `check_kernels` raises if this machine computes other numbers than all others; called
+        once, before the first result."""
         self._store = store
         self._offload = offload
         self._arrivals = arrivals
+        self._piles = piles
         self._budget_bytes = budget_bytes
         self.check_kernels = check_kernels
         self._checking: asyncio.Task[None] | None = None
         self._rounds: dict[tuple[bytes, int], _Round] = {}
+        self._reducing = asyncio.Lock()
         self._changed = asyncio.Event()
         self._failure: DiskFailure | None = None
 
@@ -133,7 +156,9 @@ class Sums:
         current = self._rounds.get(key)
         if current is None:
             size_bytes = SUM_BYTES * (await self._offload.run(layout_of, asked.rules.schema)).parameters
-            current = self._rounds.setdefault(key, _Round(asked.job, asked.round, asked.rules, size_bytes))
+            pile = self._piles() if rule_of(asked.rules.rule).all_at_once else None
+            begun = _Round(asked.job, asked.round, asked.rules, asked.step, size_bytes, pile)
+            current = self._rounds.setdefault(key, begun)
         for addend in asked.updates:
             if addend.index in current.known or current.closed is not None:
                 continue
@@ -160,13 +185,14 @@ class Sums:
         current.size = asked.size
         self._changed.set()
         base = await self._arrivals.obtain(asked.base, BlobKind.MODEL)
-        while current.summed < asked.size and current.trouble is None and not current.over:
+        moments = await self._arrivals.obtain(asked.optimizer, BlobKind.OPTIMIZER) if asked.optimizer else None
+        while (current.summed < asked.size or current.sums is None) and current.trouble is None and not current.over:
             await current.moved.wait()
         if current.trouble is not None:
             raise current.trouble
         if current.over or current.sums is None:
             raise CannotSum("DROPPED", "the round was dropped while it was summed")
-        return await self._finished(current, current.sums, asked, base)
+        return await self._finished(current, current.sums, asked, base, moments)
 
     def drop(self, job: bytes, number: int) -> None:
         current = self._rounds.pop((job, number), None)
@@ -175,11 +201,17 @@ class Sums:
 
     def _end(self, current: _Round) -> None:
         current.over = True
-        current.sums = None
+        self._clear(current)
         for fetch in current.fetches:
             fetch.cancel()
         current.tell()
         self._changed.set()
+
+    def _clear(self, current: _Round) -> None:
+        current.sums = None
+        current.kept.clear()
+        if current.pile is not None:
+            current.pile.drop()
 
     # Fetching
 
@@ -217,8 +249,19 @@ class Sums:
 
     async def _group(self, current: _Round) -> bool:
         """Sums the next updates of a round. False if it has none, or no room for sums."""
+        if current.over or current.trouble is not None or current.closed is not None:
+            return False
+        try:
+            if current.pile is not None:
+                return await self._keep(current, current.pile)
+            return await self._sum(current)
+        except Exception as error:
+            self._spoil(current, error)
+            return True
+
+    async def _sum(self, current: _Round) -> bool:
         queue = current.inline or current.here
-        if current.over or current.trouble is not None or not queue:
+        if not queue:
             return False
         if queue is current.here and len(queue) < GROUP and current.size is None:
             # More of them will come; together they cost less.
@@ -226,32 +269,104 @@ class Sums:
         if current.sums is None and not self._room(current):
             return False
         group = [queue[place] for place in range(min(GROUP, len(queue)))]
-        try:
-            if current.sums is None:
-                sums = await self._offload.run(_new_sums, current)
-                if current.over:
-                    return True
-                current.sums = sums
-            if queue is current.here and self._gone(current, group):
+        if current.sums is None:
+            sums = await self._offload.run(self._new_sums, current)
+            if current.over:
                 return True
-            updates = [(each, each.payload or self._store.view(each.cid)) for each in group]
-            await self._offload.run(_add, current, current.sums, updates)
-        except Exception as error:
-            self._spoil(current, error)
+            current.sums = sums
+        if queue is current.here and self._gone(current, group):
             return True
+        await self._offload.run(self._add, current, current.sums, group)
         for _ in group:
             queue.popleft()
         current.summed += len(group)
         current.tell()
         return True
 
-    def _gone(self, current: _Round, group: list[Addend]) -> bool:
-        """Whether the disk has lost some of these meanwhile; then they are fetched again."""
+    async def _keep(self, current: _Round, pile: Pile) -> bool:
+        """For the rules that look at all updates at once: what is here waits for the rest."""
+        if current.inline:
+            if not await self._put_on(current, pile):
+                return False
+        elif current.here:
+            group = [current.here[place] for place in range(min(GROUP, len(current.here)))]
+            if self._gone(current, group):
+                return True
+            prints = await self._offload.run(self._fingerprints, current, group)
+            for addend, values in zip(group, prints, strict=True):
+                current.kept.append(_Kept(addend, values, 0, 0))
+                current.here.popleft()
+        elif current.sums is None and len(current.kept) == current.size and self._room(current):
+            gone = self._gone(current, [each.addend for each in current.kept if not each.size_bytes])
+            current.kept = [each for each in current.kept if each.addend.index not in gone]
+            if not gone:
+                current.sums = await self._offload.run(self._all_of, current, pile)
+                current.summed = len(current.kept)
+        else:
+            return False
+        if current.over:
+            self._clear(current)
+        current.tell()
+        return True
+
+    async def _put_on(self, current: _Round, pile: Pile) -> bool:
+        addend = current.inline[0]
+        try:
+            start, values = await self._offload.run(self._piled, current, pile, addend)
+        except (NoSpace, DiskFull) as full:
+            log.warning("no room for the updates of a round", extra={"job": current.job, "reason": str(full)})
+            asyncio.get_running_loop().call_later(ROOM_S, self._changed.set)
+            return False
+        current.kept.append(_Kept(replace(addend, payload=b""), values, start, len(addend.payload)))
+        current.inline.popleft()
+        return True
+
+    def _piled(self, current: _Round, pile: Pile, addend: Addend) -> tuple[int, bytes]:
+        return pile.put(addend.payload), payload_fingerprint(addend.payload, _offset(current, addend))
+
+    def _fingerprints(self, current: _Round, group: list[Addend]) -> list[bytes]:
+        return [self._fingerprint(current, each, self._store.view(each.cid)) for each in group]
+
+    def _fingerprint(self, current: _Round, addend: Addend, payload: memoryview) -> bytes:
+        """Of a blob, of which all leaves but the first were hashed when it came."""
+        blob = self._store.find(addend.cid)
+        if blob is None:
+            raise NoSuchFile(f"the blob of update {addend.index} is gone")
+        return fingerprint(payload[_offset(current, addend) : LEAF_BYTES], blob.manifest.digests[DIGEST_BYTES:])
+
+    def _gone(self, current: _Round, group: list[Addend]) -> set[int]:
+        """Which of these the disk has lost meanwhile; they are fetched again."""
         gone = [each for each in group if self._store.find(each.cid) is None]
         for addend in gone:
-            current.here.remove(addend)
+            if addend in current.here:
+                current.here.remove(addend)
             self._fetch(current, addend)
-        return bool(gone)
+        return {each.index for each in gone}
+
+    def _new_sums(self, current: _Round) -> Aggregation:
+        rules = AggregationRules(current.job, current.number, current.rules, current.step)
+        return Aggregation(rules, self._offload.spread)
+
+    def _add(self, current: _Round, sums: Aggregation, group: list[Addend]) -> None:
+        updates = []
+        for each in group:
+            if each.payload:
+                values = payload_fingerprint(each.payload, _offset(current, each))
+                updates.append(_update(each, each.payload, values))
+            else:
+                payload = self._store.view(each.cid)
+                updates.append(_update(each, payload, self._fingerprint(current, each, payload)))
+        sums.add(*updates)
+
+    def _all_of(self, current: _Round, pile: Pile) -> Aggregation:
+        sums, inline = self._new_sums(current), pile.view()
+        for each in current.kept:
+            if each.size_bytes:
+                payload = inline[each.start : each.start + each.size_bytes]
+            else:
+                payload = self._store.view(each.addend.cid)
+            sums.add(_update(each.addend, payload, each.fingerprint))
+        return sums
 
     def _room(self, current: _Round) -> bool:
         if current.sums_bytes <= ALWAYS_BYTES:
@@ -271,15 +386,16 @@ class Sums:
         code = error.code if isinstance(error, Refused) else "SUM_FAILED"
         current.trouble = CannotSum(code, f"round {current.number} cannot be summed: {error}")
         log.error("a round cannot be summed", extra={"code": code, "job": current.job, "round": current.number})
-        current.sums = None
+        self._clear(current)
         current.tell()
 
     # Closing
 
     async def _kernels(self, version: int) -> None:
-        own = await self._offload.run(_kernel_version)
-        if version != own:
-            raise CannotSum("KERNEL_VERSION", f"the round wants kernels of version {version}; this program has {own}")
+        if version != KERNEL_VERSION:
+            raise CannotSum(
+                "KERNEL_VERSION", f"the round wants kernels of version {version}; this program has {KERNEL_VERSION}"
+            )
         if self.check_kernels is None:
             return
         if self._checking is None:
@@ -289,68 +405,78 @@ class Sums:
         except Exception as error:
             raise CannotSum("KERNELS_DIFFER", str(error) or type(error).__name__) from error
 
-    async def _finished(self, current: _Round, sums: Aggregation, asked: Close, base: Blob) -> Closed:
+    async def _finished(
+        self, current: _Round, sums: Aggregation, asked: Close, base: Blob, moments: Blob | None
+    ) -> Closed:
+        try:
+            closing = await self._closing(current, sums, asked, base, moments)
+        except Refused as refused:
+            raise CannotSum(refused.code, f"round {current.number} cannot be closed: {refused}") from refused
         while True:
             try:
-                outcome = await self._written(current, sums, asked, base)
+                outcome = await self._written(current, closing, base)
                 break
             except (NoSpace, DiskFull) as full:
                 # The round waits, as all that needs room does; its sums stay as they are.
                 log.warning("no room for the model of a round", extra={"job": current.job, "reason": str(full)})
                 await asyncio.sleep(ROOM_S)
-            except Refused as refused:
-                raise CannotSum(refused.code, f"round {current.number} cannot be closed: {refused}") from refused
-        current.closed = Closed(asked.id, outcome.ok, outcome.code, outcome.model_cid, b"", outcome.record_cid)
-        current.sums = None
+        current.closed = Closed(
+            asked.id, outcome.ok, outcome.code, outcome.model_cid, outcome.optimizer_cid, outcome.record_cid
+        )
+        self._clear(current)
         current.known.clear()
         self._changed.set()
         self._touch(current)
         return current.closed
+
+    async def _closing(
+        self, current: _Round, sums: Aggregation, asked: Close, base: Blob, moments: Blob | None
+    ) -> Closing:
+        store = self._store
+        old = None if moments is None else store.view(moments.cid)
+        if current.pile is None:
+            return await self._offload.run(sums.finish, asked.log_root, store.view(base.cid), old)
+        async with self._reducing:
+            return await self._offload.run(sums.finish, asked.log_root, store.view(base.cid), old)
 
     def _touch(self, current: _Round) -> None:
         """With the answer, whoever has marked before it and collects what must stay cannot know of these yet."""
         for cid in current.made:
             self._store.touch(cid)
 
-    async def _written(self, current: _Round, sums: Aggregation, asked: Close, base: Blob) -> AggregationOutcome:
+    async def _written(self, current: _Round, closing: Closing, base: Blob) -> AggregationOutcome:
         """The outcome, once its blobs are durable here."""
-        offload, store = self._offload, self._store
-        closing = await offload.run(sums.finish, asked.log_root, store.view(base.cid))
         try:
-            draft = await offload.run(store.write, BlobKind.MODEL, closing.model())
+            optimizer = await self._moments(current, closing)
+            moments = None if optimizer is None else self._store.view(optimizer.cid)
+            draft = await self._offload.run(self._store.write, BlobKind.MODEL, closing.model(moments))
         except Refused as refused:
             outcome = closing.failed(refused.code, base.cid)
         else:
             current.made.add(draft.cid)
-            model = await store.keep(draft)
-            outcome = closing.closed(model.cid, base.cid)
+            model = await self._store.keep(draft)
+            outcome = closing.closed(model.cid, base.cid, b"" if optimizer is None else optimizer.cid)
         current.made.add(outcome.record_cid)
-        record = await store.keep(await offload.run(store.write, BlobKind.RECORD, iter((outcome.record,))))
+        record = await self._store.keep(
+            await self._offload.run(self._store.write, BlobKind.RECORD, iter((outcome.record,)))
+        )
         assert record.cid == outcome.record_cid, "a record is one leaf"
         return outcome
 
-
-def _new_sums(current: _Round) -> Aggregation:
-    # Here and below: the kernels' libraries take more memory than all else, and most of a validator's life has none
-    # of their work.
-    from fl.aggregation import Aggregation, AggregationRules
-
-    return Aggregation(AggregationRules(current.job, current.number, current.rules, 1))
-
-
-def _add(current: _Round, sums: Aggregation, updates: list[tuple[Addend, Any]]) -> None:
-    from fl.aggregation import Update
-
-    made = []
-    for each, payload in updates:
-        place = Place(current.job, current.number, each.member)
-        offset = len(form_of(current.rules, 0).header(place))
-        print_ = payload_fingerprint(payload, offset)
-        made.append(Update(each.index, current.number, each.member, each.weight, 0, payload, print_))
-    sums.add(*made)
+    async def _moments(self, current: _Round, closing: Closing) -> Blob | None:
+        chunks = closing.moments()
+        if chunks is None:
+            return None
+        draft = await self._offload.run(self._store.write, BlobKind.OPTIMIZER, chunks)
+        current.made.add(draft.cid)
+        return await self._store.keep(draft)
 
 
-def _kernel_version() -> int:
-    from fl.kernels import KERNEL_VERSION
+def _update(addend: Addend, payload: Bytes, values: bytes) -> Update:
+    return Update(addend.index, addend.round, addend.member, addend.weight, addend.group, payload, values)
 
-    return KERNEL_VERSION
+
+def _offset(current: _Round, addend: Addend) -> int:
+    """Where the values of an update begin, if its header is the right one."""
+    place = Place(current.job, addend.round, addend.member)
+    return len(form_of(current.rules, addend.group).header(place))

@@ -12,7 +12,7 @@ time. And every queue has a bound: a slow peer or a slow disk costs answers, nev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import ClassVar, ParamSpec, Protocol, TypeAlias, TypeVar
@@ -183,6 +183,9 @@ class Offload(Protocol):
     """Work that would hold the event loop for longer than a frame may wait."""
 
     async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T: ...
+
+    def spread(self, pieces: Sequence[Callable[[], _T]]) -> list[_T]:
+        """For a function that `run` runs: does its work in pieces, on other threads too, and gives their results."""
 
     def close(self) -> None: ...
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from bisect import bisect_left, insort
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -425,6 +425,9 @@ class SimulatedOffload:
         finally:
             await asyncio.sleep(seconds)
             self._power.check()
+
+    def spread(self, pieces: Sequence[Callable[[], _T]]) -> list[_T]:
+        return [piece() for piece in pieces]
 
     def close(self) -> None:
         self._power.check()

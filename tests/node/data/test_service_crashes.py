@@ -26,8 +26,8 @@ async def work(near: House, far: House) -> list[bytes]:
     plane = near.plane
 
     async def summed() -> bytes:
-        await plane.add(JOB, 1, RULES, [each.addend for each in UPDATES])
-        closed = await plane.close(JOB, 1, LOG_ROOT, len(UPDATES), KERNEL_VERSION, base)
+        await plane.add(JOB, 1, RULES, 1, [each.addend for each in UPDATES])
+        closed = await plane.close(JOB, 1, LOG_ROOT, len(UPDATES), KERNEL_VERSION, base, b"")
         return closed.model
 
     async def swept() -> tuple[int, int]:

@@ -44,7 +44,7 @@ def given(count: int, of: JobRules = RULES, *, inline: bool = False, round: int 
     for index in range(count):
         member = bytes([index + 1]) * 32
         data = update(member, (index - 3) / 64, of, round=round, job=job)
-        made.append(Given(Addend(index, member, 1, cid_of(data), data if inline else b""), data))
+        made.append(Given(Addend(index, round, member, 1, 0, cid_of(data), data if inline else b""), data))
     return made
 
 
@@ -64,12 +64,12 @@ async def put_all(house: House, updates: Sequence[Given]) -> None:
 
 
 async def add(house: House, updates: Sequence[Given], of: JobRules = RULES, job: bytes = JOB) -> None:
-    await house.plane.add(job, 1, of, [each.addend for each in updates])
+    await house.plane.add(job, 1, of, 1, [each.addend for each in updates])
 
 
 async def close(house: House, size: int, of: JobRules = RULES, job: bytes = JOB) -> Closed:
     base = await house.plane.zeros(of.schema)
-    return await house.plane.close(job, 1, LOG_ROOT, size, KERNEL_VERSION, base)
+    return await house.plane.close(job, 1, LOG_ROOT, size, KERNEL_VERSION, base, b"")
 
 
 def test_every_validator_writes_the_same_model_whatever_order_updates_came_in() -> None:
@@ -140,7 +140,7 @@ def test_updates_that_are_not_here_are_fetched_and_so_is_the_base() -> None:
         await put_all(far, updates)
         await add(near, updates)
         base = await far.plane.zeros(RULES.schema)
-        closed = await near.plane.close(JOB, 1, LOG_ROOT, len(updates), KERNEL_VERSION, base)
+        closed = await near.plane.close(JOB, 1, LOG_ROOT, len(updates), KERNEL_VERSION, base, b"")
         assert closed.model == model_of(updates)
 
     on_a_street(2, story)
@@ -266,7 +266,7 @@ def test_a_model_for_which_there_is_no_room_is_written_once_there_is() -> None:
         base = await house.plane.zeros(RULES.schema)
         await add(house, updates)
         house.machine.traits.capacity_bytes = 5 * len(updates[0].data) + 100_000
-        closing = asyncio.create_task(house.plane.close(JOB, 1, LOG_ROOT, 4, KERNEL_VERSION, base))
+        closing = asyncio.create_task(house.plane.close(JOB, 1, LOG_ROOT, 4, KERNEL_VERSION, base, b""))
         await asyncio.sleep(10)
         assert not closing.done()
         house.machine.traits.capacity_bytes = None
@@ -309,7 +309,7 @@ def test_kernels_of_another_version_give_no_result() -> None:
         await add(house, updates, SMALL)
         base = await house.plane.zeros(SMALL.schema)
         with pytest.raises(DataFault) as fault:
-            await house.plane.close(JOB, 1, LOG_ROOT, 2, KERNEL_VERSION + 1, base)
+            await house.plane.close(JOB, 1, LOG_ROOT, 2, KERNEL_VERSION + 1, base, b"")
         assert fault.value.fault == "KERNEL_VERSION"
 
     on_a_street(1, story)
@@ -340,11 +340,11 @@ def test_a_machine_that_computes_other_numbers_gives_no_result_and_is_asked_to_c
 
 def test_an_update_that_breaks_the_rules_spoils_its_own_round_alone() -> None:
     wrong, small = given(4, SMALL, inline=True), given(4, SMALL, inline=True, job=OTHER_JOB)
-    stolen = Addend(0, b"z" * 32, 1, wrong[0].addend.cid, wrong[0].data)
+    stolen = Addend(0, 1, b"z" * 32, 1, 0, wrong[0].addend.cid, wrong[0].data)
 
     async def story(street: Street) -> None:
         house = street.houses[0]
-        await house.plane.add(JOB, 1, SMALL, [stolen])
+        await house.plane.add(JOB, 1, SMALL, 1, [stolen])
         with pytest.raises(DataFault) as fault:
             await close(house, 1, SMALL)
         assert fault.value.fault == "WRONG_HEADER"
