@@ -23,12 +23,12 @@ from chain.cid import cid_text, raw_cid
 from cli.localnets import LocalNetwork, Plan
 from fl.client.digits import CLASSES, FEATURES, SEED, deal, load_digits, save
 from fl.client.errors import BadInput, QuorateError, TimedOut
-from fl.client.job import metric_value
+from fl.client.measures import metric_value
 from fl.client.perceptron import Data, accuracy, initial_model, train
 from fl.client.sync import Job, Network, connect
 from fl.client.trainer import LOSS
-from fl.records import JobStatus, Kind, Phase, Round
 from fl.jobrules import VISIBLE_TO_VALIDATORS
+from fl.records import JobStatus, Kind, Phase, Round
 
 JOB = "digits"
 HIDDEN = 64

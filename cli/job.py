@@ -253,7 +253,7 @@ def _tell_round(found: AsyncJob, current: Round) -> None:
 
 def round_data(found: AsyncJob, current: Round) -> dict[str, object]:
     from chain.cid import cid_text
-    from fl.client.job import metric_value
+    from fl.client.measures import metric_value
     from fl.records import Phase
 
     over = current.phase >= Phase.CLOSED

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,27 +18,39 @@ from chain.cid import cid_text, raw_cid
 from fl.client.blobfile import mapped
 from fl.client.blobs import Progress, quiet
 from fl.client.errors import BadInput, RefusedByChain, Unreachable, Unverified
+from fl.client.evaluations import AsyncEvaluation
 from fl.client.home import Pending
 from fl.client.jobdraft import Arrays, ConfigValue, config_value
+from fl.client.measures import examples_of, metric_values
 from fl.client.receipt import Receipt
 from fl.client.wakeup import Wakeup
 from fl.errors import Refused
+from fl.evaluation import SubmitEvaluation
 from fl.jobrules import config_at, rules_hash, zero_model_cid
 from fl.jobs import JoinJob, LeaveJob, StopJob
 from fl.records import (
-    METRIC_MARKS,
-    METRIC_MINUS_INFINITY,
-    METRIC_NAN,
-    METRIC_PLUS_INFINITY,
+    Answer,
+    Evaluation,
+    EvaluationPhase,
+    Evaluators,
     Job,
     JobRules,
     JobStatus,
     Joined,
     Phase,
+    Role,
     Round,
 )
 from fl.rounds import SubmitUpdate
-from fl.state import job_key, joined_key, round_key
+from fl.state import (
+    answer_key,
+    evaluation_cohort_key,
+    evaluation_key,
+    evaluators_key,
+    job_key,
+    joined_key,
+    round_key,
+)
 from fl.tensors.encodings import Place, UpdateForm, encoded
 from fl.tensors.layout import AVERAGED
 from fl.tensors.model import model_form, parse_model
@@ -48,12 +60,13 @@ from fl.updates import form_of
 if TYPE_CHECKING:
     from fl.client.network import AsyncNetwork
 
+A = TypeVar("A", "AsyncTask", AsyncEvaluation)
+
 log = logging.getLogger("quorate.client")
 
 _MOVED_ON = frozenset({"LATE", "DUPLICATE"})
 """Refusals of an update that end a round for the trainer and nothing else."""
 _OVER = (JobStatus.FINISHED, JobStatus.STOPPED)
-_MICRO = 1_000_000
 _SOON_S = 0.05
 _LOOK_AGAIN_S = 2.0
 """Events only make the loop faster; this is how often it looks when none comes."""
@@ -188,6 +201,18 @@ class AsyncJob:
         who = bytes.fromhex(account) if account is not None else self.network.sender.account
         return await self.network.record(Joined, joined_key(self._id, who))
 
+    async def evaluation(self, round: int) -> Evaluation | None:
+        """The proven record of what evaluators measured of this round's model; None if they were not asked."""
+        return await self.network.record(Evaluation, evaluation_key(self._id, round))
+
+    async def is_evaluator(self, account: str | None = None) -> bool:
+        who = bytes.fromhex(account) if account is not None else self.network.sender.account
+        return await self._lists(evaluators_key(self._id), who)
+
+    async def _lists(self, key: bytes, account: bytes) -> bool:
+        found = await self.network.record(Evaluators, key)
+        return found is not None and account in found.accounts
+
     async def model_cid(self, round: int | None = None) -> str:
         """Of the newest model, or of the one that a round made (0: the initial)."""
         return cid_text(await self._model_cid(round))
@@ -239,51 +264,62 @@ class AsyncJob:
 
     # Membership
 
-    async def join(self, accept: str | None = None) -> Receipt | None:
-        """Join under the job's rules; None if that has been done. With `accept`, the hash of the rules that were
-        agreed on, joining is refused under any others."""
+    async def join(self, accept: str | None = None, *, role: str = Role.TRAINER.value) -> Receipt | None:
+        """Join under the job's rules, as a trainer or as an evaluator; None if that has been done. With `accept`, the
+        hash of the rules that were agreed on, joining is refused under any others."""
         if accept is not None and accept.lower() != self.rules_hash:
             raise RefusedByChain.of("WRONG_RULES", f"The rules of {self.name} hash to {self.rules_hash}.")
-        if await self.joined() is not None:
+        if await (self.is_evaluator() if role == Role.EVALUATOR else self.joined()):
             return None
-        receipt = await self.network.send(JoinJob(self._id, bytes.fromhex(self.rules_hash)), allow=("ALREADY_JOINED",))
+        body = JoinJob(self._id, bytes.fromhex(self.rules_hash), role=role)
+        receipt = await self.network.send(body, allow=("ALREADY_JOINED",))
         return receipt if receipt.accepted else None
 
-    async def leave(self) -> Receipt:
-        return await self.network.send(LeaveJob(self._id))
+    async def leave(self, *, role: str = Role.TRAINER.value) -> Receipt:
+        return await self.network.send(LeaveJob(self._id, role))
 
     async def stop(self) -> Receipt:
         """End the job for everyone; its creator and registrars may."""
         return await self.network.send(StopJob(self._id))
 
-    # Training
+    # What is asked of members
 
-    async def tasks(self) -> AsyncGenerator[AsyncTask, None]:
+    def tasks(self) -> AsyncGenerator[AsyncTask, None]:
         """Each round that this account may still answer, until the job is over.
 
         Updates that an earlier run left in flight are sent again first, byte for byte. A round that was answered is
         skipped, so the loop can be started anew at any time. Nodes that do not answer are waited for."""
+        return self._asked(SubmitUpdate, self._task)
+
+    def evaluations(self) -> AsyncGenerator[AsyncEvaluation, None]:
+        """Each model that this account is asked to measure and has not, until the job is over: as `tasks` for those
+        who evaluate."""
+        return self._asked(SubmitEvaluation, self._evaluation)
+
+    async def _asked(
+        self, answered_by: type[object], find: Callable[[int], Awaitable[tuple[Job, A | None]]]
+    ) -> AsyncGenerator[A, None]:
+        """What `find` finds beyond the round that was offered last; it is told which one that is."""
         wakeup = Wakeup(self.network.nodes, self.id)
         offered = 0
         try:
             while True:
                 try:
-                    await self._resume()
+                    await self._resume(answered_by)
                     seen, height = wakeup.seen(), self.network.reader.head
-                    standing = await self.standing()
-                    task = await self._task(standing, offered)
+                    job, asked = await find(offered)
                 except Unreachable as error:
                     log.warning("%s: waiting for the network: %s", self.name, error)
                     await asyncio.sleep(_LOOK_AGAIN_S)
                     continue
-                if standing.job.status in _OVER:
+                if job.status in _OVER:
                     return
-                if task is None:
+                if asked is None:
                     about_to_be_proven = wakeup.rumoured_height() > height
                     await wakeup.wait(seen, _SOON_S if about_to_be_proven else _LOOK_AGAIN_S)
                     continue
-                offered = task.round
-                yield task
+                offered = asked.round
+                yield asked
         finally:
             await wakeup.close()
 
@@ -295,10 +331,13 @@ class AsyncJob:
         current, joined = await asyncio.gather(self.round(job.round), self.joined())
         return Standing(job, current, joined)
 
-    async def _task(self, standing: Standing, offered: int) -> AsyncTask | None:
+    async def _task(self, offered: int) -> tuple[Job, AsyncTask | None]:
+        standing = await self.standing()
+        task = None if standing.job.status in _OVER else await self._task_of(standing, offered)
+        return standing.job, task
+
+    async def _task_of(self, standing: Standing, offered: int) -> AsyncTask | None:
         joined, current = standing.joined, standing.round
-        if standing.job.status in _OVER:
-            return None
         if joined is None:
             raise RefusedByChain.of("NOT_JOINED", f"This account is not in the job {self.name}.")
         if current is None or current.phase != Phase.COLLECTING or current.number <= offered:
@@ -306,27 +345,49 @@ class AsyncJob:
         if joined.from_round > current.number or joined.answered >= current.number:
             return None
         path = await self._file(current.base)
+        return AsyncTask(self, current, self._parsed(mapped(path)), self._own_arrays(path))
+
+    async def _evaluation(self, offered: int) -> tuple[Job, AsyncEvaluation | None]:
+        job = await self.status()
+        if job.status in _OVER:
+            return job, None
+        account = self.network.sender.account
+        if not await self._lists(evaluators_key(self._id), account):
+            raise RefusedByChain.of("NOT_JOINED", f"This account does not evaluate the job {self.name}.")
+        asked = await self.evaluation(job.evaluation)
+        if asked is None or asked.phase != EvaluationPhase.OPEN or asked.round <= offered:
+            return job, None
+        is_drawn, answer = await asyncio.gather(
+            self._lists(evaluation_cohort_key(self._id), account),
+            self.network.record(Answer, answer_key(self._id, account)),
+        )
+        if not is_drawn or answer is not None:
+            return job, None
+        return job, AsyncEvaluation(self, asked, self._own_arrays(await self._file(asked.model)))
+
+    def _own_arrays(self, path: Path) -> dict[str, NDArray[Any]]:
+        """To be changed by whoever is given them; the file stays as it is."""
         model = self._parsed(mapped(path, own=True))
         for array in model.values():
             array.flags.writeable = True
-        return AsyncTask(self, current, self._parsed(mapped(path)), model)
+        return model
 
-    async def _resume(self) -> None:
-        mine = [each for each in self.network.pending() if self._is_mine(each)]
+    async def _resume(self, answered_by: type[object]) -> None:
+        mine = [each for each in self.network.pending() if self._is_mine(each, answered_by)]
         await asyncio.gather(*(self.network.sender.resume_one(each) for each in mine))
 
-    def _is_mine(self, pending: Pending) -> bool:
+    def _is_mine(self, pending: Pending, answered_by: type[object]) -> bool:
         if pending.tx.sender != self.network.sender.account:
             return False
         _, body = read_body(pending.tx)
-        return isinstance(body, SubmitUpdate) and body.job == self._id
+        return isinstance(body, answered_by) and getattr(body, "job", None) == self._id
 
     # Updates
 
     def update(self, round: Round, delta: Arrays, examples: int, metrics: Mapping[str, float]) -> SubmitUpdate:
         """The body that answers this round with this change of the averaged tensors. One that is too large to be
         carried is in the outbox from here on."""
-        rules, number = self.rules, _examples(examples)
+        rules, number = self.rules, examples_of(examples)
         values = metric_values(rules.metrics, metrics)
         cid, payload = self._payload(form_of(rules, 0), round, delta)
         return SubmitUpdate(
@@ -344,8 +405,8 @@ class AsyncJob:
         """CID and what the transaction carries: nothing if that is too much, which is then in the outbox. It is never
         put together there: a large one would be in memory once more."""
         header = form.header(Place(self._id, round.number, self.network.sender.account))
-        parts = chain((header,), encoded(form, delta))
         try:
+            parts = chain((header,), encoded(form, delta))
             if len(header) + form.data_bytes > self.network.genesis.params.inline_bytes:
                 return self.network.sender.keep_blob(parts), b""
             payload = b"".join(parts)
@@ -354,37 +415,3 @@ class AsyncJob:
             raise RefusedByChain.of(refused.code, refused.sentence) from None
         except ValueError as error:
             raise BadInput("BAD_UPDATE", f"The update cannot be encoded: {error}.", "Check names and shapes.") from None
-
-
-def _examples(examples: int) -> int:
-    if isinstance(examples, bool) or int(examples) != examples:
-        raise BadInput("BAD_EXAMPLES", f"{examples!r} is no number of examples.", "Give an integer.")
-    return int(examples)
-
-
-def metric_values(names: Sequence[str], given: Mapping[str, float]) -> tuple[int, ...]:
-    """In millionths and in the job's order; what is not a number has its mark."""
-    if given.keys() != set(names):
-        raise BadInput(
-            "BAD_METRICS",
-            f"The job names the metrics {', '.join(names) or 'none'}; given were {', '.join(given) or 'none'}.",
-            "Give exactly the metrics that the job names.",
-        )
-    return tuple(_micro(float(given[name])) for name in names)
-
-
-def _micro(value: float) -> int:
-    if math.isnan(value):
-        return METRIC_NAN
-    if math.isinf(value):
-        return METRIC_PLUS_INFINITY if value > 0 else METRIC_MINUS_INFINITY
-    scaled = round(value * _MICRO)
-    limit = METRIC_PLUS_INFINITY - 1
-    return max(min(scaled, limit), METRIC_MINUS_INFINITY + 1)
-
-
-def metric_value(micro: int) -> float:
-    """A round's mean as a number again."""
-    if micro in METRIC_MARKS:
-        return math.nan if micro == METRIC_NAN else math.copysign(math.inf, micro)
-    return micro / _MICRO

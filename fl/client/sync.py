@@ -10,7 +10,7 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -24,15 +24,18 @@ from fl.client.blobs import AsyncBlobs, BlobReceipt, BlobStat, Progress, quiet
 from fl.client.datasets import AsyncDatasets, Registered
 from fl.client.download import Fetched
 from fl.client.errors import BadInput
+from fl.client.evaluations import AsyncEvaluation
 from fl.client.job import AsyncJob, AsyncTask
 from fl.client.jobdraft import Arrays, ConfigValue
 from fl.client.network import PATIENCE_S, AsyncNetwork, connect_async
 from fl.client.reader import Proven
 from fl.client.receipt import Receipt
 from fl.records import Dataset, JobRules, Member, Round
+from fl.records import Evaluation as EvaluationRecord
 from fl.records import Job as JobRecord
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class LoopThread:
@@ -122,6 +125,50 @@ class Task:
         return self._loop.run(self._task.submit(weights=weights, delta=delta, examples=examples, metrics=metrics))
 
 
+class Evaluation:
+    """A model to measure. `model` maps tensor names to arrays of your own."""
+
+    def __init__(self, loop: LoopThread, asked: AsyncEvaluation) -> None:
+        self._loop = loop
+        self._asked = asked
+
+    @property
+    def round(self) -> int:
+        """The one that made the model."""
+        return self._asked.round
+
+    @property
+    def model(self) -> dict[str, NDArray[Any]]:
+        """Verified."""
+        return self._asked.model
+
+    @property
+    def model_cid(self) -> str:
+        return self._asked.model_cid
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What the job wants measured, by name."""
+        return self._asked.metrics
+
+    @property
+    def config(self) -> dict[str, ConfigValue]:
+        """What the job's creator gives the clients in this round."""
+        return self._asked.config
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """Of the answer, once there is one."""
+        return self._asked.receipt
+
+    def submit(self, *, metrics: Mapping[str, float], examples: int) -> Receipt:
+        """Submit what was measured, and on how many examples; returns the proven receipt.
+
+        The receipt's status is "ok", or LATE when the evaluation ended meanwhile, or DUPLICATE when this account has
+        answered it already. Every other refusal raises RefusedByChain."""
+        return self._loop.run(self._asked.submit(metrics=metrics, examples=examples))
+
+
 class Job:
     """Made by `Network.job`. `rules` are proven, and never change."""
 
@@ -154,6 +201,10 @@ class Job:
         """A round's proven record, None before it opens."""
         return self._loop.run(self._job.round(number))
 
+    def evaluation(self, round: int) -> EvaluationRecord | None:
+        """The proven record of what evaluators measured of this round's model; None if they were not asked."""
+        return self._loop.run(self._job.evaluation(round))
+
     def model(self, round: int | None = None) -> dict[str, NDArray[Any]]:
         """The newest model, or the one that a round made (0: the initial one), as arrays."""
         return self._loop.run(self._job.model(round))
@@ -170,13 +221,13 @@ class Job:
         """The same as bytes: for models that fit into memory several times."""
         return self._loop.run(self._job.model_bytes(round))
 
-    def join(self, accept: str | None = None) -> Receipt | None:
-        """Join under the job's rules; None if that has been done. With `accept`, the hash of the rules that were
-        agreed on, joining is refused under any others."""
-        return self._loop.run(self._job.join(accept))
+    def join(self, accept: str | None = None, *, role: str = "trainer") -> Receipt | None:
+        """Join under the job's rules, as a "trainer" or as an "evaluator"; None if that has been done. With `accept`,
+        the hash of the rules that were agreed on, joining is refused under any others."""
+        return self._loop.run(self._job.join(accept, role=role))
 
-    def leave(self) -> Receipt:
-        return self._loop.run(self._job.leave())
+    def leave(self, *, role: str = "trainer") -> Receipt:
+        return self._loop.run(self._job.leave(role=role))
 
     def stop(self) -> Receipt:
         """End the job for everyone; its creator and registrars may."""
@@ -187,13 +238,20 @@ class Job:
 
         Updates that an earlier run left in flight are sent again first, byte for byte. A round that was answered is
         skipped, so the loop can be started anew at any time. Nodes that do not answer are waited for."""
-        tasks = self._job.tasks()
+        return self._asked(self._job.tasks(), Task)
+
+    def evaluations(self) -> Iterator[Evaluation]:
+        """Each model that this account is asked to measure and has not, until the job is over: as `tasks` for those
+        who evaluate."""
+        return self._asked(self._job.evaluations(), Evaluation)
+
+    def _asked(self, found: AsyncGenerator[T, None], plain: Callable[[LoopThread, T], U]) -> Iterator[U]:
         try:
-            while (task := self._loop.run(_next(tasks))) is not None:
-                yield Task(self._loop, task)
+            while (each := self._loop.run(_next(found))) is not None:
+                yield plain(self._loop, each)
         finally:
             if not self._loop.closed:
-                self._loop.run(_ended(tasks))
+                self._loop.run(_ended(found))
 
 
 class Blobs:
@@ -287,12 +345,12 @@ async def _all(found: AsyncIterator[T]) -> list[T]:
     return [each async for each in found]
 
 
-async def _next(tasks: AsyncGenerator[AsyncTask, None]) -> AsyncTask | None:
-    return await anext(tasks, None)
+async def _next(found: AsyncGenerator[T, None]) -> T | None:
+    return await anext(found, None)
 
 
-async def _ended(tasks: AsyncGenerator[AsyncTask, None]) -> None:
-    await tasks.aclose()
+async def _ended(found: AsyncGenerator[T, None]) -> None:
+    await found.aclose()
 
 
 class Network:

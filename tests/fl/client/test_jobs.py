@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fl.client.errors import BadInput, QuorateError, RefusedByChain, Unreachable
-from fl.client.job import metric_value, metric_values
+from fl.client.measures import metric_value, metric_values
 from fl.client.network import AsyncNetwork, connect_async
 from fl.client.sync import Job, Network, connect
 from fl.records import ConfigEntry, JobStatus
