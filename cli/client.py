@@ -1,4 +1,4 @@
-"""What the commands of clients share: whom they ask, in whose name, and arrays in files."""
+"""What the commands of clients share: whom they ask, in whose name, and files that they write."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import click
 from cli.explain import explained
 from cli.http import Place, fetch
 from cli.output import F
-from fl.client.errors import BadFile, BadInput, QuorateError, Unreachable
+from fl.client.errors import BadFile, QuorateError, Unreachable
 from fl.client.networkfile import NETWORK_FILE, read_network
 
 if TYPE_CHECKING:
@@ -122,30 +122,6 @@ def client_options(command: F) -> F:
         made = option(made)
     result: F = made
     return result
-
-
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Of an .npz or a .safetensors file."""
-    import numpy as np
-
-    try:
-        if path.suffix == ".safetensors":
-            try:
-                from safetensors.numpy import load_file
-            except ImportError:
-                raise BadInput(
-                    "NO_SAFETENSORS", f"{path} needs the safetensors package.", "Install it, or give an .npz file."
-                ) from None
-            return dict(load_file(path))
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except QuorateError:
-        raise
-    except Exception as error:
-        # Each of the two libraries has errors of many kinds for a file that is none of its own.
-        raise BadFile(
-            "BAD_ARRAYS", f"{path} cannot be read: {error}.", "Give an .npz or a .safetensors file."
-        ) from error
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

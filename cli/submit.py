@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.client import FILE, Client, client_options, read_arrays
+from cli.client import FILE, Client, client_options
 from cli.job import tell_receipt
 from cli.output import reading, waiting
 from fl.client.errors import BadInput, RefusedByChain, TimedOut
@@ -43,6 +43,8 @@ def submit(
     The account must have joined the job. Exit code 4 if the chain did not take it: the round was over (LATE), or this
     account has answered it (DUPLICATE).
     """
+    from fl.client.arrays import read_arrays
+
     arrays, values = read_arrays(file), dict(map(_metric, metrics))
 
     async def work(network: AsyncNetwork) -> Receipt:

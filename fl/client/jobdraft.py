@@ -187,16 +187,15 @@ def _discounts(mode: str, staleness: int | None) -> tuple[int, ...]:
 
 
 def _cohort(given: Table) -> CohortRules:
-    check_table("cohort", given, ("size", "over", "check_in_s"))
+    check_table("cohort", given, {"size": int, "over": float, "check_in_s": float})
     return CohortRules(given.get("size", 0), _ppm(given.get("over", 0.0)), _ms(given.get("check_in_s", 0.0)))
 
 
 def _evaluation(given: Table) -> EvaluationRules:
     if not given:
         return EvaluationRules()
-    check_table(
-        "evaluation", given, ("every", "cohort", "minimum", "deadline_s", "before_next", "statistic", "metrics")
-    )
+    known = {"every": int, "cohort": int, "minimum": int, "deadline_s": float, "before_next": bool}
+    check_table("evaluation", given, known | {"statistic": str, "metrics": list})
     return EvaluationRules(
         every=given.get("every", 1),
         cohort=given.get("cohort", 0),
@@ -209,7 +208,7 @@ def _evaluation(given: Table) -> EvaluationRules:
 
 
 def _goal(given: Table) -> Goal:
-    check_table("goal", given, ("metric", "larger", "stop_at"))
+    check_table("goal", given, {"metric": str, "larger": bool, "stop_at": float})
     if not given:
         return Goal()
     stop_at = given.get("stop_at")
@@ -217,14 +216,24 @@ def _goal(given: Table) -> Goal:
     return Goal(given.get("metric", ""), given.get("larger", True), stop_at is not None, value)
 
 
-def check_table(name: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raises BadInput for a key that is not known, with the one that was probably meant."""
-    for key in given:
-        if key in known:
+def check_table(name: str, given: Mapping[str, Any], known: Mapping[str, type]) -> None:
+    """Raises BadInput for a key that is not known, with the one that was probably meant, and for a value of another
+    type. A float may be written as an integer."""
+    place = f" in [{name}]" if name else ""
+    for key, value in given.items():
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            advice = f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(known)}."
+            raise BadInput("UNKNOWN_KEY", f"There is no '{key}'{place}.", advice)
+        wanted = known[key]
+        if isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool)):
             continue
-        near = get_close_matches(key, known, n=1)
-        advice = f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(known)}."
-        raise BadInput("UNKNOWN_KEY", f"There is no '{key}'{f' in [{name}]' if name else ''}.", advice)
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            continue
+        raise BadInput("WRONG_TYPE", f"'{key}'{place} is {value!r}.", f"Give {_KIND[wanted]}.")
+
+
+_KIND = {bool: "true or false", int: "an integer", float: "a number", str: "text", list: "a list", dict: "a table"}
 
 
 def _spec(name: str, array: NDArray[Any], role: str) -> TensorSpec:

@@ -126,13 +126,10 @@ class Chain:
                 del self._state[key]
             else:
                 self._state[key] = value
+        # What a block leaves beside the state is read when a round closes, by then the newest.
         self._rows.update(outcome.rows)
         self.blobs.update((each.cid, _bytes_of(each)) for each in outcome.models if each.inline or each.zeros)
         return outcome, [decode(Receipt, data, len(data)) for data in outcome.receipts]
-
-    def forget_rows(self) -> None:
-        """The entries of rounds that are over, which nothing reads any more."""
-        self._rows.clear()
 
 
 def _bytes_of(model: NewModel) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chain.block import Item, ItemKind
@@ -28,8 +28,9 @@ class Sent:
     payload: bytes
 
 
-def aggregated(chain: Chain, task: AggregationTask, job: Job, rules: JobRules, sent: Mapping[bytes, Sent]) -> Item:
-    """The certified result, whose blobs are the chain's from here on. `sent` are the updates by their CIDs."""
+def aggregated(chain: Chain, task: AggregationTask, job: Job, rules: JobRules, sent: dict[bytes, Sent]) -> Item:
+    """The certified result, whose blobs are the chain's from here on. `sent` are the updates by their CIDs; those of
+    the round are let go."""
     sums = Aggregation(AggregationRules(task.job, task.round, rules, job.completed + 1))
     sums.add(*_updates(chain, task, rules, sent))
     moments = chain.blobs[job.optimizer] if job.optimizer else None
@@ -49,9 +50,9 @@ def aggregated(chain: Chain, task: AggregationTask, job: Job, rules: JobRules, s
     return Item(ItemKind.RESULT, encode(result))
 
 
-def _updates(chain: Chain, task: AggregationTask, rules: JobRules, sent: Mapping[bytes, Sent]) -> Iterator[Update]:
+def _updates(chain: Chain, task: AggregationTask, rules: JobRules, sent: dict[bytes, Sent]) -> Iterator[Update]:
     for index, entry in enumerate(entries_of(chain.read, task.job, task.round, task.size)):
-        each = sent[entry.cid]
+        each = sent.pop(entry.cid)
         header = form_of(rules, entry.group).header(Place(task.job, each.round, entry.member))
         print_ = payload_fingerprint(each.payload, len(header))
         yield Update(index, each.round, entry.member, entry.weight, entry.group, each.payload, print_)

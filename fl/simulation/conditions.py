@@ -21,14 +21,16 @@ class Draw(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Conditions:
     """`seconds` is the median time from a round's opening to a trainer's answer, spread log-normally with the standard
-    deviation `spread`. `stragglers` of the trainers take `slowness` times as long. With the probability `dropout` a
-    trainer that began a round never answers it."""
+    deviation `spread`. The share `stragglers` of the trainers take `slowness` times as long. With the probability
+    `dropout` a trainer that began a round never answers it. `evaluators` share what is held out; a job without
+    evaluation needs none."""
 
     seconds: float = 2.0
     spread: float = 0.3
     stragglers: float = 0.0
     slowness: float = 10.0
     dropout: float = 0.0
+    evaluators: int = 4
     seed: int = 1
 
 
@@ -36,11 +38,11 @@ def source(seed: int, draw: Draw, *place: int) -> np.random.Generator:
     return np.random.default_rng([seed, draw, *place])
 
 
-def takes_ms(conditions: Conditions, trainer: int, round: int) -> int:
-    """How long this trainer takes for this round."""
-    pace = source(conditions.seed, Draw.PACE, trainer)
+def takes_ms(conditions: Conditions, draw: Draw, who: int, round: int) -> int:
+    """How long this trainer or this evaluator takes for this round."""
+    pace = source(conditions.seed, Draw.PACE, draw, who)
     slow = conditions.slowness if pace.random() < conditions.stragglers else 1.0
-    drawn = source(conditions.seed, Draw.TIME, trainer, round).normal(0.0, conditions.spread)
+    drawn = source(conditions.seed, draw, who, round).normal(0.0, conditions.spread)
     return max(1, int(1000 * conditions.seconds * slow * float(np.exp(drawn))))
 
 

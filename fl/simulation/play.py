@@ -6,9 +6,10 @@ of their virtual times.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any, Protocol
 
@@ -18,15 +19,17 @@ from chain.block import Item
 from chain.unixfs import cid_of
 from fl.client.jobdraft import ConfigValue, Draft, config_value
 from fl.errors import Refused
+from fl.evaluation import SubmitEvaluation
+from fl.evaluators import UNDER_WAY
 from fl.execution import OK
 from fl.jobrules import config_at, rules_hash
 from fl.jobs import CreateJob, JoinJob, job_id
-from fl.records import Job, JobStatus, Phase, Role, Round
+from fl.records import Evaluation, EvaluationPhase, Evaluators, Job, JobStatus, Phase, Role, Round
 from fl.rounds import SubmitUpdate
 from fl.simulation.chain import BLOCK_MS, Chain, Member, member
 from fl.simulation.closing import Sent, aggregated
-from fl.simulation.conditions import Conditions, fails, takes_ms
-from fl.state import job_key, round_key
+from fl.simulation.conditions import Conditions, Draw, fails, takes_ms
+from fl.state import evaluation_cohort_key, evaluation_key, job_key, round_key
 from fl.tensors.encodings import Place, encode_update
 from fl.tensors.model import parse_model
 from fl.updates import form_of
@@ -44,23 +47,35 @@ class Answer:
     metrics: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What an evaluator submits: in millionths, in the order of the metrics that the evaluation names."""
+
+    examples: int
+    values: tuple[int, ...]
+
+
 class Cast(Protocol):
-    """Who trains. The same arguments must give the same answer."""
+    """Who trains and who evaluates. The same arguments must give the same answer."""
 
     def train(self, trainer: int, round: int, model: Model, config: Config) -> Answer: ...
+
+    def evaluate(self, evaluator: int, round: int, model: Model) -> Measured: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A round that is over: its record, what became of those who did not count, and its model."""
+    """A round that is over, and the evaluation of its model with it: their records, what became of those who did not
+    count, and the model that the job had then."""
 
     record: Round
+    evaluation: Evaluation | None
     failed: int
     """Trainers that began and never answered."""
+    late: int
+    """Trainers for whose answers the round did not wait."""
     refused: Mapping[str, int]
     """Answers by the code that they were refused with."""
-    seconds: float
-    """Virtual ones, from the round's opening to its end."""
     model: bytes
 
 
@@ -75,13 +90,13 @@ class Played:
 
 @dataclass(order=True, slots=True)
 class _Due:
-    """Something that a member does at a time."""
+    """Something that a member does at a time; of several at one time, what was begun first."""
 
     at_ms: int
     number: int
-    trainer: int
-    round: int
-    base: bytes
+    act: Callable[[], None] = field(compare=False)
+    model: bytes = field(compare=False)
+    """It works on this one."""
 
 
 @dataclass(slots=True)
@@ -103,29 +118,37 @@ class Play:
         self._cast = cast
         self._conditions = conditions
         self._tell = tell
+        evaluators = conditions.evaluators if draft.rules.evaluation.every else 0
         self._creator = member("creator")
         self._trainers = [member(f"trainer-{number}") for number in range(trainers)]
-        roles = [(self._creator, (Role.CREATOR.value,)), *((each, (Role.TRAINER.value,)) for each in self._trainers)]
-        self._chain = Chain(roles, conditions.seed)
+        self._evaluators = [member(f"evaluator-{number}") for number in range(evaluators)]
+        everybody = [(self._creator, Role.CREATOR), *((each, Role.TRAINER) for each in self._trainers)]
+        everybody += [(each, Role.EVALUATOR) for each in self._evaluators]
+        self._chain = Chain(((each, (role.value,)) for each, role in everybody), conditions.seed)
         self._items: list[Item] = []
         self._due: list[_Due] = []
         self._pushed = 0
+        self._busy: set[int] = set()
         self._answering: dict[bytes, int] = {}
+        """Rounds, by the transactions that answer them."""
         self._sent: dict[bytes, Sent] = {}
-        self._tallies: dict[int, _Tally] = {}
+        self._tallies: defaultdict[int, _Tally] = defaultdict(_Tally)
         self._seen: list[Seen] = []
-        self._begun = 0
+        self._begun = self._evaluated = 0
         self._job = self._created(draft)
 
     def run(self) -> Played:
         """Until the job is over, or paused, or nothing can happen any more."""
         began_ms = self._chain.time_ms
+        accepted = rules_hash(self._rules)
+        for each in self._evaluators:
+            self._chain.send(each, JoinJob(self._job, accepted, Role.EVALUATOR.value))
         for each in self._trainers:
-            self._chain.send(each, JoinJob(self._job, rules_hash(self._rules)))
+            self._chain.send(each, JoinJob(self._job, accepted))
         self._block(began_ms)
         while self._state.status in (JobStatus.WAITING, JobStatus.RUNNING) and (at_ms := self._next_ms()) is not None:
             while self._due and self._due[0].at_ms <= at_ms:
-                self._answer(heappop(self._due))
+                heappop(self._due).act()
             self._block(at_ms)
         job = self._state
         seconds = (self._chain.time_ms - began_ms) / 1000
@@ -161,83 +184,121 @@ class Play:
         outcome, receipts = self._chain.block(at_ms, items)
         for receipt in receipts:
             number = self._answering.pop(receipt.tx_id, None)
-            if number is not None and receipt.status != OK:
-                self._tally(number).refused[receipt.status] += 1
+            if number is not None and receipt.status not in (OK, "LATE"):
+                self._tallies[number].refused[receipt.status] += 1
+        self._follow()
         for task in outcome.aggregations:
             self._items.append(aggregated(self._chain, task, self._state, self._rules, self._sent))
-            self._sent.clear()
-            self._chain.forget_rows()
-        self._follow()
 
     def _follow(self) -> None:
-        """Tells of rounds that are over, and has everybody begin the one that is open."""
+        """Tells of rounds that are over, and has everybody begin what is open."""
         job = self._state
         for number in range(len(self._seen) + 1, job.round + 1):
-            record = self._round(number)
-            if record.phase < Phase.CLOSED:
+            record, evaluation = self._round(number), self._evaluation(number)
+            if record.phase < Phase.CLOSED or (evaluation is not None and evaluation.phase in UNDER_WAY):
                 break
-            self._over(job, record)
-        if job.round > self._begun:
+            self._over(record, evaluation)
+        if job.round > self._begun and self._round(job.round).phase == Phase.COLLECTING:
             self._begun = job.round
             self._begin(self._round(job.round))
+        current = self._evaluation(job.evaluation)
+        if current is not None and current.round > self._evaluated and current.phase == EvaluationPhase.OPEN:
+            self._evaluated = current.round
+            self._begin_evaluation(current)
+        self._forget(job)
 
     def _round(self, number: int) -> Round:
         found = self._chain.record(Round, round_key(self._job, number))
         assert found is not None
         return found
 
-    def _tally(self, round: int) -> _Tally:
-        return self._tallies.setdefault(round, _Tally())
+    def _evaluation(self, number: int) -> Evaluation | None:
+        return self._chain.record(Evaluation, evaluation_key(self._job, number))
 
-    def _over(self, job: Job, record: Round) -> None:
+    def _over(self, record: Round, evaluation: Evaluation | None) -> None:
         tally = self._tallies.pop(record.number, _Tally())
+        late = record.cohort - record.updates.size - tally.failed - tally.refused.total()
         model = self._chain.blobs[record.model or record.base]
-        seconds = (record.ended_ms - record.opened_ms) / 1000
-        self._seen.append(Seen(record, tally.failed, tally.refused, seconds, model))
+        self._seen.append(Seen(record, evaluation, tally.failed, late, tally.refused, model))
         self._tell(self._seen[-1])
-        if record.model:
-            del self._chain.blobs[record.base]
+
+    def _forget(self, job: Job) -> None:
+        """What nobody will ask for: older models, records of rounds."""
+        named = {job.model, job.optimizer, job.best, *(each.model for each in self._due)}
+        for number in range(len(self._seen) + 1, job.round + 1):
+            record = self._round(number)
+            named |= {record.base, record.model}
+        self._chain.blobs = {cid: blob for cid, blob in self._chain.blobs.items() if cid in named}
+
+    def _push(self, after_ms: int, model: bytes, act: Callable[[], None]) -> None:
+        self._pushed += 1
+        heappush(self._due, _Due(self._chain.time_ms + after_ms, self._pushed, act, model))
+
+    def _model(self, cid: bytes) -> Model:
+        return parse_model(self._rules.schema, self._chain.blobs[cid])
 
     # Trainers
 
     def _begin(self, current: Round) -> None:
         for trainer in range(len(self._trainers)):
-            if fails(self._conditions, trainer, current.number):
-                self._tally(current.number).failed += 1
-                continue
-            self._pushed += 1
-            at_ms = self._chain.time_ms + takes_ms(self._conditions, trainer, current.number)
-            heappush(self._due, _Due(at_ms, self._pushed, trainer, current.number, current.base))
+            self._start(trainer, current)
 
-    def _answer(self, due: _Due) -> None:
-        tally = self._tally(due.round)
-        current = self._round(due.round)
-        if current.phase != Phase.COLLECTING:
-            # What it would be refused with, without the work.
-            tally.refused["LATE"] += 1
+    def _start(self, trainer: int, current: Round) -> None:
+        """Unless it still works on an earlier round: a trainer does one thing at a time."""
+        if trainer in self._busy or current.phase != Phase.COLLECTING:
             return
-        sender, rules = self._trainers[due.trainer], self._rules
-        model = {name: array.copy() for name, array in parse_model(rules.schema, self._chain.blobs[due.base]).items()}
-        config = {name: config_value(entry) for name, entry in config_at(rules, due.round).items()}
-        answer = self._cast.train(due.trainer, due.round, model, config)
-        try:
-            payload = encode_update(form_of(rules, 0), Place(self._job, due.round, sender.account), answer.delta)
-            self._send_update(sender, due, answer, payload)
-        except Refused as refused:
-            tally.refused[refused.code] += 1
+        if fails(self._conditions, trainer, current.number):
+            self._tallies[current.number].failed += 1
+            return
+        self._busy.add(trainer)
+        after_ms = takes_ms(self._conditions, Draw.TIME, trainer, current.number)
+        self._push(after_ms, current.base, partial(self._answer, trainer, current.number, current.base))
 
-    def _send_update(self, sender: Member, due: _Due, answer: Answer, payload: bytes) -> None:
+    def _answer(self, trainer: int, round: int, base: bytes) -> None:
+        self._busy.remove(trainer)
+        newest = self._round(self._state.round)
+        if newest.number > round:
+            self._start(trainer, newest)
+        if newest.number > round or newest.phase != Phase.COLLECTING:
+            # It would be refused as LATE, which needs none of the work.
+            return
+        config = {name: config_value(entry) for name, entry in config_at(self._rules, round).items()}
+        answer = self._cast.train(trainer, round, self._model(base), config)
+        try:
+            self._send_update(self._trainers[trainer], round, base, answer)
+        except Refused as error:
+            self._tallies[round].refused[error.code] += 1
+
+    def _send_update(self, sender: Member, round: int, base: bytes, answer: Answer) -> None:
+        payload = encode_update(form_of(self._rules, 0), Place(self._job, round, sender.account), answer.delta)
         cid, inline = cid_of(payload), len(payload) <= self._chain.params.inline_bytes
         body = SubmitUpdate(
             job=self._job,
-            round=due.round,
-            base=due.base,
+            round=round,
+            base=base,
             examples=answer.examples,
             metrics=answer.metrics,
             group=0,
             cid=cid,
             payload=payload if inline else b"",
         )
-        sent = self._chain.send(sender, body, payload)
-        self._answering[sent] = due.round
-        self._sent[cid] = Sent(due.round, payload)
+        self._answering[self._chain.send(sender, body, payload)] = round
+        self._sent[cid] = Sent(round, payload)
+
+    # Evaluators
+
+    def _begin_evaluation(self, current: Evaluation) -> None:
+        asked = self._chain.record(Evaluators, evaluation_cohort_key(self._job))
+        cohort = set(asked.accounts) if asked else set()
+        for number, each in enumerate(self._evaluators):
+            if each.account in cohort:
+                after_ms = takes_ms(self._conditions, Draw.EVALUATION, number, current.round)
+                self._push(after_ms, current.model, partial(self._evaluate, number, current.round, current.model))
+
+    def _evaluate(self, evaluator: int, round: int, model: bytes) -> None:
+        current = self._evaluation(round)
+        if current is None or current.phase != EvaluationPhase.OPEN:
+            return
+        measured = self._cast.evaluate(evaluator, round, self._model(model))
+        body = SubmitEvaluation(self._job, round, model, measured.examples, measured.values)
+        self._chain.send(self._evaluators[evaluator], body)
