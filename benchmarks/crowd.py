@@ -39,7 +39,7 @@ from fl.members import RegisterMember
 from fl.records import JobRules
 from fl.rounds import SubmitUpdate
 from fl.rules import rule_of
-from fl.rules.rule import written_settings
+from fl.rules.rule import Settings, written_settings
 from fl.tensors.encodings import Place, encode_update
 from fl.updates import form_of
 
@@ -135,7 +135,7 @@ class Crowd:
         return cid
 
 
-def crowd_rules(parameters: int, members: int, rule: str, settings: dict[str, float], encoding: str) -> JobRules:
+def crowd_rules(parameters: int, members: int, rule: str, settings: Settings, encoding: str) -> JobRules:
     """One round that closes when all have answered."""
     made = rules_of("crowd", parameters, members)
     return replace(

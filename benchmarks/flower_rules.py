@@ -17,6 +17,7 @@ import logging
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -65,8 +66,7 @@ F32 = NDArray[np.float32]
 BASE_SCALE, CHANGE_SCALE = 0.1, 0.01
 MEAN, SQUARE = "mean", "square"
 RATE, MOMENTUM, BETA_1, BETA_2, TAU = "learning_rate", "momentum", "beta_1", "beta_2", "tau"
-TRIMMED, SHARE = "share", 0.2
-BAD, BEST = "bad", "best"
+CUT_PERCENT = 20
 
 
 class Job:
@@ -159,7 +159,7 @@ def best(distances: Values, bad: int, wanted: int) -> list[int]:
 
 def selected(distances: Values, bad: int) -> list[int]:
     """Bulyan's: Krum's choice again and again, of those that are left."""
-    left, chosen = list(range(len(distances))), []
+    left, chosen = list(range(len(distances))), list[int]()
     while len(chosen) < len(distances) - 2 * bad:
         place = best(distances[np.ix_(left, left)], bad, 1)[0]
         chosen.append(left.pop(place))
@@ -290,7 +290,7 @@ class Case:
 
 
 def cases(trainers: int, bad: int, best_of: int) -> list[Case]:
-    cut = int(SHARE * trainers)
+    cut = trainers * CUT_PERCENT // 100
     middle = (trainers - 1) // 2, trainers // 2 + 1
     rate, keep, tau, beta_1, beta_2 = 0.1, 0.9, 1e-3, 0.9, 0.99
     adam = {RATE: rate, BETA_1: beta_1, BETA_2: beta_2, TAU: tau}
@@ -327,18 +327,18 @@ def cases(trainers: int, bad: int, best_of: int) -> list[Case]:
         Case("median", {}, flower.FedMedian, of_ranks(*middle)),
         Case(
             "trimmed_mean",
-            {TRIMMED: SHARE},
-            lambda: flower.FedTrimmedAvg(beta=SHARE),
+            {"share": CUT_PERCENT, "of": 100},
+            lambda: flower.FedTrimmedAvg(beta=CUT_PERCENT / 100),
             of_ranks(cut, trainers - cut),
         ),
-        Case("krum", {BAD: bad}, lambda: flower.Krum(num_malicious_nodes=bad), of_best(bad, 1)),
+        Case("krum", {"faulty": bad}, lambda: flower.Krum(num_malicious_nodes=bad), of_best(bad, 1)),
         Case(
             "multi_krum",
-            {BAD: bad, BEST: best_of},
+            {"faulty": bad, "chosen": best_of},
             lambda: flower.MultiKrum(num_malicious_nodes=bad, num_nodes_to_select=best_of),
             of_best(bad, best_of),
         ),
-        Case("bulyan", {BAD: bad}, lambda: flower.Bulyan(num_malicious_nodes=bad), of_bulyan(bad)),
+        Case("bulyan", {"faulty": bad}, lambda: flower.Bulyan(num_malicious_nodes=bad), of_bulyan(bad)),
     ]
 
 
@@ -354,6 +354,8 @@ class Found:
     """Where the bound is largest."""
     share: float = 0.0
     """The most of its own bound that any difference takes."""
+    by_order: int = 0
+    """How many of Flower's values change when the same updates come in another order."""
     dtypes: set[str] = field(default_factory=set)
 
     def take(self, theirs: NDArray[Any], ours: F32, bound: Values, sure: NDArray[np.bool_]) -> None:
@@ -375,7 +377,8 @@ class Found:
             "largest_difference": float(f"{self.largest:.2g}"),
             "largest_bound": float(f"{self.bound:.2g}"),
             "most_of_its_bound": round(self.share, 3),
-            "flower_returns": sorted(self.dtypes),
+            "flower_by_order": round(self.by_order / (self.values + self.left_out), 4),
+            "flower_returns": " ".join(sorted(self.dtypes)),
         }
 
 
@@ -385,7 +388,8 @@ def drawn(chance: np.random.Generator, base: F32, trainers: int, outliers: int) 
     scales = np.full((trainers, 1), CHANGE_SCALE)
     scales[chance.permutation(trainers)[:outliers]] *= 5
     changes = chance.standard_normal((trainers, base.size)) * scales
-    return (base + changes).astype(np.float32)
+    trained: F32 = (base + changes).astype(np.float32)
+    return trained
 
 
 def compare(case: Case, arguments: argparse.Namespace) -> Found:
@@ -405,7 +409,9 @@ def compare(case: Case, arguments: argparse.Namespace) -> Found:
             examples = chance.integers(1, 1001, trainers).tolist() if case.weighted else [1] * trainers
             job.close(deltas, examples)
             # Flower corrects adam's rate with the number of the round and one more.
+            before, order = deepcopy(strategy), chance.permutation(trainers)
             theirs = flower_round(strategy, number - 1, base, trained, examples)
+            other = flower_round(before, number - 1, base, trained[order], [examples[each] for each in order])
             shares = np.array(examples) / sum(examples)
             half_a_step = (
                 trainers / 2 / grid.denominator(sum(examples)) if case.weighted else 0.5 ** (grid.unweighted_bits + 1)
@@ -415,6 +421,7 @@ def compare(case: Case, arguments: argparse.Namespace) -> Found:
             bound = model_error(case.bound(round), job.model)
             error = round.error
             found.take(theirs, job.model, bound, round.sure)
+            found.by_order += int(np.count_nonzero(theirs != other))
     return found
 
 
@@ -432,7 +439,7 @@ def same_choices(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
             def theirs(wanted: int, contents: list[RecordDict] = contents) -> set[int]:
                 chosen = select_multikrum(contents, arguments.bad, wanted)
-                return {next(i for i, each in enumerate(contents) if each is one) for one in chosen}
+                return {place for place, each in enumerate(contents) if any(each is one for one in chosen)}
 
             left = arguments.trainers - 2 * arguments.bad
             agreed["krum"] += theirs(1) == set(best(exact, arguments.bad, 1))
@@ -443,7 +450,7 @@ def same_choices(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def table(rows: Sequence[dict[str, Any]]) -> str:
     names = list(rows[0])
     lines = [names, *([str(row[name]) for name in names] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
