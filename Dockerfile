@@ -31,9 +31,6 @@ FROM build AS build-trainer
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/quorate/bin/python install --only-binary ':all:' --constraint requirements.txt scikit-learn
 COPY deploy/digits.toml /opt/quorate/share/digits.toml
-RUN /opt/quorate/bin/python -c "import numpy; from fl.client import digits, perceptron; \
-    model = perceptron.initial_model(digits.FEATURES, 64, digits.CLASSES, digits.SEED); \
-    numpy.savez('/opt/quorate/share/digits.npz', **model)"
 
 # --- what both images share --------------------------------------------------------------------------------------------
 FROM ${BASE} AS base

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-import tomllib
 from collections.abc import AsyncIterator, Callable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from cli.client import FILE, Client, client_options, read_arrays
-from cli.founding import read_limited
+from cli.client import FILE, Client, client_options
 from cli.output import console, fields, json_wanted, line, on_terminal, reading, rich_table, table, tell, waiting
-from fl.client.errors import BadFile, BadInput, RefusedByChain
+from fl.client.errors import BadInput, RefusedByChain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,65 +46,36 @@ def create(client: Client, file: Path, if_missing: bool) -> None:
 
     \b
     name = "digits"
-    model = "model.npz"                    # the initial model, beside this file
     rounds = 10
     target = 8                             # updates that end a round at once
-    minimum = 6                            # so many are enough at the deadline
+    minimum = 0.75                         # of these: so many are enough at the deadline
     deadline_s = 600
     privacy = "visible-to-validators"
     metrics = ["loss"]
+    [model]
+    file = "model.npz"                     # the initial model, beside this file
     [config]                               # for the trainers
-    lr = 0.05
+    lr = {1 = 0.05, 8 = 0.01}              # from these rounds on
+
+    docs/simulation.md lists all that a job file may say. quorate run takes the same file.
     """
-    name, model, rules = _described(file)
+    from fl.client.jobfile import read_job_file
+
+    draft = read_job_file(file).draft()
 
     async def work(network: AsyncNetwork) -> AsyncJob:
         if if_missing:
             try:
-                return await network.job(name)
+                return await network.job(draft.rules.name)
             except RefusedByChain as error:
                 if error.code != "UNKNOWN_JOB":
                     raise
-        return await network.create_job(name, model, **rules)
+        return await network.create_drafted(draft)
 
     with waiting("Creating the job"):
         made = client.run(work)
     data = {"id": made.id, "name": made.name, "rules_hash": made.rules_hash}
     tell(data, lambda: fields(data))
-
-
-def _described(file: Path) -> tuple[str, Any, dict[str, Any]]:
-    from fl.client.jobdraft import draft_job
-
-    try:
-        content = tomllib.loads(read_limited(file).decode())
-        name, model = str(content.pop("name")), file.parent / str(content.pop("model"))
-    except ValueError as error:
-        raise BadFile("BAD_JOB_FILE", f"{file} cannot be used: {error}.", "See quorate job create --help.") from None
-    except KeyError as error:
-        raise BadFile("BAD_JOB_FILE", f"{file} lacks {error}.", "See quorate job create --help.") from None
-    known = inspect.signature(draft_job).parameters
-    for key in content.keys() - known.keys():
-        raise BadFile("BAD_JOB_FILE", f"{file} sets '{key}', which no job has.", f"There are: {', '.join(known)}.")
-    lacking = [
-        key
-        for key, parameter in known.items()
-        if parameter.default is parameter.empty and key not in ("name", "model", *content)
-    ]
-    if lacking:
-        raise BadFile("BAD_JOB_FILE", f"{file} lacks {', '.join(lacking)}.", "See quorate job create --help.")
-    if "config" in content:
-        content["config"] = {key: _by_round(value) for key, value in content["config"].items()}
-    return name, read_arrays(model), content
-
-
-def _by_round(value: object) -> object:
-    """TOML has no numbers for keys."""
-    if not isinstance(value, dict):
-        return value
-    if not all(key.isdecimal() for key in value):
-        raise BadFile("BAD_JOB_FILE", "A config value by rounds names them by number.", 'As in lr = {"0" = 0.1}.')
-    return {int(key): each for key, each in value.items()}
 
 
 @job.command("list")

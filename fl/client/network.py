@@ -161,7 +161,9 @@ class AsyncNetwork:
 
     async def create_job(self, name: str, model: Arrays, **rules: Any) -> AsyncJob:
         """Create a job that starts from this model; `fl.client.jobdraft.draft_job` lists the rules."""
-        draft = await asyncio.to_thread(draft_job, name, model, **rules)
+        return await self.create_drafted(await asyncio.to_thread(draft_job, name, model, **rules))
+
+    async def create_drafted(self, draft: Draft) -> AsyncJob:
         receipt = await self.send(await asyncio.to_thread(self._creation, draft))
         return await self._job(bytes.fromhex(receipt.job))
 

@@ -29,12 +29,13 @@ from tests.node.load import until
 
 JOB = """
 name = "toy"
-model = "model.npz"
 rounds = 2
 target = 2
 deadline_s = 600
 privacy = "visible-to-validators"
 metrics = ["loss"]
+[model]
+file = "model.npz"
 [config]
 lr = {{ "0" = 0.1, "2" = 0.05 }}
 {more}
@@ -224,7 +225,7 @@ def test_stopping_a_job_wants_a_yes_in_a_pipe(net: Path, tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("more", "said"), [("\ntargets = 3", "'targets'"), ('\nmodel = "other.npz"', "Cannot overwrite")]
+    ("more", "said"), [("\ntargets = 3", "'targets'"), ('\nname = "other"', "Cannot overwrite")]
 )
 def test_a_job_file_with_a_mistake_creates_nothing(net: Path, tmp_path: Path, more: str, said: str) -> None:
     path = describe_job(tmp_path)

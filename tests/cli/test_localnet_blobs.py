@@ -22,11 +22,12 @@ SHAPE = (300, 1000)
 
 JOB = """
 name = "large"
-model = "model.npz"
 rounds = 2
 target = 1
 privacy = "visible-to-validators"
 encoding = "f32"
+[model]
+file = "model.npz"
 """
 
 

@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from cli.client import read_arrays
-from cli.job import _described
 from cli.localnets import RPC_PORT, LocalNetwork
 from cli.main import GROUPS
 from cli.output import Exit
-from fl.client import digits, perceptron, trainer
+from fl.client import trainer
+from fl.client.jobfile import read_job_file
 from node.config import SETTINGS, load_config
 from tests.cli.run import done, quorate
 
@@ -80,20 +79,13 @@ def test_trainers_are_started_as_their_program_wants_and_find_their_keys(network
         assert service["environment"]["QUORATE_HOME"] in mounts(name).values()
 
 
-def test_the_job_of_the_containers_can_be_drafted(tmp_path: Path) -> None:
-    import numpy as np
-
-    text = (ROOT / "deploy" / "digits.toml").read_text()
-    (tmp_path / "digits.toml").write_text(text)
-    model = perceptron.initial_model(digits.FEATURES, 64, digits.CLASSES, digits.SEED)
-    np.savez(tmp_path / "digits.npz", **model)
-    name, arrays, rules = _described(tmp_path / "digits.toml")
-    assert name == "digits"
-    assert arrays.keys() == read_arrays(tmp_path / "digits.npz").keys()
-    assert rules["target"] == sum(service.startswith("trainer-") for service in SERVICES)
+def test_the_job_of_the_containers_can_be_drafted() -> None:
+    draft = read_job_file(ROOT / "deploy" / "digits.toml").draft()
+    assert draft.rules.name == "digits"
+    assert draft.rules.target == sum(service.startswith("trainer-") for service in SERVICES)
     given = SERVICES["job"]["command"]
     assert given[:3] == ["job", "create", "/opt/quorate/share/digits.toml"]
-    assert quorate(*given[:2], tmp_path / "none.toml", *given[3:]).code == 2
+    assert quorate(*given[:2], ROOT / "deploy" / "none.toml", *given[3:]).code == 2
 
 
 def test_every_volume_is_declared_and_no_container_can_write_elsewhere() -> None:
