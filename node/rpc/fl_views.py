@@ -10,7 +10,9 @@ from fl.records import (
     NEVER,
     Account,
     Entry,
+    EvaluationRules,
     Event,
+    Goal,
     Job,
     JobRules,
     JobStatus,
@@ -96,7 +98,9 @@ _JOB_STATUS: dict[int, JobStatusWord] = {
 
 
 class JobView(TypedDict):
-    """`round` is the newest one opened (0: none), `model` the newest model and `model_round` what made it."""
+    """`round` is the newest one opened (0: none), `model` the newest model and `model_round` what made it. `evaluation`
+    is the newest round whose model evaluators were asked about, `best` the model that measured best, which `best_round`
+    made, and `best_value` what it measured, in millionths."""
 
     id: HexDigest
     name: str
@@ -112,6 +116,11 @@ class JobView(TypedDict):
     model_round: U64
     optimizer: CidText | Hex | None
     parameters: U64
+    evaluators: int
+    evaluation: U64
+    best: CidText | Hex | None
+    best_round: U64
+    best_value: I64 | None
     rules_hash: HexDigest
 
 
@@ -131,6 +140,11 @@ def job_view(identity: bytes, job: Job) -> JobView:
         model_round=job.model_round,
         optimizer=cid_or_none(job.optimizer),
         parameters=job.parameters,
+        evaluators=job.evaluators,
+        evaluation=job.evaluation,
+        best=cid_or_none(job.best),
+        best_round=job.best_round,
+        best_value=job.best_value if job.best else None,
         rules_hash=job.rules_hash.hex(),
     )
 
@@ -147,6 +161,26 @@ class ConfigView(TypedDict):
     from_round: U64
     type: str
     value: str
+
+
+class EvaluationRulesView(TypedDict):
+    """`every` is 0 where evaluators are never asked; `cohort` is 0 where all of them are."""
+
+    every: int
+    cohort: int
+    minimum: int
+    deadline_ms: U64
+    before_next: bool
+    statistic: str
+    metrics: list[str]
+
+
+class GoalView(TypedDict):
+    """`stop_at` is in millionths, and null where the job does not stop by its metric."""
+
+    metric: str
+    larger: bool
+    stop_at: I64 | None
 
 
 class RulesView(TypedDict):
@@ -171,6 +205,8 @@ class RulesView(TypedDict):
     config: list[ConfigView]
     app: str
     app_digest: Hex | None
+    evaluation: EvaluationRulesView
+    goal: GoalView | None
 
 
 def rules_view(rules: JobRules) -> RulesView:
@@ -202,7 +238,25 @@ def rules_view(rules: JobRules) -> RulesView:
         ],
         app=rules.app,
         app_digest=hex_or_none(rules.app_digest),
+        evaluation=_evaluation_rules_view(rules.evaluation),
+        goal=_goal_view(rules.goal) if rules.goal.metric else None,
     )
+
+
+def _evaluation_rules_view(asked: EvaluationRules) -> EvaluationRulesView:
+    return EvaluationRulesView(
+        every=asked.every,
+        cohort=asked.cohort,
+        minimum=asked.minimum,
+        deadline_ms=asked.deadline_ms,
+        before_next=asked.before_next,
+        statistic=asked.statistic,
+        metrics=list(asked.metrics),
+    )
+
+
+def _goal_view(goal: Goal) -> GoalView:
+    return GoalView(metric=goal.metric, larger=goal.larger, stop_at=goal.value if goal.stop else None)
 
 
 class JobWithRulesView(JobView):
@@ -249,6 +303,13 @@ class MetricView(TypedDict):
 
     name: str
     mean: I64 | None
+
+
+def metric_views(names: tuple[str, ...], means: tuple[int, ...]) -> list[MetricView]:
+    return [
+        MetricView(name=name, mean=None if mean in METRIC_MARKS else mean)
+        for name, mean in zip(names, means, strict=False)
+    ]
 
 
 class RoundView(TypedDict):
@@ -301,10 +362,7 @@ def round_view(current: Round, names: tuple[str, ...]) -> RoundView:
         model=cid_or_none(current.model),
         optimizer=cid_or_none(current.optimizer),
         record=cid_or_none(current.record),
-        metrics=[
-            MetricView(name=name, mean=None if mean in METRIC_MARKS else mean)
-            for name, mean in zip(names, current.means, strict=False)
-        ],
+        metrics=metric_views(names, current.means),
     )
 
 

@@ -92,7 +92,7 @@ def find_job(api: Api, text: str) -> tuple[bytes, Job]:
     return named.holder, job
 
 
-def _rules(api: Api, job: bytes) -> JobRules:
+def job_rules(api: Api, job: bytes) -> JobRules:
     rules = rules_of(api.node.store.state, job)
     assert rules is not None, "a job is created with its rules"
     return rules
@@ -128,7 +128,7 @@ async def jobs(api: Api, request: Request) -> Response:
 
 async def job(api: Api, request: Request) -> Response:
     identity, found = find_job(api, request[JOB])
-    rules = _rules(api, identity)
+    rules = job_rules(api, identity)
     return json_response(
         JobWithRulesView(**job_view(identity, found), rules=rules_view(rules), rules_raw=in_base64(encode(rules)))
     )
@@ -142,7 +142,7 @@ async def job_members(api: Api, request: Request) -> Response:
         rows,
         prefix,
         request[LIMIT],
-        lambda account, data: job_member_view(account, _name(api, account), decode(Joined, data, len(data))),
+        lambda account, data: job_member_view(account, name_of(api, account), decode(Joined, data, len(data))),
     )
     return json_response(JobMembersView(members=views, next=following))
 
@@ -153,10 +153,10 @@ async def job_member(api: Api, request: Request) -> Response:
     joined = read_record(api.node.store.state, Joined, joined_key(identity, account))
     if joined is None:
         raise Problem.beside("NOT_JOINED", "This account has not joined the job.")
-    return json_response(job_member_view(account, _name(api, account), joined))
+    return json_response(job_member_view(account, name_of(api, account), joined))
 
 
-def _name(api: Api, account: bytes) -> str | None:
+def name_of(api: Api, account: bytes) -> str | None:
     member = member_of(api, account)
     return member.name if member is not None else None
 
@@ -164,7 +164,7 @@ def _name(api: Api, account: bytes) -> str | None:
 async def rounds(api: Api, request: Request) -> Response:
     """The newest first."""
     identity, found = find_job(api, request[JOB])
-    names = _rules(api, identity).metrics
+    names = job_rules(api, identity).metrics
     top = found.round if request[BELOW] is None else min(found.round, request[BELOW] or 0)
     low = max(1, top - request[LIMIT] + 1)
     views = [round_view(_round(api, identity, number), names) for number in range(top, low - 1, -1)]
@@ -174,7 +174,7 @@ async def rounds(api: Api, request: Request) -> Response:
 async def round_(api: Api, request: Request) -> Response:
     identity, _ = find_job(api, request[JOB])
     current = _round(api, identity, request[ROUND])
-    return json_response(round_view(current, _rules(api, identity).metrics))
+    return json_response(round_view(current, job_rules(api, identity).metrics))
 
 
 async def updates(api: Api, request: Request) -> Response:

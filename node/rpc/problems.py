@@ -34,6 +34,7 @@ PROBLEMS: dict[str, Kind] = {
     "NO_FINALIZATION": Kind(HTTPStatus.NOT_FOUND, "The block has no finalization of its own."),
     "UNKNOWN_BATCH": Kind(HTTPStatus.NOT_FOUND, "This node holds no such batch."),
     "UNKNOWN_EPOCH": Kind(HTTPStatus.NOT_FOUND, "The epoch has not begun."),
+    "UNKNOWN_EVALUATION": Kind(HTTPStatus.NOT_FOUND, "Evaluators have not been asked about this round's model."),
     "UNKNOWN_ROUND": Kind(HTTPStatus.NOT_FOUND, "The job has no such round."),
     "UNKNOWN_BLOB": Kind(HTTPStatus.NOT_FOUND, "This node holds no blob of this CID."),
     "UNKNOWN_EVENT": Kind(HTTPStatus.NOT_FOUND, "There is no event of this index."),

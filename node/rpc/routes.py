@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from node.rpc import admin, blobs, datasets, events, fl_views, jobs, ledger, state, status, transactions, views
+from node.rpc import (
+    admin,
+    blobs,
+    datasets,
+    evaluations,
+    events,
+    fl_views,
+    jobs,
+    ledger,
+    state,
+    status,
+    transactions,
+    views,
+)
 from node.rpc.api import Api
 from node.rpc.requests import JSON, LIMIT, MSGPACK, TEXT, Param
 from node.rpc.table import LIST_COST, PROOF_COST, Answer, Body, Handler, Route
@@ -26,6 +39,7 @@ def _get(
 _NOT_PROVEN = ("NOT_PROVEN_YET",)
 _JOB = ("UNKNOWN_JOB",)
 _ROUND = ("UNKNOWN_JOB", "UNKNOWN_ROUND")
+_EVALUATION = ("UNKNOWN_JOB", "UNKNOWN_EVALUATION")
 
 _SUBMISSION = Body(
     {
@@ -282,6 +296,49 @@ PUBLIC: tuple[Route[Api], ...] = (
         jobs.ENTRIES,
         problems=_ROUND,
         media_type=MSGPACK,
+        cost=LIST_COST,
+    ),
+    _get(
+        "/v1/jobs/{job}/metrics",
+        evaluations.metrics,
+        "What was reported and measured, by rounds, oldest first.",
+        evaluations.CurvesView,
+        jobs.JOB,
+        evaluations.FROM_ROUND,
+        LIMIT,
+        problems=_JOB,
+        cost=LIST_COST,
+    ),
+    _get(
+        "/v1/jobs/{job}/evaluators",
+        evaluations.evaluators,
+        "Who evaluates a job's models.",
+        evaluations.EvaluatorsView,
+        jobs.JOB,
+        jobs.AFTER,
+        LIMIT,
+        problems=_JOB,
+        cost=LIST_COST,
+    ),
+    _get(
+        "/v1/jobs/{job}/evaluations/{round}",
+        evaluations.evaluation,
+        "What evaluators measured of a round's model.",
+        evaluations.EvaluationView,
+        jobs.JOB,
+        jobs.ROUND,
+        problems=_EVALUATION,
+    ),
+    _get(
+        "/v1/jobs/{job}/evaluations/{round}/answers",
+        evaluations.answers,
+        "The answers that an evaluation has accepted.",
+        evaluations.AnswersView,
+        jobs.JOB,
+        jobs.ROUND,
+        jobs.POSITION,
+        LIMIT,
+        problems=_EVALUATION,
         cost=LIST_COST,
     ),
     *_BLOBS,
