@@ -201,11 +201,12 @@ class Nodes:
         return answer
 
     async def ask_several(self, request: Request, read: Callable[[Reply], T], wanted: int) -> list[T]:
-        """Answers of `wanted` different nodes; fewer only by raising Unreachable."""
+        """Answers of `wanted` different nodes; fewer only by raising Unreachable, or Unverified if some lie."""
         ends = time.monotonic() + self.patience_s
         pause = _PAUSE_S
         answers: dict[str, T] = {}
         while True:
+            untrue: dict[str, Exception] = {}
             left = [node for node in self.in_order() if node.name not in answers]
             while left and len(answers) < wanted:
                 asked, left = left[: wanted - len(answers)], left[wanted - len(answers) :]
@@ -217,8 +218,12 @@ class Nodes:
                         answers[node.name] = answer
                     elif not isinstance(answer, (Unusable, Behind)):
                         raise answer
+                    elif isinstance(answer, Untrue):
+                        untrue[node.name] = answer
             if len(answers) >= wanted:
                 return list(answers.values())
+            if len(self._nodes) - len(untrue) < wanted:
+                raise _given_up(request.path, untrue)
             if time.monotonic() + pause > ends:
                 raise Unreachable(
                     "TOO_FEW_NODES",

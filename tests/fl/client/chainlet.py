@@ -60,6 +60,7 @@ class Face:
     busy: bool = False
     frozen_at: int | None = None
     forges: bool = False
+    forges_heads: bool = False
     refuses: str = ""
     swallows: bool = False
     tells_entries: Callable[[list[bytes]], list[bytes]] = lambda leaves: leaves
@@ -301,10 +302,12 @@ class Chainlet:
         return web.Response(body=encode(genesis))
 
     async def _checkpoint(self, face: Face, request: web.Request) -> web.Response:
-        height = self._height(face)
+        certificate = self.certificate(self._height(face))
+        if face.forges_heads:
+            certificate = replace(certificate, subject=certificate.subject[:-1] + b"!")
         return web.json_response(
             {
-                "certificate": _text(encode(self.certificate(height))),
+                "certificate": _text(encode(certificate)),
                 "handovers": [_text(encode(each)) for each in self.hand_overs],
             }
         )

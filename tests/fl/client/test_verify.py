@@ -1,0 +1,244 @@
+"""A round is verified down to its bytes, and whatever is wrong with it is named by the step that finds it.
+
+Nodes lie here, or a whole quorum of validators does; the verifier is the real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from chain.batch import SignedBatch
+from chain.cid import raw_cid
+from chain.codec import decode, encode
+from chain.transaction import Transaction
+from fl.aggregation import in_turn
+from fl.audit.recompute import verified
+from fl.audit.steps import Step, Verdict
+from fl.client.network import connect_async
+from fl.client.roundaudit import RoundAudit
+from fl.client.verify import Report, verify_round
+from fl.records import Entry
+from fl.state import job_key
+from tests.fl.client.chainlet import Running
+from tests.fl.client.trained import LARGE, Trained
+
+
+def recompute(audit: RoundAudit) -> Iterator[Step]:
+    return verified(audit.recorded(), audit.record, audit.recordings.keep, in_turn, lambda done, total: None)
+
+
+def verify(running: Running, number: int, key: str | None = "auditor", **settings: Any) -> Report:
+    """As the command does it."""
+
+    async def work() -> Report:
+        async with await connect_async(**running.settings(key, **settings)) as network:
+            audit = RoundAudit(network, "digits", number)
+            report = await verify_round(audit, recompute, lambda step: None)
+            if report.verified:
+                audit.recordings.clear()
+            return report
+
+    return asyncio.run(work())
+
+
+def verdicts(report: Report) -> dict[str, str]:
+    return {each.name: each.verdict.value for each in report.steps}
+
+
+def failed(report: Report) -> set[str]:
+    return {each.name for each in report.steps if each.verdict == Verdict.FAILED}
+
+
+def step(report: Report, name: str) -> Step:
+    return next(each for each in report.steps if each.name == name)
+
+
+STEPS = [
+    *("head", "records", "history", "log", "transactions", "signatures", "weights", "payloads"),
+    *("base", "record", "model", "closing"),
+]
+
+
+def test_honest_rounds_are_verified_step_by_step(chain: Running) -> None:
+    job = Trained(chain)
+    for number in (1, 2, 3):
+        assert job.train() == number
+        report = verify(chain, number, key=None)
+        assert report.verified, report
+        assert [each.name for each in report.steps] == STEPS
+    assert step(report, "log").sentence.startswith("4 entries under the root")
+    assert step(report, "weights").sentence.endswith("100 in all"), "10 + 20 + 30 + 40 examples"
+
+
+def test_a_round_of_large_updates_is_verified_by_whoever_may_read_them(chain: Running) -> None:
+    job = Trained(chain, schema=LARGE)
+    job.auditor()
+    number = job.train()
+    report = verify(chain, number)
+    assert report.verified, report
+    report = verify(chain, number, key="trainer-000", home="other")
+    assert step(report, "payloads").verdict == Verdict.MISSING and step(report, "model").verdict == Verdict.SKIPPED
+    assert "auditors" in step(report, "payloads").sentence, "who may read them is said"
+    assert failed(report) == set()
+
+
+def test_what_is_not_kept_any_more_is_said_to_be_so(chain: Running) -> None:
+    job = Trained(chain, schema=LARGE)
+    job.auditor()
+    number = job.train()
+    gone = job.entries(number)[1].cid
+    for face in chain.faces:
+        face.door.whole.pop(gone)
+    report = verify(chain, number)
+    payloads = step(report, "payloads")
+    assert payloads.verdict == Verdict.MISSING and "1 of 4 updates" in payloads.sentence
+    assert "keep_update_rounds" in payloads.sentence and "--archive" in payloads.sentence
+    assert failed(report) == set() and step(report, "weights").verdict == Verdict.OK
+
+
+def test_one_node_that_lies_is_passed_over(chain: Running) -> None:
+    job = Trained(chain, schema=LARGE)
+    job.auditor()
+    number = job.train()
+    for face in chain.faces[:3]:
+        face.forges = face.door.wrong_leaves = True
+        face.tells_entries = lambda leaves: leaves[:-1]
+        face.tells_batch = lambda signed: replace(signed, batch=replace(signed.batch, created=77))
+    assert verify(chain, number).verified
+
+
+# What nodes tell
+
+
+def all_nodes(chain: Running, **lies: Any) -> None:
+    for face in chain.faces:
+        for name, lie in lies.items():
+            setattr(face if hasattr(face, name) else face.door, name, lie)
+
+
+def heavier(leaves: list[bytes]) -> list[bytes]:
+    first = decode(Entry, leaves[0], 1000)
+    return [encode(replace(first, weight=first.weight + 1)), *leaves[1:]]
+
+
+def unsigned(signed: SignedBatch) -> SignedBatch:
+    """The first transaction's signature is another one."""
+    first, *rest = signed.batch.transactions
+    tx = decode(Transaction, first, 40_000)
+    other = encode(replace(tx, signature=bytes(64)))
+    return replace(signed, batch=replace(signed.batch, transactions=(other, *rest)))
+
+
+@pytest.mark.parametrize(
+    ("lies", "named"),
+    [
+        ({"forges_heads": True}, "head"),
+        ({"forges": True}, "records"),
+        ({"tells_entries": heavier}, "log"),
+        ({"tells_entries": lambda leaves: leaves[:-1]}, "log"),
+        ({"tells_entries": lambda leaves: leaves[1:]}, "log"),
+        ({"tells_entries": lambda leaves: leaves[::-1]}, "log"),
+        ({"tells_batch": unsigned}, "transactions"),
+        ({"wrong_leaves": True}, "payloads"),
+        ({"wrong_manifest": True}, "payloads"),
+    ],
+    ids=["head", "proof", "entry", "dropped last", "dropped first", "reordered", "batch", "leaves", "manifest"],
+)
+def test_what_all_nodes_lie_about_is_named_by_its_step(chain: Running, lies: dict[str, Any], named: str) -> None:
+    job = Trained(chain, schema=LARGE)
+    job.auditor()
+    number = job.train()
+    honest = verify(chain, number)
+    assert honest.verified
+    all_nodes(chain, **lies)
+    report = verify(chain, number)
+    assert not report.verified
+    first = report.first(Verdict.FAILED)
+    assert first is not None and first.name == named, report
+    later = report.steps[report.steps.index(first) + 1 :]
+    also = {"base", "record"} if "wrong_leaves" in lies else set()
+    assert {each.name for each in later if each.verdict == Verdict.FAILED} <= also, "and nothing else is blamed"
+
+
+# What a quorum certifies that lies
+
+
+def false(job: Trained, how: str) -> int:
+    """A round in which a quorum has certified what an honest one would not have; its number."""
+    ledger, first, number = job.chain.ledger, job.people[0], job.round.number
+    if how == "signature":
+        tx = decode(Transaction, job.answer(0), 40_000)
+        return job.train({0: encode(replace(tx, signature=bytes(64)))})
+    if how == "payload":
+        body = job.body(0)
+        return job.train({0: job.sign(first, replace(body, payload=body.payload[:-1] + b"\0"))})
+    if how == "header":
+        # Of the right CID, but made for another member.
+        other = job.body(1).payload
+        return job.train({0: job.sign(first, job.body(0, payload=other, cid=raw_cid(other)))})
+    if how == "model":
+        job.chain.miscomputes = lambda model: model[:-4] + b"\0\0\0\0"
+        return job.train()
+    job.train()
+    entries = job.entries(number)
+    rest = entries[1:]
+    if how == "weight":
+        job.lie_of_entries(number, [replace(entries[0], weight=99), *rest])
+    elif how == "dropped":
+        job.lie_of_entries(number, rest)
+    elif how == "twice":
+        job.lie_of_entries(number, [*entries, entries[0]])
+    elif how == "other place":
+        job.lie_of_entries(number, [replace(entries[0], index=1), *rest])
+    elif how == "no place":
+        job.lie_of_entries(number, [replace(entries[0], index=7), *rest])
+    elif how == "member":
+        job.lie_of_entries(number, [replace(entries[0], member=entries[1].member), *rest])
+    elif how == "base":
+        job.lie(number, base=job.round.base)
+    elif how == "version":
+        job.lie(number, version=5)
+    elif how == "examples":
+        job.lie(number, examples=7)
+    elif how == "means":
+        job.lie(number, means=(7,))
+    elif how == "record":
+        job.lie(number, record=ledger.round(job.job, number - 1).record)
+    elif how == "rules":
+        known = ledger.job(job.job)
+        job.running.do(job.chain.certify, {job_key(job.job): replace(known, rules_hash=bytes(32))})
+    return number
+
+
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [
+        ("signature", {"signatures"}),
+        ("payload", {"payloads"}),
+        ("header", {"payloads"}),
+        ("model", {"model", "closing"}),
+        ("weight", {"weights", "record", "model", "closing"}),
+        ("dropped", {"weights", "record", "model", "closing"}),
+        ("twice", {"transactions", "weights", "record", "model", "closing"}),
+        ("other place", {"transactions", "weights", "record", "model"}),
+        ("no place", {"transactions", "weights", "record"}),
+        ("member", {"transactions", "record", "model"}),
+        ("base", {"history", "transactions", "record", "model", "closing"}),
+        ("version", {"history"}),
+        ("examples", {"weights"}),
+        ("means", {"weights"}),
+        ("record", {"record", "closing"}),
+        ("rules", {"records"}),
+    ],
+)
+def test_what_a_lying_quorum_certifies_is_named_by_its_steps(chain: Running, how: str, named: set[str]) -> None:
+    job = Trained(chain)
+    job.train()
+    number = false(job, how)
+    report = verify(chain, number, key=None)
+    assert failed(report) == named, verdicts(report)
