@@ -104,7 +104,7 @@ def steps(parameters: int, trainers: int) -> dict[str, float]:
     new = np.empty_like(values)
 
     def add() -> int:
-        return sum_f32(sums, updates, factors, edges, 0, edges.size - 1)
+        return sum_f32(sums, updates, factors, edges, 0, edges.size - 1, False)
 
     def apply() -> int:
         return apply_mean(new, values, sums, 1e12)

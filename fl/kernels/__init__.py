@@ -12,9 +12,18 @@ Only `fl.aggregation` and the node import this room; a client needs none of it.
 """
 
 from fl.kernels.apply import apply_mean
-from fl.kernels.fedavg import FUSED, sum_f32, sum_q8
+from fl.kernels.sums import FUSED, sum_bf16, sum_f16, sum_f32, sum_q8, sum_topk
 
 KERNEL_VERSION = 1
 """Of the formulas, a consensus parameter: nodes of different versions would compute different bytes."""
 
-__all__ = ["FUSED", "KERNEL_VERSION", "apply_mean", "sum_f32", "sum_q8"]
+__all__ = [
+    "FUSED",
+    "KERNEL_VERSION",
+    "apply_mean",
+    "sum_bf16",
+    "sum_f16",
+    "sum_f32",
+    "sum_q8",
+    "sum_topk",
+]

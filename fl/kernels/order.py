@@ -10,7 +10,7 @@ alone. A comparator is a minimum and a maximum of two rows, vector code along th
 the other would be branches. Rows are gathered into strips that stay in a core's cache while the network runs over them.
 
 Bounds: |x| ≤ 2^R gives |y| ≤ 2^P, P ≤ 50 (`fl.tensors.grid`), and x·2^G0 is exact in float64, where adding 1.5·2^52
-rounds it (`fl.kernels.fedavg` says why). A sum of at most N of them stays within N·2^P ≤ 2^62.
+rounds it (`fl.kernels.sums` says why). A sum of at most N of them stays within N·2^P ≤ 2^62.
 """
 
 from __future__ import annotations

@@ -1,67 +1,92 @@
 """What the kernels do with the payloads of each encoding: one entry of the table an encoding.
 
-`PAYLOADS[name](form, range_bits, payloads)` takes payloads with the offset of their values behind the header. Both of
-its methods return the largest magnitude that they met, as F32 bits, in the terms of `limit`: more than that breaks the
-bound on which the exact sums rest.
+`PAYLOADS[name](form, payloads)` takes payloads with the offset of their values behind the header. Both of its methods
+return the largest magnitude that they met, in the terms of `limit`: more than that breaks the bound on which the exact
+sums rest.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.kernels.fedavg import sum_f32, sum_q8
-from fl.kernels.reading import read_f32, read_q8
+from fl.kernels.reading import read_bf16, read_f16, read_f32, read_q8
+from fl.kernels.sums import sum_bf16, sum_f16, sum_f32, sum_q8, sum_topk
+from fl.tensors.dense import Dense
 from fl.tensors.encodings import UpdateForm
-from fl.tensors.f32 import F32
-from fl.tensors.floats import range_bits_as_f32
-from fl.tensors.layout import Bytes
+from fl.tensors.floats import largest
+from fl.tensors.layout import BLOCK, Bytes
 from fl.tensors.q8 import Q8
-
-
-class Payloads(Protocol):
-    limit: int
-
-    def sum(self, sums: NDArray[np.int64], factors: NDArray[np.float64], first: int, last: int) -> int:
-        """Adds q = RNE(x·c) of tiles `first` to `last` of every payload, each with its own c."""
-
-    def read(self, each: int, start: int, out: NDArray[np.float32]) -> int:
-        """Writes the values from `start` on of one payload, as many as there is room for."""
-
+from fl.tensors.topk import TopK
 
 Placed: TypeAlias = Sequence[tuple[Bytes, int]]
 
 
-class F32Payloads:
-    def __init__(self, form: UpdateForm, range_bits: int, payloads: Placed) -> None:
-        encoding = form.encoding
-        assert isinstance(encoding, F32)
-        self.limit = range_bits_as_f32(range_bits)
-        self._layout = form.layout
-        self._values = tuple(encoding.values(*each) for each in payloads)
+class Payloads(ABC):
+    limit: int
 
-    def sum(self, sums: NDArray[np.int64], factors: NDArray[np.float64], first: int, last: int) -> int:
-        return sum_f32(sums, self._values, factors, self._layout.edges, first, last)
+    @abstractmethod
+    def sum(self, sums: NDArray[np.int64], factors: NDArray[np.float64], first: int, last: int, truncated: bool) -> int:
+        """Adds q = x·c of tiles `first` to `last` of every payload, each with its own c: rounded to nearest with ties
+        to even, or toward zero."""
+
+    @abstractmethod
+    def read(self, each: int, start: int, out: NDArray[np.float32]) -> int:
+        """Writes the values from `start` on of one payload, as many as there is room for."""
+
+
+class DensePayloads(Payloads):
+    def __init__(
+        self,
+        form: UpdateForm,
+        payloads: Placed,
+        dtype: type[np.generic],
+        sum_values: Callable[..., int],
+        read_values: Callable[..., int],
+    ) -> None:
+        encoding = form.encoding
+        assert isinstance(encoding, Dense)
+        self.limit = encoding.limit
+        self._edges = form.layout.edges
+        self._values: tuple[NDArray[Any], ...] = tuple(encoding.values(*each).view(dtype) for each in payloads)
+        self._sum = sum_values
+        self._read = read_values
+
+    def sum(self, sums: NDArray[np.int64], factors: NDArray[np.float64], first: int, last: int, truncated: bool) -> int:
+        return self._sum(sums, self._values, factors, self._edges, first, last, truncated)
 
     def read(self, each: int, start: int, out: NDArray[np.float32]) -> int:
-        return read_f32(out, self._values[each][start : start + out.size])
+        return self._read(out, self._values[each][start : start + out.size])
 
 
-class Q8Payloads:
-    def __init__(self, form: UpdateForm, range_bits: int, payloads: Placed) -> None:
+def _f32(form: UpdateForm, payloads: Placed) -> Payloads:
+    return DensePayloads(form, payloads, np.float32, sum_f32, read_f32)
+
+
+def _f16(form: UpdateForm, payloads: Placed) -> Payloads:
+    return DensePayloads(form, payloads, np.uint16, sum_f16, read_f16)
+
+
+def _bf16(form: UpdateForm, payloads: Placed) -> Payloads:
+    return DensePayloads(form, payloads, np.uint16, sum_bf16, read_bf16)
+
+
+class Q8Payloads(Payloads):
+    def __init__(self, form: UpdateForm, payloads: Placed) -> None:
         encoding = form.encoding
         assert isinstance(encoding, Q8)
-        self.limit = range_bits_as_f32(range_bits - 7)
+        self.limit = encoding.limit
         self._layout = form.layout
         self._values = tuple(encoding.values(*each) for each in payloads)
         self._scales = tuple(encoding.scales(*each) for each in payloads)
 
-    def sum(self, sums: NDArray[np.int64], factors: NDArray[np.float64], first: int, last: int) -> int:
+    def sum(self, sums: NDArray[np.int64], factors: NDArray[np.float64], first: int, last: int, truncated: bool) -> int:
         tiles, blocks = self._layout.tiles, self._layout.blocks
-        return sum_q8(sums, self._values, self._scales, factors, tiles, blocks, first, last)
+        return sum_q8(sums, self._values, self._scales, factors, tiles, blocks, first, last, truncated)
 
     def read(self, each: int, start: int, out: NDArray[np.float32]) -> int:
         blocks = self._layout.blocks
@@ -69,4 +94,35 @@ class Q8Payloads:
         return read_q8(out, self._values[each], self._scales[each], blocks, first, start)
 
 
-PAYLOADS: dict[str, Callable[[UpdateForm, int, Placed], Payloads]] = {"f32": F32Payloads, "q8": Q8Payloads}
+class TopKPayloads(Payloads):
+    def __init__(self, form: UpdateForm, payloads: Placed) -> None:
+        encoding = form.encoding
+        assert isinstance(encoding, TopK)
+        self.limit = encoding.limit
+        self._edges = form.layout.edges
+        used = [encoding.used(*each) for each in payloads]
+        self._indices = tuple(indices for indices, _, _ in used)
+        self._values = tuple(values for _, values, _ in used)
+        self._scales = tuple(scales for _, _, scales in used)
+
+    def sum(self, sums: NDArray[np.int64], factors: NDArray[np.float64], first: int, last: int, truncated: bool) -> int:
+        return sum_topk(
+            sums, self._indices, self._values, self._scales, factors, self._edges, BLOCK, first, last, truncated
+        )
+
+    def read(self, each: int, start: int, out: NDArray[np.float32]) -> int:
+        indices, scales = self._indices[each], self._scales[each]
+        low, high = np.searchsorted(indices, (start, start + out.size))
+        out[:] = 0
+        by_value = scales[np.arange(low, high) // BLOCK]
+        out[indices[low:high] - np.uint32(start)] = self._values[each][low:high].astype(np.float32) * by_value
+        return largest(scales)
+
+
+PAYLOADS: dict[str, Callable[[UpdateForm, Placed], Payloads]] = {
+    "f32": _f32,
+    "f16": _f16,
+    "bf16": _bf16,
+    "q8": Q8Payloads,
+    "topk": TopKPayloads,
+}

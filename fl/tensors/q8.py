@@ -32,6 +32,8 @@ class Q8:
     def __init__(self, layout: Layout, coding: Coding) -> None:
         self._layout = layout
         self._range_bits = coding.range_bits
+        self.limit = floats.range_bits_as_f32(coding.range_bits - 7)
+        """The bits of the largest scale that a payload may hold."""
 
     def stored(self) -> tuple[StoredTensor, ...]:
         values = [StoredTensor(each.name, "I8", each.shape) for each in self._layout.segments]

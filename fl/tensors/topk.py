@@ -43,6 +43,8 @@ class TopK:
             raise Refused("BAD_RULES", f"The share of topk is 1 to {WHOLE_PPM} millionths, not {coding.share_ppm}.")
         self._layout = layout
         self._range_bits = coding.range_bits
+        self.limit = floats.range_bits_as_f32(coding.range_bits - 7)
+        """The bits of the largest scale that a payload may hold."""
         self.entries = -(-coding.share_ppm * layout.parameters // WHOLE_PPM)
         """K."""
         self._blocks = -(-self.entries // BLOCK)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.kernels.apply import apply_mean
-from fl.kernels.fedavg import FUSED, sum_f32, sum_q8
 from fl.kernels.golden.compare import REPEATS, compare, compare_top, read_only
+from fl.kernels.sums import FUSED, sum_f32, sum_q8
 
 # fmt: off
 _F32_CASES: tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...] = (
@@ -176,7 +176,7 @@ def _check_f32(fused: int, weight: int, bits: int, pairs: tuple[tuple[int, int],
     expected = np.array([steps for _, steps in pairs] * REPEATS, np.int64) * fused
     edges = read_only(np.array([0, 3, values.size // 2, values.size], np.int64))
     sums = np.zeros(values.size, np.int64)
-    top = sum_f32(sums, (values,) * fused, _factors(fused, weight, bits), edges, 0, 3)
+    top = sum_f32(sums, (values,) * fused, _factors(fused, weight, bits), edges, 0, 3, False)
     compare("sum_f32", sums, expected)
     compare_top("sum_f32", top, max(value & 0x7FFFFFFF for value, _ in pairs))
 
@@ -189,7 +189,7 @@ def _check_q8(fused: int, weight: int, bits: int, scale: int, steps: tuple[int, 
     scales = read_only(np.array([scale] * 3, np.uint32).view(np.float32))
     sums = np.zeros(values.size, np.int64)
     factors = _factors(fused, weight, bits)
-    top = sum_q8(sums, (values,) * fused, (scales,) * fused, factors, tiles, blocks, 0, 2)
+    top = sum_q8(sums, (values,) * fused, (scales,) * fused, factors, tiles, blocks, 0, 2, False)
     compare("sum_q8", sums, expected)
     compare_top("sum_q8", top, scale)
 

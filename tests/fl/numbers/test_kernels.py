@@ -54,7 +54,7 @@ def test_f32_sums_equal_the_oracle(range_bits: int, cap: int, updates: int, data
     sums = np.zeros(size, np.int64)
     cut = data.draw(st.integers(0, size))
     factors = np.array([grid.factor(weight) for weight in weights])
-    top = sum_f32(sums, tuple(map(f32, columns)), factors, edges(0, cut, size), 0, 2)
+    top = sum_f32(sums, tuple(map(f32, columns)), factors, edges(0, cut, size), 0, 2, False)
     assert sums.tolist() == [
         sum(
             oracle.steps(oracle.from_bits(column[place]), weight, grid.weighted_bits)
@@ -89,6 +89,7 @@ def test_q8_sums_equal_the_oracle(range_bits: int, cap: int, data: st.DataObject
         edges(*borders),
         0,
         2,
+        False,
     )
     expected = [0] * 37
     for column, scale, weight in zip(columns, scales, weights, strict=True):
@@ -152,7 +153,7 @@ def test_the_most_and_largest_updates_do_not_overflow(range_bits: int, cap: int)
     sums = np.zeros(20, np.int64)
     factors = np.array([grid.factor(cap)] * FUSED)
     for _ in range(MAX_UPDATES // FUSED):
-        sum_f32(sums, (values,) * FUSED, factors, edges(0, 20), 0, 1)
+        sum_f32(sums, (values,) * FUSED, factors, edges(0, 20), 0, 1, False)
     expected = [
         MAX_UPDATES * oracle.steps(oracle.from_bits(int(bits)), cap, grid.weighted_bits)
         for bits in values.view(np.uint32)
@@ -173,14 +174,14 @@ def test_golden_vectors_hold_and_agree_with_the_oracle() -> None:
         assert oracle.applied(oracle.from_bits(old), total, denominator) == oracle.from_bits(new)
 
 
-def truncating_sum(sums: Any, updates: Any, factors: Any, edges: Any, first: int, last: int) -> int:
+def truncating_sum(sums: Any, updates: Any, factors: Any, edges: Any, first: int, last: int, truncated: bool) -> int:
     for values, factor in zip(updates, factors, strict=True):
         sums += (values.astype(np.float64) * factor).astype(np.int64)
     return int(max((values.view(np.uint32) & 0x7FFFFFFF).max() for values in updates))
 
 
 def rounding_early_sum(
-    sums: Any, updates: Any, scales: Any, factors: Any, tiles: Any, blocks: Any, first: int, last: int
+    sums: Any, updates: Any, scales: Any, factors: Any, tiles: Any, blocks: Any, first: int, last: int, truncated: bool
 ) -> int:
     """One rounding, at the end: the product is not rounded to F32."""
     for values, scale, factor in zip(updates, scales, factors, strict=True):

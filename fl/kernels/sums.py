@@ -1,0 +1,231 @@
+"""Exact sums of updates: int64 sums of q = x·c, rounded to nearest with ties to even, or toward zero.
+
+Rounding. x·c is exact in float64, c having at most 29 significant bits, and |x·c| ≤ 2^50. Adding 1.5·2^52 puts it where
+float64 has a step of exactly 1, so that one addition rounds it to nearest, ties to even; the integer is then the
+difference of the bit patterns. A fused multiply-add would give the same, the product being exact. This form is vector
+code on every processor, where converting float64 to int64 is vector code on few. Toward zero, one is taken back where
+that went beyond the value.
+
+Values. x is the F32 that an update means, exactly: that of an f16 comes about without a denormal on the way, so no mode
+of the processor can take it.
+
+Several updates are summed in one call, tile by tile, so that a tile's sums are read from and written to memory once.
+Each kernel returns the largest magnitude that it met, so that the caller can assert what the bound rests on without
+another pass.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl.kernels.compiled import kernel
+
+FUSED = 4
+"""Updates in one call where there are as many: what pays for quantised ones, and hardly less than more would.
+Calls take this many or one, since each number is compiled on its own."""
+
+_SHIFT = 6755399441055744.0
+_SHIFT_BITS = 0x4338000000000000
+_MAGNITUDE = np.int32(0x7FFFFFFF)
+
+_HALF_MAGNITUDE = np.int32(0x7FFF)
+_HALF_NORMAL = np.int32(0x0400)
+_HALF_STEP = np.float32(2.0**-24)
+_REBIASED = np.int32(0x38000000)
+"""What the exponents of F32 and f16 differ by, in the place that F32 has it."""
+
+BROKEN = 0x7FFFFFFF
+"""Of indices that do not rise, instead of a magnitude: more than any."""
+
+
+@kernel
+def sum_f32(
+    sums: NDArray[np.int64],
+    updates: tuple[NDArray[np.float32], ...],
+    factors: NDArray[np.float64],
+    edges: NDArray[np.int64],
+    first: int,
+    last: int,
+    truncated: bool,
+) -> int:
+    """Adds tiles `first` to `last` of every update. The magnitude is one of F32."""
+    top = np.int32(0)
+    for tile in range(first, last):
+        for each in range(len(updates)):
+            factor = factors[each]
+            part = sums[edges[tile] : edges[tile + 1]]
+            values = updates[each][edges[tile] : edges[tile + 1]]
+            for i in range(part.size):
+                value = values[i]
+                exact = np.float64(value) * factor
+                shifted = np.float64(exact + _SHIFT)
+                step = shifted.view(np.int64) - _SHIFT_BITS
+                if truncated:
+                    nearest = shifted - _SHIFT
+                    step -= np.int64(nearest > exact) & np.int64(exact > 0)
+                    step += np.int64(nearest < exact) & np.int64(exact < 0)
+                part[i] += step
+                top = max(top, np.int32(np.float32(value).view(np.int32) & _MAGNITUDE))
+    return int(top)
+
+
+@kernel
+def sum_f16(
+    sums: NDArray[np.int64],
+    updates: tuple[NDArray[np.uint16], ...],
+    factors: NDArray[np.float64],
+    edges: NDArray[np.int64],
+    first: int,
+    last: int,
+    truncated: bool,
+) -> int:
+    """Of the bits of f16. The magnitude is one of f16."""
+    top = np.int32(0)
+    for tile in range(first, last):
+        for each in range(len(updates)):
+            factor = factors[each]
+            part = sums[edges[tile] : edges[tile + 1]]
+            values = updates[each][edges[tile] : edges[tile + 1]]
+            for i in range(part.size):
+                bits = np.int32(values[i])
+                magnitude = np.int32(bits & _HALF_MAGNITUDE)
+                normal = np.int32((magnitude << 13) + _REBIASED).view(np.float32)
+                size = normal if magnitude >= _HALF_NORMAL else np.float32(magnitude) * _HALF_STEP
+                exact = np.float64(size if bits == magnitude else -size) * factor
+                shifted = np.float64(exact + _SHIFT)
+                step = shifted.view(np.int64) - _SHIFT_BITS
+                if truncated:
+                    nearest = shifted - _SHIFT
+                    step -= np.int64(nearest > exact) & np.int64(exact > 0)
+                    step += np.int64(nearest < exact) & np.int64(exact < 0)
+                part[i] += step
+                top = max(top, magnitude)
+    return int(top)
+
+
+@kernel
+def sum_bf16(
+    sums: NDArray[np.int64],
+    updates: tuple[NDArray[np.uint16], ...],
+    factors: NDArray[np.float64],
+    edges: NDArray[np.int64],
+    first: int,
+    last: int,
+    truncated: bool,
+) -> int:
+    """Of the bits of bf16. The magnitude is one of bf16."""
+    top = np.int32(0)
+    for tile in range(first, last):
+        for each in range(len(updates)):
+            factor = factors[each]
+            part = sums[edges[tile] : edges[tile + 1]]
+            values = updates[each][edges[tile] : edges[tile + 1]]
+            for i in range(part.size):
+                bits = np.int32(values[i])
+                exact = np.float64(np.int32(bits << 16).view(np.float32)) * factor
+                shifted = np.float64(exact + _SHIFT)
+                step = shifted.view(np.int64) - _SHIFT_BITS
+                if truncated:
+                    nearest = shifted - _SHIFT
+                    step -= np.int64(nearest > exact) & np.int64(exact > 0)
+                    step += np.int64(nearest < exact) & np.int64(exact < 0)
+                part[i] += step
+                top = max(top, np.int32(bits & _HALF_MAGNITUDE))
+    return int(top)
+
+
+@kernel
+def sum_q8(
+    sums: NDArray[np.int64],
+    updates: tuple[NDArray[np.int8], ...],
+    scales: tuple[NDArray[np.float32], ...],
+    factors: NDArray[np.float64],
+    tiles: NDArray[np.int64],
+    blocks: NDArray[np.int64],
+    first: int,
+    last: int,
+    truncated: bool,
+) -> int:
+    """x = f32(q)·scale of its block. The magnitude is that of a scale, one of F32."""
+    top = np.int32(0)
+    for tile in range(first, last):
+        for each in range(len(updates)):
+            factor = factors[each]
+            for block in range(tiles[tile], tiles[tile + 1]):
+                scale = scales[each][block]
+                top = max(top, np.int32(np.float32(scale).view(np.int32) & _MAGNITUDE))
+                part = sums[blocks[block] : blocks[block + 1]]
+                values = updates[each][blocks[block] : blocks[block + 1]]
+                for i in range(part.size):
+                    exact = np.float64(np.float32(values[i]) * scale) * factor
+                    shifted = np.float64(exact + _SHIFT)
+                    step = shifted.view(np.int64) - _SHIFT_BITS
+                    if truncated:
+                        nearest = shifted - _SHIFT
+                        step -= np.int64(nearest > exact) & np.int64(exact > 0)
+                        step += np.int64(nearest < exact) & np.int64(exact < 0)
+                    part[i] += step
+    return int(top)
+
+
+@kernel
+def sum_topk(
+    sums: NDArray[np.int64],
+    indices: tuple[NDArray[np.uint32], ...],
+    updates: tuple[NDArray[np.int8], ...],
+    scales: tuple[NDArray[np.float32], ...],
+    factors: NDArray[np.float64],
+    edges: NDArray[np.int64],
+    block: int,
+    first: int,
+    last: int,
+    truncated: bool,
+) -> int:
+    """Of entries in use, of which each `block` share a scale. The magnitude is that of a scale, one of F32, or `BROKEN`
+    if indices among those of these tiles do not rise: then nothing was written outside of these tiles."""
+    top = np.int32(0)
+    start, stop = edges[first], edges[last]
+    steps = np.empty(block, np.int64)
+    for each in range(len(updates)):
+        factor = factors[each]
+        index = indices[each]
+        low, high = 0, index.size
+        while low < high:
+            middle = (low + high) // 2
+            if index[middle] < start:
+                low = middle + 1
+            else:
+                high = middle
+        end = index.size
+        while high < end:
+            middle = (high + end) // 2
+            if index[middle] < stop:
+                high = middle + 1
+            else:
+                end = middle
+        while low < end:
+            number = low // block
+            cut = min((number + 1) * block, end)
+            scale = scales[each][number]
+            top = max(top, np.int32(np.float32(scale).view(np.int32) & _MAGNITUDE))
+            places = index[low:cut]
+            values = updates[each][low:cut]
+            falling = np.int64(places[0] < start) | np.int64(places[places.size - 1] >= stop)
+            for i in range(1, places.size):
+                falling |= np.int64(places[i] <= places[i - 1])
+            if falling:
+                return BROKEN
+            for i in range(places.size):
+                exact = np.float64(np.float32(values[i]) * scale) * factor
+                shifted = np.float64(exact + _SHIFT)
+                step = shifted.view(np.int64) - _SHIFT_BITS
+                if truncated:
+                    nearest = shifted - _SHIFT
+                    step -= np.int64(nearest > exact) & np.int64(exact > 0)
+                    step += np.int64(nearest < exact) & np.int64(exact < 0)
+                steps[i] = step
+            for i in range(places.size):
+                sums[places[i]] += steps[i]
+            low = cut
+    return int(top)
