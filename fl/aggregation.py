@@ -21,9 +21,11 @@ the round does, and payloads were checked (`fl.tensors.encodings`, `fl.blobs`) b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
+from math import isqrt
 from operator import attrgetter
 
 import numpy as np
@@ -33,6 +35,7 @@ from fl.closing import AggregationOutcome, AggregationRules, Closing, Found, Gro
 from fl.errors import Refused
 from fl.jobrules import grid_of
 from fl.kernels import FUSED
+from fl.kernels.distances import LIMBS, add_norms, exact
 from fl.kernels.payloads import PAYLOADS, Payloads
 from fl.rules import rule_of
 from fl.rules.rule import AtOnce, Spread, Streaming, Work, settings_of
@@ -160,7 +163,7 @@ class Aggregation:
     def _payloads(self, group: int, updates: Sequence[Update]) -> Payloads:
         placed = [(update.payload, self._offset(update)) for update in updates]
         rules = self._rules.rules
-        return PAYLOADS[rules.encoding](self._form(group), rules.range_bits, placed)
+        return PAYLOADS[rules.encoding](self._form(group), placed)
 
     # Rules that sum updates as they come
 
@@ -170,24 +173,43 @@ class Aggregation:
         start = 0
         while start < len(updates):
             stop = start + FUSED if start + FUSED <= len(updates) else start + 1
+            self._spoilt = True
             self._sum(group, updates[start:stop], rule)
+            self._spoilt = False
             start = stop
 
     def _sum(self, group: int, updates: Sequence[Update], rule: Streaming) -> None:
         payloads, sums = self._payloads(group, updates), self._sums[group]
-        factors = np.array([rule.factor(self._settings, self._grid, each.weight, 0) for each in updates], np.float64)
-        last = self._form(group).layout.tiles.size - 1
-        self._spoilt = True
-        _checked(
-            self._spread(
-                [
-                    _over(lambda first, stop: payloads.sum(sums, factors, first, stop), start, last)
-                    for start in range(0, last, SPAN_TILES)
-                ]
-            ),
-            payloads.limit,
+        norms = [self._norm(payloads, each, sums.size) if rule.clips else 0 for each in range(len(updates))]
+        factors = np.array(
+            [
+                rule.factor(self._settings, self._grid, update.weight, norm)
+                for update, norm in zip(updates, norms, strict=True)
+            ],
+            np.float64,
         )
-        self._spoilt = False
+        last = self._form(group).layout.tiles.size - 1
+
+        def piece(first: int) -> int:
+            return payloads.sum(sums, factors, first, min(first + SPAN_TILES, last), rule.clips)
+
+        _checked(self._spread([partial(piece, first) for first in range(0, last, SPAN_TILES)]), payloads.limit)
+
+    def _norm(self, payloads: Payloads, each: int, parameters: int) -> int:
+        """At least that of the update, in steps of 2^−G0: what rounding takes from it is less than half a step of
+        each value."""
+        starts = range(0, parameters, _WIDEST)
+        lengths = np.zeros((len(starts), LIMBS), np.int64)
+        factor = 2.0**self._grid.unweighted_bits
+
+        def piece(place: int) -> int:
+            values = np.empty(min(_WIDEST, parameters - starts[place]), np.float32)
+            top = payloads.read(each, starts[place], values)
+            add_norms(lengths[place : place + 1], values.reshape(1, -1), factor)
+            return top
+
+        _checked(self._spread([partial(piece, place) for place in range(len(starts))]), payloads.limit)
+        return isqrt(sum(exact(lengths))) + 1 + isqrt(parameters)
 
     def _summed(self, log: Sequence[Update]) -> tuple[GroupMean, ...]:
         weights = Counter[int]()
@@ -226,10 +248,6 @@ class _Closed:
     def tile(self, tile: int, out: NDArray[np.float32]) -> None:
         start = self.edges[tile]
         _checked((self._payloads.read(each, start, out[each]) for each in range(self.count)), self._payloads.limit)
-
-
-def _over(piece: Callable[[int, int], int], first: int, last: int) -> Work:
-    return lambda: piece(first, min(first + SPAN_TILES, last))
 
 
 def _checked(tops: Iterable[int], limit: int) -> None:

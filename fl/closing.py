@@ -12,6 +12,7 @@ from chain.cid import raw_cid
 from chain.codec import encode
 from fl.errors import Refused
 from fl.kernels import KERNEL_VERSION, apply_mean
+from fl.kernels.denormals import check_denormals
 from fl.records import JobRules
 from fl.rules import rule_of
 from fl.rules.rule import Optimising, settings_of
@@ -216,6 +217,8 @@ def _rewritten(
     """A blob in chunks: what it was, with its runs written anew."""
     stretches = list(stretches)
     for start in range(0, size_bytes, CHUNK_BYTES):
+        # Each time, for the thread may be another one.
+        check_denormals()
         part = old_bytes(start, min(start + CHUNK_BYTES, size_bytes))
         chunk = bytearray(part)
         for runs, write in stretches:

@@ -9,14 +9,32 @@ from __future__ import annotations
 
 from fl.errors import Refused
 from fl.records import JobRules
+from fl.rules.adaptive import FedAdagrad, FedAdam, FedYogi
 from fl.rules.bulyan import Bulyan
+from fl.rules.clipped_mean import ClippedMean
 from fl.rules.fedavg import FedAvg
+from fl.rules.fedavgm import FedAvgM
 from fl.rules.krum import Krum, MultiKrum
 from fl.rules.median import Median
 from fl.rules.rule import Rule, settings_of
 from fl.rules.trimmed_mean import TrimmedMean
 
-RULES: dict[str, Rule] = {each.name: each for each in (FedAvg(), Median(), TrimmedMean(), Krum(), MultiKrum(), Bulyan())}
+RULES: dict[str, Rule] = {
+    each.name: each
+    for each in (
+        FedAvg(),
+        FedAvgM(),
+        FedAdagrad(),
+        FedAdam(),
+        FedYogi(),
+        ClippedMean(),
+        Median(),
+        TrimmedMean(),
+        Krum(),
+        MultiKrum(),
+        Bulyan(),
+    )
+}
 
 
 def rule_of(name: str) -> Rule:

@@ -32,6 +32,11 @@ from fl.tensors.grid import MAX_UPDATES, Grid
 DENSE = frozenset({"f32", "f16", "bf16", "q8"})
 """Encodings that say something of every value."""
 
+RATES = (2.0**-60, 2.0**20)
+"""Limits of a positive real setting."""
+BELOW_ONE = 1.0 - 2.0**-53
+"""The largest float64 below 1."""
+
 MAX_AT_ONCE = 4096
 """Updates that an `AtOnce` rule looks at together, unless it says less."""
 

@@ -26,6 +26,7 @@ from fl.aggregation import Aggregation, AggregationOutcome, AggregationRules, Cl
 from fl.blobs import BlobKind
 from fl.errors import Refused
 from fl.kernels import KERNEL_VERSION
+from fl.kernels.denormals import FlushedDenormals
 from fl.records import JobRules
 from fl.rules import rule_of
 from fl.tensors.closing import fingerprint, payload_fingerprint
@@ -420,6 +421,8 @@ class Sums:
                 # The round waits, as all that needs room does; its sums stay as they are.
                 log.warning("no room for the model of a round", extra={"job": current.job, "reason": str(full)})
                 await asyncio.sleep(ROOM_S)
+            except FlushedDenormals as flushed:
+                raise CannotSum("KERNELS_DIFFER", str(flushed)) from flushed
         current.closed = Closed(
             asked.id, outcome.ok, outcome.code, outcome.model_cid, outcome.optimizer_cid, outcome.record_cid
         )
