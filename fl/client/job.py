@@ -23,6 +23,7 @@ from fl.client.home import Pending
 from fl.client.jobdraft import Arrays, ConfigValue, config_value
 from fl.client.measures import examples_of, metric_values
 from fl.client.receipt import Receipt
+from fl.client.report import RoundReport, report_of
 from fl.client.wakeup import Wakeup
 from fl.errors import Refused
 from fl.evaluation import SubmitEvaluation
@@ -67,6 +68,7 @@ log = logging.getLogger("quorate.client")
 _MOVED_ON = frozenset({"LATE", "DUPLICATE"})
 """Refusals of an update that end a round for the trainer and nothing else."""
 _OVER = (JobStatus.FINISHED, JobStatus.STOPPED)
+_READ_AT_ONCE = 16
 _SOON_S = 0.05
 _LOOK_AGAIN_S = 2.0
 """Events only make the loop faster; this is how often it looks when none comes."""
@@ -204,6 +206,20 @@ class AsyncJob:
     async def evaluation(self, round: int) -> Evaluation | None:
         """The proven record of what evaluators measured of this round's model; None if they were not asked."""
         return await self.network.record(Evaluation, evaluation_key(self._id, round))
+
+    async def reports(self, first: int = 1, last: int | None = None) -> list[RoundReport]:
+        """Of the rounds from `first` to `last` that are over: what was reported and measured, proven."""
+        newest = (await self.status()).round
+        numbers = range(first, (newest if last is None else min(last, newest)) + 1)
+        reports: list[RoundReport] = []
+        for start in range(0, len(numbers), _READ_AT_ONCE):
+            reports += filter(None, await asyncio.gather(*map(self._report, numbers[start : start + _READ_AT_ONCE])))
+        return reports
+
+    async def _report(self, number: int) -> RoundReport | None:
+        current, evaluation = await asyncio.gather(self.round(number), self.evaluation(number))
+        is_over = current is not None and current.phase in (Phase.CLOSED, Phase.FAILED)
+        return report_of(self.rules, current, evaluation) if current is not None and is_over else None
 
     async def is_evaluator(self, account: str | None = None) -> bool:
         who = bytes.fromhex(account) if account is not None else self.network.sender.account

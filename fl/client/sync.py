@@ -26,10 +26,11 @@ from fl.client.download import Fetched
 from fl.client.errors import BadInput
 from fl.client.evaluations import AsyncEvaluation
 from fl.client.job import AsyncJob, AsyncTask
-from fl.client.jobdraft import Arrays, ConfigValue
+from fl.client.jobdraft import Arrays, ConfigValue, Draft
 from fl.client.network import PATIENCE_S, AsyncNetwork, connect_async
 from fl.client.reader import Proven
 from fl.client.receipt import Receipt
+from fl.client.report import RoundReport
 from fl.records import Dataset, JobRules, Member, Round
 from fl.records import Evaluation as EvaluationRecord
 from fl.records import Job as JobRecord
@@ -204,6 +205,10 @@ class Job:
     def evaluation(self, round: int) -> EvaluationRecord | None:
         """The proven record of what evaluators measured of this round's model; None if they were not asked."""
         return self._loop.run(self._job.evaluation(round))
+
+    def reports(self, first: int = 1, last: int | None = None) -> list[RoundReport]:
+        """Of the rounds from `first` to `last` that are over: what was reported and measured, proven."""
+        return self._loop.run(self._job.reports(first, last))
 
     def model(self, round: int | None = None) -> dict[str, NDArray[Any]]:
         """The newest model, or the one that a round made (0: the initial one), as arrays."""
@@ -426,6 +431,9 @@ class Network:
     def create_job(self, name: str, model: Arrays, **rules: Any) -> Job:
         """Create a job that starts from this model; `fl.client.jobdraft.draft_job` lists the rules."""
         return Job(self._loop, self._loop.run(self._network.create_job(name, model, **rules)))
+
+    def create_drafted(self, draft: Draft) -> Job:
+        return Job(self._loop, self._loop.run(self._network.create_drafted(draft)))
 
     def send(self, body: object) -> Receipt:
         """Sign and send any transaction, and wait until its fate is proven."""

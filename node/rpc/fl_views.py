@@ -289,9 +289,26 @@ class JobMembersView(TypedDict):
     next: HexDigest | None
 
 
-PhaseWord = Literal["collecting", "aggregating", "closed", "failed"]
+PhaseWord = Literal[
+    "check_in",
+    "drawing",
+    "keys",
+    "shares",
+    "collecting",
+    "revealing",
+    "unmasking",
+    "aggregating",
+    "closed",
+    "failed",
+]
 PHASES: dict[int, PhaseWord] = {
+    Phase.CHECK_IN: "check_in",
+    Phase.DRAWING: "drawing",
+    Phase.KEYS: "keys",
+    Phase.SHARES: "shares",
     Phase.COLLECTING: "collecting",
+    Phase.REVEALING: "revealing",
+    Phase.UNMASKING: "unmasking",
     Phase.AGGREGATING: "aggregating",
     Phase.CLOSED: "closed",
     Phase.FAILED: "failed",
