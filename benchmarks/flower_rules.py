@@ -64,7 +64,7 @@ except ImportError:
 JOB, LOG_ROOT = bytes(32), bytes(32)
 F32 = NDArray[np.float32]
 BASE_SCALE, CHANGE_SCALE = 0.1, 0.01
-MEAN, SQUARE = "mean", "square"
+MEAN, SQUARE = "m", "v"
 RATE, MOMENTUM, BETA_1, BETA_2, TAU = "learning_rate", "momentum", "beta_1", "beta_2", "tau"
 CUT_PERCENT = 20
 
@@ -248,12 +248,11 @@ def of_adaptive(
 ) -> Callable[[Round], Values]:
     def bound(found: Round) -> Values:
         change = change_of(found.inputs)
-        keep = float(found.settings.get(BETA_1, 0.0))
+        keep = float(found.settings[BETA_1])
         mean = averaged_error(found.error.mean, found.old.mean, change, keep, 1 - keep)
         found.error = Moments(mean, square(found, change))
-        here = Moments(found.new.mean if BETA_1 in found.settings else change.value, found.new.square)
         eta = rate(found) if rate else float(found.settings[RATE])
-        return adaptive_error(found.error, here, eta, float(found.settings[TAU]))
+        return adaptive_error(found.error, found.new, eta, float(found.settings[TAU]))
 
     return bound
 
