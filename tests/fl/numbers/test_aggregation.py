@@ -26,8 +26,9 @@ from fl.aggregation import Aggregation, Work
 from fl.errors import Refused
 from fl.jobrules import grid_of
 from fl.kernels import KERNEL_VERSION
+from fl.kernels.payloads import PAYLOADS
 from fl.tensors.closing import MAX_CLOSING_BYTES, ClosingRecord
-from fl.tensors.encodings import ENCODINGS, Place, decode_update
+from fl.tensors.encodings import Place, decode_update
 from fl.tensors.layout import AVERAGED, FROZEN, Schema, TensorSpec
 from fl.tensors.model import build_model, check_model, model_form, parse_model
 from tests.fl.numbers import averaging
@@ -54,10 +55,10 @@ from tests.fl.numbers.builders import (
     random_schema,
 )
 
-BOTH = pytest.mark.parametrize("encoding", sorted(ENCODINGS))
+EACH = pytest.mark.parametrize("encoding", sorted(PAYLOADS))
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_the_new_model_equals_the_oracle_bit_for_bit(encoding: str, count: int) -> None:
     rules = rules_of(SMALL, encoding)
@@ -92,7 +93,7 @@ def test_eight_trainers_move_the_model_to_their_weighted_mean() -> None:
     assert parse_model(flat_schema(3), made.model)["w"].tolist() == np.array(expected, np.float32).tolist()
 
 
-@BOTH
+@EACH
 @settings(max_examples=25, deadline=None)
 @given(order=st.permutations(range(9)), at_once=st.integers(1, 9))
 def test_neither_order_nor_grouping_leaves_a_trace(encoding: str, order: list[int], at_once: int) -> None:
@@ -102,7 +103,7 @@ def test_neither_order_nor_grouping_leaves_a_trace(encoding: str, order: list[in
     assert averaged(rules, [updates[i] for i in order], base, at_once=at_once) == averaged(rules, updates, base)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_leave_no_trace(monkeypatch: pytest.MonkeyPatch, encoding: str, threads: int) -> None:
     rules = rules_of(WIDE, encoding)
@@ -173,7 +174,7 @@ def test_a_payload_made_for_another_place_is_refused_and_leaves_no_trace() -> No
     assert closed(aggregation.finish(LOG_ROOT, base), base) == averaged(rules, updates, base)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_value_beyond_the_proven_bound_spoils_the_sums_loudly(encoding: str, count: int) -> None:
     narrow, wide = rules_of(WIDE, encoding, range_bits=2), rules_of(WIDE, encoding, range_bits=12)
@@ -228,7 +229,7 @@ def test_a_round_closes_over_its_whole_log_only() -> None:
 
 
 def test_averaging_from_buffers_of_any_kind_and_place_gives_the_same() -> None:
-    for encoding in ENCODINGS:
+    for encoding in PAYLOADS:
         rules = rules_of(SMALL, encoding)
         updates = updates_of(rules, 3)
         base = build_model(SMALL, random_model(SMALL, 9))
@@ -250,7 +251,7 @@ MIXED = Schema(
 """More than two leaves; frozen tensors before, between and after the averaged ones."""
 
 
-@BOTH
+@EACH
 def test_a_model_of_several_leaves_comes_in_bounded_chunks_and_is_named_by_its_tree(encoding: str) -> None:
     rules = rules_of(MIXED, encoding)
     updates = updates_of(rules, 3)
@@ -286,7 +287,7 @@ def test_a_model_of_several_leaves_comes_in_bounded_chunks_and_is_named_by_its_t
         )
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("chunk_bytes", [8, 24, 264, 4096 + 8])
 def test_where_a_model_is_cut_into_chunks_leaves_no_trace(
     monkeypatch: pytest.MonkeyPatch, encoding: str, chunk_bytes: int
@@ -324,7 +325,7 @@ def test_a_range_that_is_left_in_the_last_chunk_is_told_there_and_the_record_can
     assert closing.failed("MODEL_RANGE", cid_of(base)).code == "MODEL_RANGE"
 
 
-@BOTH
+@EACH
 def test_neither_sums_nor_chunks_take_more_memory_for_more_updates(encoding: str, tmp_path: Path) -> None:
     parameters = 600_000
     schema = flat_schema(parameters)
