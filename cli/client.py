@@ -46,7 +46,7 @@ class Client:
 
         from fl.client.network import connect_async
 
-        secret = self._secret()
+        secret = self.secret()
 
         async def connected() -> T:
             network = await connect_async(
@@ -57,7 +57,7 @@ class Client:
 
         return asyncio.run(connected())
 
-    def _secret(self) -> bytes | None:
+    def secret(self) -> bytes | None:
         if self.key is None or (self.passphrase is None and not _is_encrypted(self.key)):
             return None
         from node.keystore import read_passphrase

@@ -6,29 +6,25 @@ journals, or from a training run of the same model on all data in one place.
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import statistics
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from chain.cid import cid_text, raw_cid
-from cli.localnets import LocalNetwork, Plan
-from fl.client.digits import CLASSES, FEATURES, SEED, deal, load_digits, save
-from fl.client.errors import BadInput, QuorateError, TimedOut
+from cli.localnets import LocalNetwork, Plan, make_room
+from cli.trainers import Trainers
+from fl.client.apps import LOSS
+from fl.client.digits import CLASSES, FEATURES, deal, load_digits, save
+from fl.client.errors import TimedOut
 from fl.client.measures import metric_value
+from fl.client.partition import SEED
 from fl.client.perceptron import Data, accuracy, initial_model, train
 from fl.client.sync import Job, Network, connect
-from fl.client.trainer import LOSS
 from fl.jobrules import VISIBLE_TO_VALIDATORS
-from fl.records import JobStatus, Kind, Phase, Round
+from fl.records import JobStatus, Phase, Round
 
 JOB = "digits"
 HIDDEN = 64
@@ -37,7 +33,7 @@ CONFIG: dict[str, float | int] = {"lr": 0.05, "epochs": 10, "batch": 16, "moment
 LEAST_ACCURACY = 0.90
 MOST_BEHIND_CENTRAL = 0.02
 
-_MARK = "demo.json"
+MARK = "demo.json"
 _PAUSE_S = 0.1
 _CATCH_UP_S = 60.0
 _JOURNALS_LAG_S = 3.0
@@ -108,120 +104,16 @@ class Audience:
     happened: Callable[[str], None]
 
 
-class Trainers:
-    """The trainers' processes and what they wrote down."""
-
-    def __init__(self, script: Script, network: LocalNetwork, shares: list[Data]) -> None:
-        self._directory = script.directory / "trainers"
-        self._network = network
-        self._processes: list[subprocess.Popen[bytes]] = []
-        for index, share in enumerate(shares):
-            save(share, self._home(index) / "share.npz")
-
-    def _home(self, index: int) -> Path:
-        return self._directory / str(index)
-
-    def start(self) -> None:
-        house = str(Path(__file__).resolve().parent.parent)
-        path = os.pathsep.join(filter(None, (house, os.environ.get("PYTHONPATH"))))
-        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        for index, name in enumerate(self._network.trainers):
-            home = self._home(index)
-            arguments = [sys.executable, "-m", "fl.client.trainer", "--network", str(self._network.network_file)]
-            arguments += ["--key", str(self._network.key_file(name)), "--job", JOB, "--seed", str(SEED + index)]
-            arguments += ["--data", str(home / "share.npz"), "--home", str(home)]
-            with open(home / "log.txt", "wb") as log:
-                self._processes.append(
-                    subprocess.Popen(
-                        arguments,
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=log,
-                        # An interrupt on this terminal is for the demonstration, which ends its trainers itself.
-                        start_new_session=True,
-                        env={**os.environ, **one_thread, "PYTHONPATH": path},
-                    )
-                )
-
-    def check(self) -> None:
-        """Raises if one of them has ended as it should not."""
-        for index, process in enumerate(self._processes):
-            if process.poll() not in (None, 0):
-                log = self._home(index) / "log.txt"
-                lines = log.read_text(errors="replace").strip().splitlines()
-                last = lines[-1] if lines else "it said nothing"
-                raise QuorateError("TRAINER_ENDED", f"Trainer {index} ended: {last}", f"Look at {log}")
-
-    def wait(self, ends: float) -> None:
-        for process in self._processes:
-            try:
-                process.wait(max(0.0, ends - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                raise TimedOut("TRAINERS_GO_ON", "The job is over and a trainer is not.", "Look at its log.") from None
-        self.check()
-
-    def stop(self) -> None:
-        for process in self._processes:
-            if process.poll() is None:
-                process.terminate()
-        for process in self._processes:
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-    def journal(self) -> list[dict[str, Any]]:
-        lines: list[dict[str, Any]] = []
-        for path in self._directory.glob("*/*/*/journal.jsonl"):
-            # The last line may still be on its way.
-            whole = path.read_text().rpartition("\n")[0]
-            lines += [json.loads(line) for line in whole.splitlines()]
-        return lines
-
-    def finality(self) -> dict[int, list[float]]:
-        """By round, of each update: seconds from signing to a proven receipt."""
-        signed: dict[str, int] = {}
-        taken: dict[int, list[float]] = defaultdict(list)
-        for entry in sorted(self.journal(), key=lambda each: int(each["time_ms"])):
-            if entry["kind"] == Kind.SUBMIT_UPDATE and entry["event"] == "signed":
-                signed[entry["tx"]] = entry["time_ms"]
-            elif entry["event"] == "proven" and entry["tx"] in signed:
-                taken[entry["round"]].append((entry["time_ms"] - signed[entry["tx"]]) / 1000)
-        return taken
-
-    def transactions(self, event: str) -> set[str]:
-        return {entry["tx"] for entry in self.journal() if entry["event"] == event}
-
-    def receipts(self) -> dict[str, Path]:
-        return {path.stem: path for path in self._directory.glob("*/*/*/receipts/*.bin")}
-
-
-def clear(directory: Path) -> None:
-    """Make room for a run where an earlier one was; nothing else is ever removed."""
-    if not directory.exists():
-        return
-    if any(directory.iterdir()) and not (directory / _MARK).exists():
-        raise BadInput("NOT_EMPTY", f"{directory} holds something else.", "Name another with --directory.")
-    if (directory / "localnet.json").exists():
-        earlier = LocalNetwork.open(directory)
-        for name in earlier.members:
-            earlier.kill(name)
-    shutil.rmtree(directory)
-
-
 def perform(script: Script, audience: Audience) -> Outcome:
     """Run it. What did not hold is in the outcome; what stopped it is raised. All processes end either way."""
     began = time.monotonic()
     outcome = Outcome()
-    clear(script.directory)
-    script.directory.mkdir(parents=True)
-    (script.directory / _MARK).write_text("{}\n")
+    make_room(script.directory, MARK)
     audience.doing("Preparing keys, a genesis and the trainers' data")
     training, held_out = load_digits()
     shares = deal(training, script.trainers)
     local = LocalNetwork.create(script.directory, Plan(script.validators, script.trainers, name="demo"))
-    trainers = Trainers(script, local, shares)
+    trainers = Trainers(script.directory / "trainers", _commands(script, local, shares))
     outcome.chain_id = local.chain_id
     try:
         for name in local.members:
@@ -245,6 +137,17 @@ def perform(script: Script, audience: Audience) -> Outcome:
     )
     outcome.seconds = time.monotonic() - began
     return outcome
+
+
+def _commands(script: Script, local: LocalNetwork, shares: list[Data]) -> list[list[str]]:
+    commands = []
+    for index, (name, share) in enumerate(zip(local.trainers, shares, strict=True)):
+        data = script.directory / "trainers" / str(index) / "share.npz"
+        save(share, data)
+        command = ["-m", "fl.client.trainer", "--network", str(local.network_file), "--job", JOB]
+        command += ["--key", str(local.key_file(name)), "--data", str(data), "--seed", str(SEED + index)]
+        commands.append(command)
+    return commands
 
 
 def _central(script: Script, training: Data, held_out: Data) -> float:

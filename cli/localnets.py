@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -73,6 +74,7 @@ class Plan:
     containers: bool = False
     open_admission: bool = False
     params: Params = field(default_factory=Params)
+    evaluators: int = 0
 
 
 class LocalNetwork:
@@ -104,6 +106,7 @@ class LocalNetwork:
             load_config(path, {})
         people = [("registrar", ()), ("creator", ("creator",))]
         people += [(f"trainer-{number}", ("trainer",)) for number in range(plan.trainers)]
+        people += [(f"evaluator-{number}", ("evaluator",)) for number in range(plan.evaluators)]
         accounts = {name: new_key(directory / "keys" / f"{name}.key", None).public for name, _ in people}
         founding = Founding(
             name=plan.name,
@@ -299,11 +302,27 @@ class LocalNetwork:
         return reply.data if reply.status == 200 else None
 
 
+def make_room(directory: Path, mark: str) -> None:
+    """An empty directory for a run that writes the file `mark`, where an earlier one may have been; nothing else is
+    ever removed."""
+    if directory.exists():
+        if any(directory.iterdir()) and not (directory / mark).exists():
+            raise BadInput("NOT_EMPTY", f"{directory} holds something else.", "Name another with --directory.")
+        if (directory / STATE_FILE).exists():
+            earlier = LocalNetwork.open(directory)
+            for name in earlier.members:
+                earlier.kill(name)
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    (directory / mark).write_text("{}\n")
+
+
 def _check_plan(plan: Plan) -> None:
     if not 1 <= plan.validators <= MOST_VALIDATORS:
         raise BadInput("BAD_SIZE", f"{plan.validators} validators?", f"A local network has 1 to {MOST_VALIDATORS}.")
-    if not 0 <= plan.trainers <= MOST_TRAINERS:
-        raise BadInput("BAD_SIZE", f"{plan.trainers} trainers?", f"A local network has up to {MOST_TRAINERS}.")
+    for what, count in (("trainers", plan.trainers), ("evaluators", plan.evaluators)):
+        if not 0 <= count <= MOST_TRAINERS:
+            raise BadInput("BAD_SIZE", f"{count} {what}?", f"A local network has up to {MOST_TRAINERS}.")
 
 
 def _containers(count: int) -> list[Member]:

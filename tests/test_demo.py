@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 from chain.cid import cid_text, raw_cid
 from cli import demo as command
-from cli.demonstration import Audience, Check, Outcome, Script, clear, judge_acknowledged, judge_roots
-from cli.localnets import LocalNetwork, Plan
+from cli.demonstration import MARK, Audience, Check, Outcome, Script, judge_acknowledged, judge_roots
+from cli.localnets import LocalNetwork, Plan, make_room
 from fl.client.digits import deal, load_digits, save
 from fl.client.errors import BadInput, QuorateError
 from fl.client.jobdraft import draft_job
@@ -163,18 +163,17 @@ def test_a_lost_or_refused_acknowledgement_fails() -> None:
 def test_a_directory_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(BadInput):
-        clear(tmp_path)
+        make_room(tmp_path, MARK)
     assert (tmp_path / "thesis.txt").exists()
 
 
 def test_an_earlier_run_makes_room_for_the_next(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / "demo.json").write_text("{}\n")
+    (run / MARK).write_text("{}\n")
     (run / "model.safetensors").write_bytes(b"old")
-    clear(run)
-    assert not run.exists()
-    clear(run)
+    make_room(run, MARK)
+    assert [each.name for each in run.iterdir()] == [MARK]
 
 
 def test_the_model_that_the_demonstration_trains_fits_into_a_transaction() -> None:

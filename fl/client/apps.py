@@ -85,6 +85,18 @@ _COUNTS = {"epochs": 10, "batch": 16}
 BUILT_IN: dict[str, type[App]] = {"digits": Digits}
 
 
+def named_metrics(names: Sequence[str], found: Mapping[str, float]) -> dict[str, float]:
+    """Those that a job names, among what its app gives."""
+    lacking = [name for name in names if name not in found]
+    if lacking:
+        raise BadInput(
+            "BAD_METRICS",
+            f"The job names the metrics {', '.join(names)}, and its app gives no {', '.join(lacking)}.",
+            "Change one of the two.",
+        )
+    return {name: found[name] for name in names}
+
+
 @dataclass(frozen=True, slots=True)
 class Named:
     """An app under the name that a job has for it; `digest` of its module's source, empty if it comes with us."""

@@ -14,18 +14,20 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from fl.client.apps import App, Digits, named_metrics
 from fl.client.digits import deal, load_digits, read
 from fl.client.errors import BadInput, QuorateError, RefusedByChain, Unreachable
+from fl.client.jobdraft import Arrays
 from fl.client.keyfile import read_private
-from fl.client.perceptron import Data, train
-from fl.client.sync import Job, Network, Task, connect
+from fl.client.perceptron import Data
+from fl.client.sync import Job, Network, connect
+from fl.tensors.layout import AVERAGED
 
-LOSS = "loss"
 _LOOK_AGAIN_S = 0.5
-_NUMBERS = {"lr": 0.05, "momentum": 0.9}
-_COUNTS = {"epochs": 10, "batch": 16}
-"""What a job's config may set, and what holds if it does not."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             job = _job(network, given.job, given.wait)
             job.join(given.accept)
             say(f"joined {job.name} as {network.account[:16]} with {len(data)} examples")
-            for task in job.tasks():
-                answer(task, data, [given.seed, task.round])
+            train_for(job, Digits(), data, given.seed)
         say("the job is over")
     except QuorateError as error:
         print(f"{error.code}: {error}", file=sys.stderr, flush=True)
@@ -49,20 +50,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def answer(task: Task, data: Data, seed: list[int]) -> None:
-    numbers = {name: float(task.config.get(name, usual)) for name, usual in _NUMBERS.items()}
-    counts = {name: int(task.config.get(name, usual)) for name, usual in _COUNTS.items()}
-    weights, loss = train(
-        task.model,
-        data,
-        seed,
-        lr=numbers["lr"],
-        momentum=numbers["momentum"],
-        epochs=counts["epochs"],
-        batch=counts["batch"],
-    )
-    receipt = task.submit(weights=weights, examples=len(data), metrics={LOSS: loss})
-    say(f"round {task.round}: loss {loss:.4f}, {receipt.status} at height {receipt.height}")
+def train_for(job: Job, app: App, part: Any, seed: int) -> None:
+    """Answers every round that this account is asked in, until the job is over."""
+    for task in job.tasks():
+        chance = np.random.default_rng([seed, task.round])
+        weights, examples, metrics = app.train(task.model, part, task.config, chance)
+        named = named_metrics(job.rules.metrics, metrics)
+        receipt = task.submit(weights=_averaged(job, weights), examples=examples, metrics=named)
+        measured = "".join(f", {name} {value:.4f}" for name, value in named.items())
+        say(f"round {task.round}: {receipt.status} at height {receipt.height}{measured}")
+
+
+def evaluate_for(job: Job, app: App, share: Any) -> None:
+    """Answers every evaluation that this account is asked in, until the job is over."""
+    for asked in job.evaluations():
+        examples, metrics = app.evaluate(asked.model, share)
+        receipt = asked.submit(metrics=named_metrics(asked.metrics, metrics), examples=examples)
+        say(f"evaluation of round {asked.round}: {receipt.status} at height {receipt.height}")
+
+
+def _averaged(job: Job, weights: Arrays) -> Arrays:
+    wanted = {each.name for each in job.rules.schema.tensors if each.role == AVERAGED}
+    return {name: array for name, array in weights.items() if name in wanted}
 
 
 def say(text: str) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chain.cid import cid_text
-from fl.client.apps import App, Holdings, holdings
+from fl.client.apps import App, Holdings, holdings, named_metrics
 from fl.client.errors import BadInput, RefusedByChain
 from fl.client.job import Difference
 from fl.client.jobfile import JobFile
+from fl.client.measures import metric_values
 from fl.client.measures import metric_values
 from fl.client.report import RoundReport, report_of
 from fl.errors import Refused
@@ -57,26 +58,16 @@ class AppCast:
         chance = source(self._seed, Draw.TRAINING, trainer, round)
         weights, examples, metrics = self._app.train(own, self._held.parts[trainer], config, chance)
         trained = {name: np.asarray(weights[name]) for name in self._averaged}
-        return Answer(Difference(trained, model), examples, self._values(self._rules.metrics, metrics))
+        return Answer(Difference(trained, model), examples, _values(self._rules.metrics, metrics))
 
     def evaluate(self, evaluator: int, round: int, model: Model) -> Measured:
         examples, metrics = self._app.evaluate(model, self._shares[evaluator])
-        return Measured(examples, self._values(self._rules.evaluation.metrics, metrics))
+        return Measured(examples, _values(self._rules.evaluation.metrics, metrics))
 
     def examine(self, model: bytes) -> dict[str, float]:
         """What the app finds on all that is held out."""
         _, metrics = self._app.evaluate(parse_model(self._rules.schema, model), self._held.held_out)
         return dict(metrics)
-
-    def _values(self, names: tuple[str, ...], metrics: Mapping[str, float]) -> tuple[int, ...]:
-        lacking = [name for name in names if name not in metrics]
-        if lacking:
-            raise BadInput(
-                "BAD_METRICS",
-                f"The job names the metrics {', '.join(names)}, and its app gives no {', '.join(lacking)}.",
-                "Change one of the two.",
-            )
-        return metric_values(names, {name: metrics[name] for name in names})
 
 
 def simulate(
@@ -117,3 +108,7 @@ def simulate(
         raise RefusedByChain.of(refused.code, refused.sentence) from None
     status = JobStatus(played.job.status).name.lower()
     return Simulated(draft.rules, status, tuple(reports), cid_text(played.job.model), played.model, played.seconds)
+
+
+def _values(names: tuple[str, ...], metrics: Mapping[str, float]) -> tuple[int, ...]:
+    return metric_values(names, named_metrics(names, metrics))

@@ -1,0 +1,259 @@
+"""`quorate run`: one job file, simulated in this process, on a chain on this machine, or on one that is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.client import FILE, Client
+from cli.output import console, json_wanted, line, on_terminal, reading, remark, rich_table, tell, waiting
+from fl.client.errors import BadInput, QuorateError
+
+if TYPE_CHECKING:
+    from cli.participation import Part
+    from fl.client.jobfile import JobFile
+    from fl.client.report import RoundReport
+    from fl.records import JobRules
+
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+MODEL_FILE, METRICS_FILE, CURVES_FILE = "model.safetensors", "metrics.json", "curves.png"
+_MOST_ROWS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What there is to tell once a job is over."""
+
+    status: str
+    cid: str
+    model: bytes
+    took: str
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option(
+    "--simulate", "simulated", type=click.IntRange(1, 10_000), metavar="N", help="In this process: N trainers."
+)
+@click.option("--localnet", is_flag=True, help="On four validators on this machine, each trainer a process.")
+@click.option("--network", type=FILE, help="On the chain of this network file, in the name of --key.")
+@click.option("--seed", type=click.IntRange(0), help="Of a simulation, in place of the file's.")
+@click.option("--trainers", type=click.IntRange(1, 64), default=4, show_default=True, help="With --localnet.")
+@click.option("--directory", type=DIRECTORY, default=Path("run"), show_default=True, help="With --localnet: its files.")
+@click.option("--key", type=FILE, envvar="QUORATE_KEY", help="With --network: key file of the account.")
+@click.option("--passphrase", envvar="QUORATE_PASSPHRASE_FROM", help="Of the key: prompt, file:PATH, credential:NAME.")
+@click.option("--home", type=DIRECTORY, envvar="QUORATE_HOME", help="For receipts and what is in flight.")
+@click.option("--part", default="1/1", show_default=True, metavar="I/K", help="With --network: the share of the data.")
+@click.option("--accept", help="With --network: hash of the rules that were agreed on; any others are refused.")
+@click.option(
+    "--wait", "wait_s", default=600.0, show_default=True, help="With --network: seconds until there is a job."
+)
+@click.option("--out", type=DIRECTORY, help=f"Write {MODEL_FILE}, {METRICS_FILE} and {CURVES_FILE} there.")
+@reading
+def run(
+    file: Path,
+    simulated: int | None,
+    localnet: bool,
+    network: Path | None,
+    seed: int | None,
+    trainers: int,
+    directory: Path,
+    key: Path | None,
+    passphrase: str | None,
+    home: Path | None,
+    part: str,
+    accept: str | None,
+    wait_s: float,
+    out: Path | None,
+) -> None:
+    """Run the job that FILE describes.
+
+    --simulate N plays it with N trainers in one process: the chain's own state machine and aggregation, in virtual
+    time, so that a day of rounds takes seconds. --localnet starts four validators and the trainers on this machine.
+    --network takes part in it on a chain: with the role creator the account creates the job and follows it, as a
+    trainer it trains on its part of the data, as an evaluator it measures.
+
+    docs/simulation.md lists what a job file says.
+    """
+    if (simulated is not None) + localnet + (network is not None) != 1:
+        raise BadInput(
+            "ONE_OF_THREE", "Where is it to run?", "Give one of --simulate N, --localnet and --network FILE."
+        )
+    from fl.client.jobfile import read_job_file
+
+    job = read_job_file(file)
+    if out is not None:
+        _prepare(out)
+    if simulated is not None:
+        _simulate(job, simulated, seed, out)
+    elif localnet:
+        _on_localnet(job, file, trainers, directory, out)
+    else:
+        assert network is not None
+        client = Client(network, key, passphrase, home, 30.0)
+        _on_network(job, client, part, accept, wait_s, out)
+
+
+def _prepare(out: Path) -> None:
+    from cli.curves import check_drawing
+
+    check_drawing()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput("UNWRITABLE", f"{out} cannot be made: {error.strerror}.", "Name another directory.") from error
+
+
+# The three places
+
+
+def _simulate(job: JobFile, trainers: int, seed: int | None, out: Path | None) -> None:
+    from fl.simulation.simulate import simulate
+
+    if seed is not None:
+        job = replace(job, conditions=replace(job.conditions, seed=seed))
+    reports: list[RoundReport] = []
+    with _table(job.draft(trainers).rules) as show:
+
+        def seen(report: RoundReport) -> None:
+            reports.append(report)
+            show(reports)
+
+        played = simulate(job, trainers, tell=seen)
+    ended = Ended(played.status, played.cid, played.model, f"{played.seconds:.0f} s of virtual time")
+    _conclude(job, f"{trainers} simulated trainers", reports, ended, out)
+
+
+def _on_localnet(job: JobFile, file: Path, trainers: int, directory: Path, out: Path | None) -> None:
+    from cli.localrun import perform
+
+    reports: list[RoundReport] = []
+    with waiting("Preparing") as say, _table(job.draft(trainers).rules) as show:
+
+        def seen(report: RoundReport) -> None:
+            reports.append(report)
+            show(reports)
+
+        ended = perform(job, file, trainers, directory, seen, say)
+    _conclude(job, f"{trainers} trainers on four validators", reports, ended, out)
+
+
+def _on_network(
+    job: JobFile, client: Client, part_text: str, accept: str | None, wait_s: float, out: Path | None
+) -> None:
+    from cli.participation import Part, awaited, created, followed, held_by, take_part
+    from fl.client.sync import connect
+    from fl.records import JobStatus, Role
+
+    if client.key is None:
+        raise BadInput("NO_KEY", "This needs an account.", "Name a key: --key FILE.")
+    part: Part = Part.parse(part_text)
+    named = job.load_app()
+    held = held_by(job, named, part)
+    with connect(client.network, client.key, passphrase=client.secret(), home=client.home) as network:
+        member = network.member()
+        roles = {Role(role) for role in member.roles} if member is not None else set()
+        if not roles & {Role.CREATOR, Role.TRAINER, Role.EVALUATOR}:
+            raise BadInput("NO_ROLE", "This account neither creates, trains nor evaluates.", "Ask a registrar.")
+        found = created(network, job) if Role.CREATOR in roles else awaited(network, job, wait_s)
+        remark(f"{found.name} {found.id}, rules {found.rules_hash}")
+        take_part(found, named.app, held, part, roles, accept, job.conditions.seed)
+        if Role.CREATOR not in roles and out is None:
+            line(f"model {found.model_cid()}")
+            return
+        reports: list[RoundReport] = []
+        with _table(found.rules) as show:
+            for report in followed(found, named.app, held.held_out):
+                reports.append(report)
+                show(reports)
+        cid, model = found.model_bytes()
+        ended = Ended(JobStatus(found.status().status).name.lower(), cid, model, "")
+    _conclude(job, network.name, reports, ended, out)
+
+
+# What is shown
+
+
+def _columns(rules: JobRules) -> tuple[str, ...]:
+    measured = (*rules.metrics, *(f"{name} (evaluators)" for name in rules.evaluation.metrics))
+    return ("ROUND", "STATE", "UPDATES", "WEIGHT", *map(str.upper, measured), "HELD OUT", "LATE", "FAILED", "REFUSED")
+
+
+def _cells(rules: JobRules, report: RoundReport) -> list[str]:
+    held_out = " ".join(f"{name}={value:.4g}" for name, value in report.held_out.items())
+    refused = " ".join(f"{code}×{count}" for code, count in sorted(report.refused.items()))
+    return [
+        str(report.round),
+        f"{report.state} {report.code}".rstrip(),
+        f"{report.updates} of {report.cohort}",
+        str(report.weight),
+        *(_number(report.metrics.get(name)) for name in rules.metrics),
+        *(_number(report.evaluation.get(name)) for name in rules.evaluation.metrics),
+        held_out,
+        str(report.late or ""),
+        str(report.failed or ""),
+        refused,
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+@contextmanager
+def _table(rules: JobRules) -> Iterator[Callable[[list[RoundReport]], None]]:
+    columns = _columns(rules)
+    if on_terminal():
+        from rich.live import Live
+
+        with Live(console=console(), auto_refresh=False) as live:
+            yield lambda reports: live.update(
+                rich_table(columns, [_cells(rules, each) for each in reports[-_MOST_ROWS:]]), refresh=True
+            )
+        return
+    line("\t".join(columns))
+    yield lambda reports: line("\t".join(_cells(rules, reports[-1])))
+
+
+def _conclude(job: JobFile, where: str, reports: list[RoundReport], ended: Ended, out: Path | None) -> None:
+    files = _written(job, where, reports, ended, out) if out is not None else []
+    data = {
+        "job": job.name,
+        "status": ended.status,
+        "model": ended.cid,
+        "rounds": [report.data() for report in reports],
+        "files": list(map(str, files)),
+    }
+
+    def show() -> None:
+        took = f" ({ended.took})" if ended.took else ""
+        line(f"{job.name} is {ended.status} after {len(reports)} rounds{took}.")
+        for path in files:
+            line(str(path))
+        line(f"model {ended.cid}")
+
+    if ended.status != "finished":
+        if not json_wanted():
+            show()
+        raise QuorateError("NOT_FINISHED", f"{job.name} is {ended.status}.", "See why its rounds failed.")
+    tell(data, show)
+
+
+def _written(job: JobFile, where: str, reports: list[RoundReport], ended: Ended, out: Path) -> list[Path]:
+    from cli.curves import draw_curves
+
+    model, metrics, curves = out / MODEL_FILE, out / METRICS_FILE, out / CURVES_FILE
+    content: dict[str, Any] = {"job": job.name, "model": ended.cid, "rounds": [report.data() for report in reports]}
+    try:
+        model.write_bytes(ended.model)
+        metrics.write_text(json.dumps(content, indent=1) + "\n")
+        draw_curves(reports, f"{job.name}: {where}", curves)
+    except OSError as error:
+        raise QuorateError("UNWRITABLE", f"{error.filename} cannot be written: {error.strerror}.") from error
+    return [model, metrics, curves]
