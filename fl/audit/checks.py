@@ -17,13 +17,14 @@ from fl.audit.recorded import History, Signed
 from fl.audit.steps import Finding, differing
 from fl.blobs import Demand
 from fl.errors import PendingJob, Refused
-from fl.jobrules import EXAMPLES, rules_hash
+from fl.jobrules import rules_hash
 from fl.metrics import NO_SUM, mean, with_values
 from fl.records import Entry, Job, JobRules, MetricSum, Phase, Round
 from fl.rounds import SubmitUpdate, check_update
 from fl.state import MAX_VALUE_BYTES
 from fl.tensors.closing import ClosingRecord
 from fl.transactions import read_body, read_transaction
+from fl.weights import DATASET, weight_of
 
 RESTS = (
     "that each member was in the round's cohort, in its role and in time, with a fresh nonce, and that no valid update"
@@ -72,9 +73,10 @@ def where(position: int, member: bytes) -> str:
 
 
 def check_transaction(
-    signed: Signed, chain_id: bytes, job: bytes, rules: JobRules, current: Round
+    signed: Signed, chain_id: bytes, job: bytes, rules: JobRules, current: Round, base: bytes
 ) -> Iterator[Finding]:
-    """That the transaction says what the log's entry does, and answers this round."""
+    """That the transaction says what the log's entry does, and answers this round, or in a job without rounds a recent
+    one. `base` is what the round that it answers began with."""
     tx, body, entry = signed.tx, signed.body, signed.entry
     place = where(signed.position, entry.member)
     yield from differing(f"{place}: chain", chain_id, tx.chain)
@@ -82,14 +84,13 @@ def check_transaction(
     yield from differing(f"{place}: member", entry.member, tx.sender)
     yield from differing(f"{place}: job", job, body.job)
     yield from differing(f"{place}: round that it answers", entry.round, body.round)
+    yield from differing(f"{place}: base", base, body.base)
     yield from differing(f"{place}: payload", entry.cid, body.cid)
     yield from differing(f"{place}: group of tensors", entry.group, body.group)
     oldest = current.number - max(0, len(rules.discounts) - 1)
-    if not rules.discounts:
-        yield from differing(f"{place}: round", current.number, body.round)
-        yield from differing(f"{place}: base", current.base, body.base)
-    elif not oldest <= body.round <= current.number:
-        yield Finding(f"{place}: version", f"{oldest} to {current.number}", str(body.round))
+    if not oldest <= body.round <= current.number:
+        wanted = f"{oldest} to {current.number}" if rules.discounts else str(current.number)
+        yield Finding(f"{place}: round", wanted, str(body.round))
 
 
 def check_once(signed: Sequence[Signed]) -> Iterator[Finding]:
@@ -114,23 +115,18 @@ def is_first_key(signed: Signed) -> bool:
 # Weights
 
 
-def own_weight(signed: Signed, rules: JobRules, current: Round) -> int:
-    """What the update weighs by its examples, the job's cap and its age, before any cap of its organisation."""
-    weight = min(signed.body.examples, rules.cap) if rules.weights == EXAMPLES else 1
-    if not rules.discounts:
-        return weight
-    stale = min(max(0, current.number - signed.body.round), len(rules.discounts) - 1)
-    return max(1, weight * rules.discounts[stale] >> 10)
-
-
 def check_weight(signed: Signed, rules: JobRules, current: Round) -> Iterator[Finding]:
-    """With a cap on organisations, whose members the state lists, the weight is bounded and no more."""
-    own, found = own_weight(signed, rules, current), signed.entry.weight
+    """With a cap on organisations, or weights by data sets, which the state lists, it is bounded and no more."""
+    age, found = current.number - signed.body.round, signed.entry.weight
+    if rules.discounts and not 0 <= age < len(rules.discounts):
+        # That is a finding of its own.
+        return
+    most = weight_of(rules, signed.body.examples, rules.cap, 1, age)
     place = where(signed.position, signed.entry.member)
-    if not rules.organisation_cap:
-        yield from differing(f"{place}: weight", own, found)
-    elif not 1 <= found <= own:
-        yield Finding(f"{place}: weight", f"1 to {own}", str(found))
+    if not rules.organisation_cap and rules.weights != DATASET:
+        yield from differing(f"{place}: weight", most, found)
+    elif not 1 <= found <= most:
+        yield Finding(f"{place}: weight", f"1 to {most}", str(found))
 
 
 # Payloads

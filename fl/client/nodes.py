@@ -128,6 +128,10 @@ class Nodes:
         self.patience_s = patience_s
         self._session: aiohttp.ClientSession | None = None
 
+    def add(self, url: str) -> None:
+        """One more to ask, beside those that the network file names: nothing is believed of anyone."""
+        self._nodes.append(Node(url, url.rstrip("/")))
+
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()

@@ -102,7 +102,7 @@ class Recordings:
                 if not page:
                     break
                 leaves += page
-                self._progress("read", len(leaves), size)
+                self._progress("entries", len(leaves), size)
             if len(leaves) != size:
                 raise self._blamed(node, f"it gives {len(leaves)} of {size} entries")
             log = await asyncio.to_thread(log_of, leaves)

@@ -23,6 +23,7 @@ from fl.state import account_key
 from fl.tensors.closing import MAX_CLOSING_BYTES, ClosingRecord
 from fl.tensors.layout import Bytes
 from fl.tensors.model import check_model_frame, model_form
+from fl.weights import DATASET
 
 if TYPE_CHECKING:
     from fl.client.job import AsyncJob
@@ -77,6 +78,7 @@ class RoundAudit:
         self.moments: Bytes | None = None
         self.record: ClosingRecord | None = None
         self._name = name_or_id
+        self._bases: dict[int, bytes] = {}
         self._entries: list[Entry] = []
         self._progress = progress
         self._findings: dict[str, list[Finding]] = {}
@@ -101,7 +103,7 @@ class RoundAudit:
         self.recordings = Recordings(self.network, self.job, self._progress)
         rules, current = self.job.rules, await self.recordings.ended(self.number)
         record: Job = await self.job.status()
-        self.current = current
+        self.current, self._bases = current, {current.number: current.base}
         outcome = "closed" if current.phase == Phase.CLOSED else f"failed, {current.code}"
         sentence = f"job {self.job.name} {self.job.id[:16]}, its rules and round {self.number} ({outcome}) are proven"
         return judged(RECORDS, sentence, checks.check_records(record, rules, current))
@@ -127,10 +129,11 @@ class RoundAudit:
             signed = await self._signed(position, entry)
             if signed is None:
                 continue
-            await asyncio.to_thread(self._look_at, signed, spool)
+            base = await self._base_of(entry.round)
+            await asyncio.to_thread(self._look_at, signed, base, spool)
             if not checks.is_first_key(signed):
                 rotated += not await self._is_key_of(signed)
-            self._progress("check", position + 1, total)
+            self._progress("updates", position + 1, total)
         found = self._findings[TRANSACTIONS]
         found += checks.check_once(self.log.signed)
         self._findings[WEIGHTS] += checks.check_sums(self.log.signed, self.current, len(self.job.rules.metrics))
@@ -151,11 +154,18 @@ class RoundAudit:
             self._findings[TRANSACTIONS].append(Finding(f"{place}: transaction", "an update", str(refused)))
             return None
 
-    def _look_at(self, signed: Signed, spool: Spool) -> None:
+    async def _base_of(self, number: int) -> bytes:
+        """What the round began with that an update answers: another one only in a job without rounds."""
+        oldest = self.number - len(self.job.rules.discounts)
+        if number not in self._bases and oldest < number < self.number:
+            self._bases[number] = (await self.recordings.round(number)).base
+        return self._bases.get(number, b"")
+
+    def _look_at(self, signed: Signed, base: bytes, spool: Spool) -> None:
         rules, current = self.job.rules, self.current
         chain_id = self.network.checkpoint.chain_id
         found = self._findings
-        found[TRANSACTIONS] += checks.check_transaction(signed, chain_id, self._job_id, rules, current)
+        found[TRANSACTIONS] += checks.check_transaction(signed, chain_id, self._job_id, rules, current, base)
         found[SIGNATURES] += checks.check_signature(signed)
         found[WEIGHTS] += checks.check_weight(signed, rules, current)
         if signed.body.payload:
@@ -185,8 +195,11 @@ class RoundAudit:
         rules = self.job.rules
         if rules.organisation_cap:
             self.rests.append("how a cap was divided among an organisation's members in the cohort")
-        of = f"of {rules.weights}, cap {rules.cap}" + (", age" if rules.discounts else "")
-        return judged(WEIGHTS, f"each is that {of}; {self.current.weight} in all", self._findings[WEIGHTS])
+        if rules.weights == DATASET:
+            self.rests.append("how many examples each member's data set said to hold")
+        how = f"{rules.weights}, cap {rules.cap}" + (", by age" if rules.discounts else "")
+        sentence = f"each follows from the rules ({how}); {self.current.weight} in all, as the round's record has it"
+        return judged(WEIGHTS, sentence, self._findings[WEIGHTS])
 
     # Blobs
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from chain.batch import SignedBatch
-from chain.cid import raw_cid
 from chain.codec import decode, encode
 from chain.transaction import Transaction
 from fl.aggregation import in_turn
@@ -72,7 +71,7 @@ def test_honest_rounds_are_verified_step_by_step(chain: Running) -> None:
         assert report.verified, report
         assert [each.name for each in report.steps] == STEPS
     assert step(report, "log").sentence.startswith("4 entries under the root")
-    assert step(report, "weights").sentence.endswith("100 in all"), "10 + 20 + 30 + 40 examples"
+    assert "; 100 in all" in step(report, "weights").sentence, "10 + 20 + 30 + 40 examples"
 
 
 def test_a_round_of_large_updates_is_verified_by_whoever_may_read_them(chain: Running) -> None:
@@ -177,10 +176,6 @@ def false(job: Trained, how: str) -> int:
     if how == "payload":
         body = job.body(0)
         return job.train({0: job.sign(first, replace(body, payload=body.payload[:-1] + b"\0"))})
-    if how == "header":
-        # Of the right CID, but made for another member.
-        other = job.body(1).payload
-        return job.train({0: job.sign(first, job.body(0, payload=other, cid=raw_cid(other)))})
     if how == "model":
         job.chain.miscomputes = lambda model: model[:-4] + b"\0\0\0\0"
         return job.train()
@@ -220,7 +215,6 @@ def false(job: Trained, how: str) -> int:
     [
         ("signature", {"signatures"}),
         ("payload", {"payloads"}),
-        ("header", {"payloads"}),
         ("model", {"model", "closing"}),
         ("weight", {"weights", "record", "model", "closing"}),
         ("dropped", {"weights", "record", "model", "closing"}),
