@@ -37,6 +37,7 @@ from fl.state import (
     seated_key,
 )
 
+_MILLION = 10**6
 _NOBODY = Seated(b"")
 _NO_MEMBERS = Organisation(b"", 0, 0)
 
@@ -44,6 +45,11 @@ _NO_MEMBERS = Organisation(b"", 0, 0)
 def is_listed(rules: JobRules) -> bool:
     """Whether the cohort of a round may be fewer than those who have joined."""
     return bool(rules.cohort.size or rules.cohort.check_in_ms)
+
+
+def cohort_size(rules: JobRules) -> int:
+    """How many are drawn if there are as many: those wanted, and so many more that some may fall away."""
+    return -(-rules.cohort.size * (_MILLION + rules.cohort.over_ppm) // _MILLION)
 
 
 def seated(state: State, job_id: bytes) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import lru_cache
+from typing import TypeAlias
 
 from chain.cid import raw_cid
 from chain.codec import encode
@@ -11,9 +13,11 @@ from chain.genesis import Params
 from chain.hashing import Domain, digest
 from chain.unixfs import MAX_FILE_BYTES, manifest_cid, zeros_manifest
 from fl.blobs import Demand, model_demand
+from fl.cohort import cohort_size, is_listed
 from fl.errors import Refused
 from fl.evaluationrules import evaluation_complaints
 from fl.members import is_name
+from fl.phases import SEALED, SECURE_AGGREGATION
 from fl.records import (
     MAX_ROUNDS,
     MAX_SPAN_MS,
@@ -21,27 +25,23 @@ from fl.records import (
     ConfigType,
     JobRules,
 )
+from fl.rules import check_rule
 from fl.tensors.encodings import ENCODINGS, Place
-from fl.tensors.grid import Grid
-from fl.tensors.layout import Schema, check_schema, layout_of, model_tensors
+from fl.tensors.grid import MAX_UPDATES, Grid
+from fl.tensors.layout import AVERAGED, Schema, check_schema, layout_of, model_tensors
 from fl.tensors.model import check_model, model_form
 from fl.tensors.ring32 import Ring32
+from fl.tensors.topk import TopK
 from fl.updates import form_of
+from fl.weights import BASES, EQUAL, WHOLE
 
 SYNCHRONOUS = "sync"
+ASYNCHRONOUS = "async"
+MODES = (SYNCHRONOUS, ASYNCHRONOUS)
 FEDAVG = "fedavg"
-EQUAL = "equal"
-EXAMPLES = "examples"
-DATASET = "dataset"
 VISIBLE_TO_VALIDATORS = "visible-to-validators"
+PRIVACIES = (VISIBLE_TO_VALIDATORS, SEALED, SECURE_AGGREGATION)
 
-_OFFERED: dict[str, tuple[str, ...]] = {
-    "mode": (SYNCHRONOUS,),
-    "rule": (FEDAVG,),
-    # Masked updates wait for the phases in which they are unmasked.
-    "encoding": tuple(name for name in ENCODINGS if name != Ring32.name),
-    "privacy": (VISIBLE_TO_VALIDATORS,),
-}
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+")
 _LONGEST = Place(bytes(32), 2**64 - 1, bytes(32))
@@ -83,15 +83,35 @@ def check_rules(rules: JobRules, params: Params) -> None:
     """Raises Refused unless the chain can run a job under these rules."""
     if not is_name(rules.name):
         raise Refused("BAD_NAME")
-    for field, offered in _OFFERED.items():
-        if (given := getattr(rules, field)) not in offered:
-            raise Refused("NOT_SUPPORTED", f"The {field} {given!r} is not offered; there is: {', '.join(offered)}.")
-    for failed, sentence in _complaints(rules):
-        if failed:
-            raise Refused("BAD_RULES", sentence)
+    for what, given, offered in (
+        ("mode", rules.mode, MODES),
+        ("encoding", rules.encoding, tuple(ENCODINGS)),
+        ("privacy", rules.privacy, PRIVACIES),
+        ("basis of weights", rules.weights, BASES),
+    ):
+        if given not in offered:
+            raise Refused("NOT_SUPPORTED", f"The {what} {given!r} is not offered; there is: {', '.join(offered)}.")
+    _check_privacy(rules)
+    for complaints in (_of_rounds, _of_weights, _of_cohort, _of_mode, _of_names, evaluation_complaints):
+        for failed, sentence in complaints(rules):
+            if failed:
+                raise Refused("BAD_RULES", sentence)
     grid_of(rules)
+    check_rule(rules)
     _check_config(rules)
-    _check_sizes(rules, params)
+    check_schema(rules.schema, params.job_parameters)
+    _check_groups(rules)
+    _check_sizes(rules)
+
+
+def _check_privacy(rules: JobRules) -> None:
+    if rules.privacy != VISIBLE_TO_VALIDATORS:
+        raise Refused(
+            "PRIVACY_NOT_OFFERED",
+            f"Rounds that are {rules.privacy} are not offered yet; the privacy is {VISIBLE_TO_VALIDATORS!r}.",
+        )
+    if rules.encoding == Ring32.name:
+        raise Refused("PRIVACY_NOT_OFFERED", f"The encoding {Ring32.name} is for masked updates, not offered yet.")
 
 
 def check_initial_model(rules: JobRules, model: bytes, params: Params, creator: bytes) -> Demand | None:
@@ -106,12 +126,12 @@ def check_initial_model(rules: JobRules, model: bytes, params: Params, creator: 
     return None
 
 
-def _check_sizes(rules: JobRules, params: Params) -> None:
-    check_schema(rules.schema, params.job_parameters)
+def _check_sizes(rules: JobRules) -> None:
     # Before anything is made whose size grows with the model's.
     _check_fits("The model's tensors", sum(each.size_bytes for each in model_tensors(rules.schema)))
     _check_fits("The model", model_form(rules.schema).size_bytes)
-    _check_fits("An update", form_of(rules, 0).size_bytes(_LONGEST))
+    # One of a group takes no more than one of the whole model.
+    _check_fits("An update", form_of(replace(rules, groups=()), 0).size_bytes(_LONGEST))
 
 
 def _check_fits(what: str, size_bytes: int) -> None:
@@ -119,10 +139,27 @@ def _check_fits(what: str, size_bytes: int) -> None:
         raise Refused("OVERSIZE", f"{what} would take {size_bytes} bytes; a blob has at most {MAX_FILE_BYTES}.")
 
 
-def _complaints(rules: JobRules) -> list[tuple[bool, str]]:
+def _check_groups(rules: JobRules) -> None:
+    """Each averaged tensor is in one group."""
+    names = [group.name for group in rules.groups]
+    if not all(map(is_name, names)) or names != sorted(set(names)):
+        raise Refused("BAD_GROUPS", "Groups have distinct names of letters, digits, dot, dash, underscore, and sorted.")
+    for group in rules.groups:
+        if list(group.tensors) != sorted(set(group.tensors)):
+            raise Refused("BAD_GROUPS", f"The tensors of the group {group.name} must be sorted and distinct.")
+    averaged = {each.name for each in rules.schema.tensors if each.role == AVERAGED}
+    grouped = [tensor for group in rules.groups for tensor in group.tensors]
+    wrong = averaged.symmetric_difference(grouped)
+    if grouped and (wrong or len(grouped) != len(averaged)):
+        which = min(wrong, default="") or next(each for each in sorted(grouped) if grouped.count(each) > 1)
+        raise Refused("BAD_GROUPS", f"Every averaged tensor is in exactly one group, and no other tensor; see {which}.")
+
+
+_Complaints: TypeAlias = list[tuple[bool, str]]
+
+
+def _of_rounds(rules: JobRules) -> _Complaints:
     return [
-        (rules.weights not in (EQUAL, EXAMPLES), "Weights are 'equal' or by 'examples'."),
-        (rules.weights == EQUAL and rules.cap != 1, "Under equal weights the cap is 1."),
         (
             not 1 <= rules.minimum <= rules.target <= rules.maximum,
             "It must hold that 1 ≤ minimum ≤ target ≤ maximum.",
@@ -131,10 +168,53 @@ def _complaints(rules: JobRules) -> list[tuple[bool, str]]:
         (rules.grace_ms > MAX_SPAN_MS, f"The grace is 0 to {MAX_SPAN_MS} ms."),
         (not 1 <= rules.rounds <= MAX_ROUNDS, f"A job has 1 to {MAX_ROUNDS} rounds."),
         (not 1 <= rules.max_failed <= MAX_ROUNDS, f"max_failed is 1 to {MAX_ROUNDS}."),
+    ]
+
+
+def _of_weights(rules: JobRules) -> _Complaints:
+    graded = bool(rules.organisation_cap or rules.discounts)
+    return [
+        (
+            rules.weights == EQUAL and rules.cap != 1 and not graded,
+            "Under equal weights the cap is 1, but with a cap for organisations or discounts.",
+        ),
+        (
+            rules.cap == 1 and rules.organisation_cap > 0,
+            "An organisation's cap is divided among its members: one's own cap must be above 1.",
+        ),
+        (rules.share_ppm > 0 and rules.encoding != TopK.name, f"A share of values is for the encoding {TopK.name}."),
+    ]
+
+
+def _of_cohort(rules: JobRules) -> _Complaints:
+    asked, drawn = rules.cohort, cohort_size(rules)
+    return [
+        (asked.check_in_ms > MAX_SPAN_MS, f"The check-in is 0 to {MAX_SPAN_MS} ms."),
+        (asked.over_ppm > 0 and not asked.size, "Over-selection is of a cohort that is drawn: it needs a size."),
+        (drawn > MAX_UPDATES, f"A cohort has at most {MAX_UPDATES} members, not {drawn}."),
+        (0 < drawn < rules.target, f"A cohort of {drawn} never reaches the target of {rules.target}."),
+    ]
+
+
+def _of_mode(rules: JobRules) -> _Complaints:
+    discounts = rules.discounts
+    if rules.mode == SYNCHRONOUS:
+        return [(bool(discounts), "Discounts are for updates of older models: the mode must be async.")]
+    return [
+        (is_listed(rules), "A job without rounds has no check-in and draws no cohort."),
+        (not discounts, "A job without rounds says by `discounts` what an update weighs, by the age of its base."),
+        (
+            list(discounts) != sorted(discounts, reverse=True) or not all(1 <= each <= WHOLE for each in discounts),
+            f"Discounts are 1 to {WHOLE} and do not rise with age.",
+        ),
+    ]
+
+
+def _of_names(rules: JobRules) -> _Complaints:
+    return [
         (len(set(rules.metrics)) != len(rules.metrics), "Each metric is named once."),
         (not all(map(is_name, rules.metrics)), "A metric's name is letters, digits, dot, dash, underscore."),
         (len(rules.app_digest) not in (0, 32), "The app's digest has 32 bytes, or none is given."),
-        *evaluation_complaints(rules),
     ]
 
 

@@ -12,12 +12,14 @@ from chain.hashing import DIGEST_BYTES, Domain, digest
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from fl.blobs import Demand
 from fl.cohort import join, leave
+from fl.course import fail_round
 from fl.errors import Refused
 from fl.evaluation import stop_evaluation
 from fl.evaluators import join_evaluators, leave_evaluators
 from fl.execution import Call, Effect, Execution, NewModel
-from fl.jobrules import DATASET, check_initial_model, check_rules, parameters_of, rules_hash, zero_model_cid
+from fl.jobrules import check_initial_model, check_rules, parameters_of, rules_hash, zero_model_cid
 from fl.members import is_registrar, member_in_role
+from fl.phases import ENDED
 from fl.records import (
     MAX_OPEN_JOBS,
     NEVER,
@@ -30,14 +32,13 @@ from fl.records import (
     MaybeDigest,
     Named,
     OpenJob,
-    Phase,
     Role,
     Round,
     Word,
 )
-from fl.rounds import fail_round
 from fl.state import RulesOf, State, dataset_key, job_key, job_name_key, joined_key, round_key, rules_key
 from fl.tensors.grid import MAX_UPDATES
+from fl.weights import DATASET
 
 _ENDED = (JobStatus.FINISHED, JobStatus.STOPPED)
 _PLACES = (Role.TRAINER, Role.EVALUATOR)
@@ -55,6 +56,11 @@ class CreateJob:
 
 @dataclass(frozen=True, slots=True)
 class StopJob:
+    job: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class PauseJob:
     job: Digest
 
 
@@ -136,7 +142,7 @@ def stop_job(execution: Execution, call: Call, body: StopJob) -> Effect:
     job = _in_charge(execution.state, call.sender, body.job)
     key = round_key(body.job, job.round)
     current = execution.state.get(Round, key)
-    if current is not None and current.phase in (Phase.COLLECTING, Phase.AGGREGATING):
+    if current is not None and current.phase not in ENDED:
         fail_round(execution, body.job, current, "STOPPED")
     stop_evaluation(execution, body.job, job)
     execution.state.put(job_key(body.job), replace(job, status=JobStatus.STOPPED, opens_ms=NEVER))
@@ -145,11 +151,24 @@ def stop_job(execution: Execution, call: Call, body: StopJob) -> Effect:
     return Effect(job=body.job, round=job.round)
 
 
-def resume_job(execution: Execution, call: Call, body: ResumeJob) -> Effect:
+def pause_job(execution: Execution, call: Call, body: PauseJob) -> Effect:
+    """The round that is open goes on to its end."""
     job = _in_charge(execution.state, call.sender, body.job)
-    if job.status != JobStatus.PAUSED:
+    if job.pausing or job.status == JobStatus.PAUSED:
+        raise Refused("JOB_PAUSED")
+    execution.state.put(job_key(body.job), replace(job, pausing=True))
+    execution.touched.add(body.job)
+    execution.event(EventKind.JOB_PAUSING, body.job, job.round, subject=call.sender)
+    return Effect(job=body.job, round=job.round)
+
+
+def resume_job(execution: Execution, call: Call, body: ResumeJob) -> Effect:
+    """A job that was to be paused after its round goes on as well."""
+    job = _in_charge(execution.state, call.sender, body.job)
+    if job.status != JobStatus.PAUSED and not job.pausing:
         raise Refused("JOB_NOT_PAUSED")
-    execution.state.put(job_key(body.job), replace(job, status=JobStatus.WAITING, failed_in_a_row=0))
+    status = JobStatus.WAITING if job.status == JobStatus.PAUSED else job.status
+    execution.state.put(job_key(body.job), replace(job, status=status, failed_in_a_row=0, pausing=False))
     execution.touched.add(body.job)
     execution.event(EventKind.JOB_RESUMED, body.job, job.round, subject=call.sender)
     return Effect(job=body.job, round=job.round)

@@ -130,6 +130,7 @@ def _execute_transaction(execution: Execution, batch: bytes, index: int, data: b
         status = "FAULT"
     if status != OK:
         execution.roll_back(mark)
+        row.refused(execution, call, body, status)
     execution.receipts.append(
         Receipt(
             tx_id=call.tx_id,

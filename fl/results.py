@@ -7,10 +7,10 @@ from chain.block import Evidence, Item, ItemKind, Ready, item_digest
 from chain.certificate import Result
 from chain.cid import CidError, check_cid
 from chain.codec import CodecError, decode
+from fl.course import close_round, fail_round_and_go_on
 from fl.errors import Refused
 from fl.execution import Execution
 from fl.records import Convicted, EventKind, Job, JobRules, JobStatus, Phase, ReadyMark, Round
-from fl.rounds import close_round, fail_round_and_go_on
 from fl.state import convicted_key, job_key, ready_key, round_key, rules_key
 
 

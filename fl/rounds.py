@@ -1,10 +1,7 @@
-"""Rounds: updates are taken, the log of them is frozen, and a result or a failure ends it.
+"""What members send to a round: that they are there, and their updates. And what is read of rounds beside the state.
 
-    collecting ── frozen ──▶ aggregating ── result ──▶ closed: the job has a new model
-        │                        └── deadline, failed result ──▶ failed
-        └── below minimum ──▶ failed
-
-`fl.transitions` says when; this file says what each step does.
+In a job without rounds a `Round` is a *buffer*: it takes updates that start from its own base or from that of an
+earlier one, and an update's `round` says from which.
 """
 
 from __future__ import annotations
@@ -13,24 +10,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from chain.certificate import Result
 from chain.cid import raw_cid
 from chain.codec import I64, U8, U64, Count, Digest, Length, decode, encode
 from chain.genesis import Params
-from chain.log import EMPTY
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from fl.blobs import Demand, update_demand
-from fl.deadlines import later
+from fl.cohort import candidates, members_in_cohort, put_candidates
 from fl.errors import PendingJob, Refused
-from fl.evaluation import open_if_due
 from fl.execution import AggregationTask, Call, Effect, Execution
-from fl.jobrules import EXAMPLES
 from fl.members import member_in_role
-from fl.metrics import NO_SUM, is_over, mean, with_values
+from fl.metrics import with_values
 from fl.records import (
     MAX_EXAMPLES,
     MAX_METRICS,
-    NEVER,
     Cid,
     Entry,
     EventKind,
@@ -59,6 +51,15 @@ from fl.state import (
 )
 from fl.tensors.encodings import Place, check_payload
 from fl.updates import form_of, groups_of
+from fl.weights import weight_of
+
+
+@dataclass(frozen=True, slots=True)
+class CheckIn:
+    """A member would answer this round if it is asked."""
+
+    job: Digest
+    round: U64
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,165 +102,130 @@ def _check_numbers(body: SubmitUpdate, rules: JobRules) -> None:
         raise Refused("UNKNOWN_GROUP")
 
 
-def submit_update(execution: Execution, call: Call, body: SubmitUpdate) -> Effect:
+def check_in(execution: Execution, call: Call, body: CheckIn) -> Effect:
     state = execution.state
     member_in_role(state, call.sender, Role.TRAINER)
-    job, rules = _job_and_rules(state, body.job)
-    if job.status in (JobStatus.FINISHED, JobStatus.STOPPED):
-        raise Refused("JOB_CLOSED")
-    key = joined_key(body.job, call.sender)
-    joined = state.get(Joined, key)
-    if joined is None:
-        raise Refused("NOT_JOINED")
-    current = _open_for(state, job, rules, joined, body)
+    job, rules, joined = _taking_part(state, call.sender, body.job)
+    if not rules.cohort.check_in_ms:
+        raise Refused("NO_CHECK_IN")
+    current = _newest(state, body.job, body.round, job, joined, done=joined.checked_in)
+    if current.phase != Phase.CHECK_IN:
+        raise Refused("LATE", "The check-in of this round is over.")
+    listed = candidates(state, body.job, body.round) or 0
+    put_candidates(state, body.job, body.round, listed | 1 << joined.seat)
+    state.put(joined_key(body.job, call.sender), replace(joined, checked_in=body.round))
+    state.put(round_key(body.job, body.round), replace(current, checked_in=current.checked_in + 1))
+    execution.touched.add(body.job)
+    return Effect(body.job, body.round)
+
+
+def submit_update(execution: Execution, call: Call, body: SubmitUpdate) -> Effect:
+    state = execution.state
+    member = member_in_role(state, call.sender, Role.TRAINER)
+    job, rules, joined = _taking_part(state, call.sender, body.job)
+    open_for = _open_buffer if rules.discounts else _open_round
+    current, age = open_for(state, job, rules, joined, body)
     # The sums of a round hold no more than these bounds allow for.
     _check_numbers(body, rules)
-    weight = min(body.examples, rules.cap) if rules.weights == EXAMPLES else 1
-    position = current.updates.size
+    colleagues = members_in_cohort(state, body.job, current, member.organisation) if member.organisation else 1
+    weight = weight_of(rules, body.examples, joined.examples, colleagues, age)
+    if not weight:
+        raise Refused("NO_WEIGHT")
+    position, number = current.updates.size, current.number
     entry = encode(Entry(call.tx_id, call.sender, body.round, weight, body.group, body.cid, call.batch, call.index))
     accepted = replace(
         current,
-        updates=execution.log(updates_log(body.job, body.round), current.updates, entry),
+        updates=execution.log(updates_log(body.job, number), current.updates, entry),
         weights=_with_weight(current.weights, body.group, weight),
         examples=current.examples + body.examples,
         sums=with_values(current.sums, body.metrics, body.examples),
     )
     if position + 1 == rules.minimum:
         accepted = replace(accepted, minimum_ms=max(1, execution.block.time_ms))
-    execution.rows.append((entry_key(body.job, body.round, position), entry))
-    state.put(round_key(body.job, body.round), accepted)
-    state.put(key, replace(joined, answered=body.round))
+    execution.rows.append((entry_key(body.job, number, position), entry))
+    state.put(round_key(body.job, number), accepted)
+    state.put(joined_key(body.job, call.sender), replace(joined, answered=number))
     execution.touched.add(body.job)
-    return Effect(body.job, body.round, position, weight)
+    return Effect(body.job, number, position, weight)
+
+
+def tell_refusal(execution: Execution, call: Call, body: SubmitUpdate, code: str) -> None:
+    """So that whoever looks at a round sees who was refused, and why."""
+    state = execution.state
+    job, rules = state.get(Job, job_key(body.job)), state.get(JobRules, rules_key(body.job))
+    if job is not None and rules is not None:
+        number = job.round if rules.discounts else body.round
+        execution.event(EventKind.UPDATE_REFUSED, body.job, number, call.sender, code)
 
 
 def _with_weight(weights: tuple[int, ...], group: int, weight: int) -> tuple[int, ...]:
     return (*weights[:group], weights[group] + weight, *weights[group + 1 :])
 
 
-def _open_for(state: State, job: Job, rules: JobRules, joined: Joined, body: SubmitUpdate) -> Round:
-    """The round that this update answers, while it may."""
-    if body.round > job.round or body.round == 0:
-        raise Refused("WRONG_ROUND", f"The job is at round {job.round}.")
-    if joined.from_round > body.round:
+def _taking_part(state: State, account: bytes, job_id: bytes) -> tuple[Job, JobRules, Joined]:
+    job, rules = state.get(Job, job_key(job_id)), state.get(JobRules, rules_key(job_id))
+    if job is None or rules is None:
+        raise Refused("UNKNOWN_JOB")
+    if job.status in (JobStatus.FINISHED, JobStatus.STOPPED):
+        raise Refused("JOB_CLOSED")
+    joined = state.get(Joined, joined_key(job_id, account))
+    if joined is None:
         raise Refused("NOT_JOINED")
-    if joined.answered == body.round:
+    return job, rules, joined
+
+
+def _newest(state: State, job_id: bytes, number: int, job: Job, joined: Joined, done: int) -> Round:
+    """The job's newest round, if that is the one named; `done` is the last one for which the member did this."""
+    if number > job.round or number == 0:
+        raise Refused("WRONG_ROUND", f"The job is at round {job.round}.")
+    if joined.from_round > number:
+        raise Refused("NOT_JOINED")
+    if done == number:
         raise Refused("DUPLICATE")
-    if body.round < job.round:
+    current = state.get(Round, round_key(job_id, number))
+    if current is None or number < job.round:
         raise Refused("LATE")
-    current = state.get(Round, round_key(body.job, body.round))
-    if current is None or current.phase != Phase.COLLECTING or current.updates.size >= rules.maximum:
-        raise Refused("LATE")
-    if current.base != body.base:
-        raise Refused("WRONG_BASE")
     return current
 
 
-def open_round(execution: Execution, job_id: bytes, job: Job, rules: JobRules) -> None:
-    block, number = execution.block, job.round + 1
-    opened = Round(
-        number=number,
-        version=job.completed,
-        phase=Phase.COLLECTING,
-        opened_height=block.height,
-        opened_ms=block.time_ms,
-        base=job.model,
-        checked_in=0,
-        cohort=job.members,
-        deadline_ms=later(block.time_ms, rules.deadline_ms),
-        extended=False,
-        minimum_ms=0,
-        closing_height=0,
-        closing_epoch=0,
-        closing_proposers=(),
-        updates=EMPTY,
-        weights=(0,) * groups_of(rules),
-        examples=0,
-        sums=(NO_SUM,) * len(rules.metrics),
-        frozen_height=0,
-        kernel_version=block.params.kernel_version,
-        aggregation_deadline_ms=0,
-        ended_height=0,
-        ended_ms=0,
-        code="",
-        model=b"",
-        optimizer=b"",
-        record=b"",
-        means=(),
-    )
-    execution.state.put(round_key(job_id, number), opened)
-    execution.state.put(job_key(job_id), replace(job, status=JobStatus.RUNNING, round=number, opens_ms=NEVER))
-    execution.event(EventKind.ROUND_OPENED, job_id, number, subject=job.model, value=job.members)
+def _open_round(state: State, job: Job, rules: JobRules, joined: Joined, body: SubmitUpdate) -> tuple[Round, int]:
+    """The round that this update answers, while it may."""
+    current = _newest(state, body.job, body.round, job, joined, done=joined.answered)
+    if current.phase < Phase.COLLECTING:
+        raise Refused("NOT_COLLECTING")
+    listed = candidates(state, body.job, body.round)
+    if listed is not None and not listed >> joined.seat & 1:
+        absent = rules.cohort.check_in_ms and joined.checked_in != body.round
+        raise Refused("NOT_CHECKED_IN" if absent else "NOT_DRAWN")
+    if current.phase != Phase.COLLECTING or current.updates.size >= rules.maximum:
+        raise Refused("LATE")
+    if current.base != body.base:
+        raise Refused("WRONG_BASE")
+    return current, 0
 
 
-def freeze_round(execution: Execution, job_id: bytes, job: Job, current: Round) -> None:
-    """No more updates: the validators aggregate what the log holds."""
-    block = execution.block
-    work_ns = block.params.aggregation_ns_per_parameter_update * job.parameters * current.updates.size
-    span_ms = block.params.aggregation_base_ms - (-work_ns // 1_000_000)
-    frozen = replace(
-        current,
-        phase=Phase.AGGREGATING,
-        frozen_height=block.height,
-        kernel_version=block.params.kernel_version,
-        aggregation_deadline_ms=later(block.time_ms, span_ms),
-        means=tuple(mean(each) for each in current.sums),
-    )
-    execution.state.put(round_key(job_id, current.number), frozen)
-    task = aggregation_task(job_id, job, frozen)
-    execution.aggregations.append(task)
-    execution.event(
-        EventKind.ROUND_AGGREGATING, job_id, current.number, subject=task.log_root, value=current.updates.size
-    )
+def _open_buffer(state: State, job: Job, rules: JobRules, joined: Joined, body: SubmitUpdate) -> tuple[Round, int]:
+    """The buffer that takes this update, and how many buffers ago its base was the newest model."""
+    current, started = state.get(Round, round_key(body.job, job.round)), None
+    if 0 < body.round <= job.round:
+        started = state.get(Round, round_key(body.job, body.round))
+    if current is None or started is None:
+        raise Refused("WRONG_ROUND", f"The job is at buffer {job.round}.")
+    if joined.from_round > current.number:
+        raise Refused("NOT_JOINED")
+    if started.base != body.base:
+        raise Refused("WRONG_BASE")
+    age = current.number - started.number
+    if age >= len(rules.discounts):
+        raise Refused("TOO_STALE")
+    if current.phase != Phase.COLLECTING or current.updates.size >= rules.maximum:
+        raise Refused("BUFFER_CLOSED")
+    if joined.answered == current.number:
+        raise Refused("DUPLICATE", "The member has an update in this buffer already; the next one takes another.")
+    return current, age
 
 
-def fail_round(execution: Execution, job_id: bytes, current: Round, code: str, record: bytes = b"") -> None:
-    block = execution.block
-    failed = replace(
-        current, phase=Phase.FAILED, ended_height=block.height, ended_ms=block.time_ms, code=code, record=record
-    )
-    execution.state.put(round_key(job_id, current.number), failed)
-    execution.event(EventKind.ROUND_FAILED, job_id, current.number, code=code, value=current.updates.size)
-
-
-def fail_round_and_go_on(
-    execution: Execution, job_id: bytes, job: Job, rules: JobRules, current: Round, code: str, record: bytes = b""
-) -> None:
-    """The same model goes into the next round, unless too many have failed in a row."""
-    fail_round(execution, job_id, current, code, record)
-    failed = job.failed_in_a_row + 1
-    status = JobStatus.PAUSED if failed >= rules.max_failed else JobStatus.WAITING
-    execution.state.put(job_key(job_id), replace(job, status=status, failed_in_a_row=failed))
-    execution.touched.add(job_id)
-    if status == JobStatus.PAUSED:
-        execution.event(EventKind.JOB_PAUSED, job_id, current.number, code=code, value=failed)
-
-
-def close_round(execution: Execution, job_id: bytes, job: Job, rules: JobRules, current: Round, result: Result) -> None:
-    block = execution.block
-    closed = replace(
-        current,
-        phase=Phase.CLOSED,
-        ended_height=block.height,
-        ended_ms=block.time_ms,
-        model=result.model,
-        optimizer=result.optimizer,
-        record=result.record,
-    )
-    execution.state.put(round_key(job_id, current.number), closed)
-    following = replace(
-        job,
-        status=JobStatus.WAITING,
-        completed=job.completed + 1,
-        failed_in_a_row=0,
-        model=result.model,
-        model_round=current.number,
-        optimizer=result.optimizer,
-    )
-    execution.state.put(job_key(job_id), following)
-    execution.touched.add(job_id)
-    execution.event(EventKind.ROUND_CLOSED, job_id, current.number, subject=result.model, value=current.weight)
-    open_if_due(execution, job_id, rules, current.number, last=is_over(rules, following, closed))
+# What is read beside the state
 
 
 def aggregation_task(job_id: bytes, job: Job, frozen: Round) -> AggregationTask:
@@ -294,10 +260,3 @@ def entries_of(read: Read, job: bytes, round: int, size: int) -> Iterator[Entry]
         if row is None:
             raise LookupError(f"entry {position} of round {round} of job {job.hex()} is not in the store")
         yield decode(Entry, row, MAX_VALUE_BYTES)
-
-
-def _job_and_rules(state: State, job: bytes) -> tuple[Job, JobRules]:
-    known, rules = state.get(Job, job_key(job)), state.get(JobRules, rules_key(job))
-    if known is None or rules is None:
-        raise Refused("UNKNOWN_JOB")
-    return known, rules

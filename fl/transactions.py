@@ -28,6 +28,7 @@ from fl.jobs import (
     CreateJob,
     JoinJob,
     LeaveJob,
+    PauseJob,
     ResumeJob,
     StopJob,
     check_creation,
@@ -36,15 +37,20 @@ from fl.jobs import (
     create_job,
     join_job,
     leave_job,
+    pause_job,
     resume_job,
     stop_job,
 )
 from fl.members import RegisterMember, RevokeMember, check_registration, register_member, revoke_member
 from fl.records import Kind
-from fl.rounds import SubmitUpdate, check_update, submit_update
+from fl.rounds import CheckIn, SubmitUpdate, check_in, check_update, submit_update, tell_refusal
 from fl.state import RulesOf
 
 B = TypeVar("B")
+
+
+def no_more(execution: Execution, call: Call, body: object, code: str) -> None:
+    """Of a refusal that its receipt alone tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,8 @@ class KindRow(Generic[B]):
     body: type[B]
     check: Callable[[B, Transaction, Params, RulesOf], Demand | None]
     execute: Callable[[Execution, Call, B], Effect]
+    refused: Callable[[Execution, Call, B, str], None] = no_more
+    """What is told beside the receipt, once what was done has been undone."""
 
 
 def any_bytes(body: object, tx: Transaction, params: Params, rules_of: RulesOf) -> None:
@@ -69,10 +77,12 @@ KINDS: dict[int, KindRow[Any]] = {
         KindRow(Kind.WITHDRAW_DATASET, WithdrawDataset, any_bytes, withdraw_dataset),
         KindRow(Kind.CREATE_JOB, CreateJob, check_creation, create_job),
         KindRow(Kind.STOP_JOB, StopJob, any_bytes, stop_job),
+        KindRow(Kind.PAUSE_JOB, PauseJob, any_bytes, pause_job),
         KindRow(Kind.RESUME_JOB, ResumeJob, any_bytes, resume_job),
         KindRow(Kind.JOIN_JOB, JoinJob, check_joining, join_job),
         KindRow(Kind.LEAVE_JOB, LeaveJob, check_leaving, leave_job),
-        KindRow(Kind.SUBMIT_UPDATE, SubmitUpdate, check_update, submit_update),
+        KindRow(Kind.CHECK_IN, CheckIn, any_bytes, check_in),
+        KindRow(Kind.SUBMIT_UPDATE, SubmitUpdate, check_update, submit_update, tell_refusal),
         KindRow(Kind.SUBMIT_EVALUATION, SubmitEvaluation, check_evaluation, submit_evaluation),
     )
 }

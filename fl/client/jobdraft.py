@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from chain.unixfs import cid_of
 from fl.client.errors import BadInput
+from fl.client.measures import MICRO
 from fl.errors import Refused
-from fl.jobrules import EQUAL, EXAMPLES, FEDAVG, SYNCHRONOUS, zero_model_cid
+from fl.jobrules import FEDAVG, SYNCHRONOUS, zero_model_cid
 from fl.records import (
     CohortRules,
     ConfigEntry,
@@ -32,6 +33,7 @@ from fl.tensors.grid import DEFAULT_RANGE_BITS
 from fl.tensors.layout import AVERAGED, FROZEN, LOCAL, Schema, TensorSpec
 from fl.tensors.model import build_model
 from fl.tensors.q8 import Q8
+from fl.weights import EQUAL, EXAMPLES
 
 Arrays = Mapping[str, NDArray[Any]]
 ConfigValue = int | float | str
@@ -212,7 +214,7 @@ def _goal(given: Table) -> Goal:
     if not given:
         return Goal()
     stop_at = given.get("stop_at")
-    value = 0 if stop_at is None else round(stop_at * 1_000_000)
+    value = 0 if stop_at is None else round(stop_at * MICRO)
     return Goal(given.get("metric", ""), given.get("larger", True), stop_at is not None, value)
 
 

@@ -24,7 +24,7 @@ from chain.transaction import Transaction, account_id, sign_transaction
 from chain.unixfs import cid_of
 from fl.check import Checked, check_transaction
 from fl.execution import AggregationTask, BlockInput, BlockOutcome, NewModel
-from fl.jobrules import EQUAL, FEDAVG, SYNCHRONOUS, VISIBLE_TO_VALIDATORS, rules_hash, zero_model, zero_model_cid
+from fl.jobrules import FEDAVG, SYNCHRONOUS, VISIBLE_TO_VALIDATORS, rules_hash, zero_model, zero_model_cid
 from fl.jobs import CreateJob, JoinJob, job_id
 from fl.machine import execute_block, genesis_state
 from fl.records import Account, Event, Job, JobRules, Member, Receipt, Round
@@ -33,6 +33,7 @@ from fl.state import account_key, job_key, member_key, read_record, round_key, r
 from fl.tensors.encodings import Place, encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from fl.transactions import KIND_OF_BODY
+from fl.weights import EQUAL
 from fl.updates import form_of
 
 GENESIS_MS = 1_700_000_000_000

@@ -44,44 +44,6 @@ def join(chain: Ledger, job: bytes, *people: Actor, **block: object) -> None:
     chain.block(*(each.sign(JoinJob(job, accepted)) for each in people), **block)
 
 
-@pytest.mark.parametrize(
-    ("changes", "code"),
-    [
-        ({"name": "a job"}, "BAD_NAME"),
-        ({"rule": "krum"}, "NOT_SUPPORTED"),
-        ({"mode": "async"}, "NOT_SUPPORTED"),
-        ({"encoding": "ring32"}, "NOT_SUPPORTED"),
-        ({"privacy": "secagg"}, "NOT_SUPPORTED"),
-        ({"weights": "by-luck"}, "BAD_RULES"),
-        ({"weights": "equal", "cap": 2}, "BAD_RULES"),
-        ({"weights": "examples", "cap": 2**20 + 1}, "BAD_RULES"),
-        ({"weights": "examples", "cap": 0}, "BAD_RULES"),
-        ({"range_bits": 25}, "BAD_RULES"),
-        ({"maximum": 2**17 + 1}, "BAD_RULES"),
-        ({"minimum": 0}, "BAD_RULES"),
-        ({"minimum": 5}, "BAD_RULES"),
-        ({"target": 17}, "BAD_RULES"),
-        ({"deadline_ms": 0}, "BAD_RULES"),
-        ({"grace_ms": 2**40}, "BAD_RULES"),
-        ({"rounds": 0}, "BAD_RULES"),
-        ({"max_failed": 0}, "BAD_RULES"),
-        ({"metrics": ("loss", "loss")}, "BAD_RULES"),
-        ({"metrics": ("the loss",)}, "BAD_RULES"),
-        ({"app_digest": b"short"}, "BAD_RULES"),
-        ({"config": (ConfigEntry("lr", 1, "float", "1"),)}, "BAD_CONFIG"),
-        ({"config": (ConfigEntry("lr", 1, "integer", "007"),)}, "BAD_CONFIG"),
-        ({"config": (ConfigEntry("lr", 1, "integer", str(2**63)),)}, "BAD_CONFIG"),
-        ({"config": (ConfigEntry("lr", 1, "decimal", "0.1"), ConfigEntry("lr", 1, "decimal", "0.2"))}, "BAD_CONFIG"),
-        ({"config": (ConfigEntry("z", 1, "string", ""), ConfigEntry("a", 1, "string", ""))}, "BAD_CONFIG"),
-        ({"schema": Schema((TensorSpec("w", "F32", (2**27 + 1,), "averaged"),)), "initial": bytes(36)}, "BAD_SCHEMA"),
-    ],
-)
-def test_rules_out_of_their_limits_are_refused(changes: dict[str, object], code: str) -> None:
-    with pytest.raises(Refused) as refused:
-        check_rules(make_rules(**changes), Params())
-    assert refused.value.code == code
-
-
 def test_models_are_bounded_by_the_chains_parameters_and_not_by_a_transaction() -> None:
     schema = Schema((TensorSpec("w", "F32", (2**27,), "averaged"),))
     for encoding in ENCODINGS.keys() - {"ring32"}:

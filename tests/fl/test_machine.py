@@ -19,7 +19,7 @@ from fl.jobrules import rules_hash
 from fl.jobs import CreateJob, JoinJob, job_id
 from fl.machine import execute_block, genesis_state, wants_block_at
 from fl.records import EventKind, Kind, Meta
-from fl.state import META, RECEIPTS, CorruptState, account_key, job_name_key, read_record, rules_key
+from fl.state import EVENTS, META, RECEIPTS, CorruptState, account_key, job_name_key, read_record, rules_key
 from tests.fl.builders import Ledger, ledger, make_genesis, make_rules, running_job, validator
 from tests.fl.scenario import play
 
@@ -126,10 +126,12 @@ def test_a_fault_late_in_a_transaction_leaves_neither_rows_nor_nodes_nor_events(
     monkeypatch.setattr("fl.rounds.Effect", failing)
     outcome = chain.block(creation, *updates)
     assert [receipt.status for receipt in chain.receipts[-3:]] == ["FAULT"] * 3
-    assert {name for name, _, _, _ in outcome.nodes} == {RECEIPTS}
-    assert not outcome.rows and not outcome.models and not outcome.events
+    assert {name for name, _, _, _ in outcome.nodes} == {RECEIPTS, EVENTS}
+    assert not outcome.rows and not outcome.models
+    assert [event.kind for event in chain.events[-len(outcome.events) :]] == [EventKind.UPDATE_REFUSED] * 2
     assert outcome.writes.keys() == {
         RECEIPTS,
+        EVENTS,
         META,
         account_key(running.creator.account),
         *(account_key(each.account) for each in running.trainers[:2]),
