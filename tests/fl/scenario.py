@@ -16,13 +16,42 @@ from chain.log import Frontier
 from chain.unixfs import cid_of
 from fl.accounts import RotateKey, rotation
 from fl.datasets import RegisterDataset, WithdrawDataset
+from fl.evaluation import SubmitEvaluation
 from fl.execution import OK
 from fl.jobs import CreateJob, JoinJob, LeaveJob, ResumeJob, StopJob, job_id
 from fl.machine import wants_block_at
 from fl.members import RegisterMember, RevokeMember
-from fl.records import JobStatus, Kind, Meta, Phase, Receipt, Round
+from fl.metrics import better
+from fl.records import (
+    METRIC_MARKS,
+    Evaluation,
+    EvaluationPhase,
+    EvaluationRules,
+    Evaluators,
+    Goal,
+    Job,
+    JobStatus,
+    Kind,
+    Meta,
+    Phase,
+    Receipt,
+    Role,
+    Round,
+    Statistic,
+)
 from fl.rounds import SubmitUpdate, entries_of
-from fl.state import DATASETS, EVENTS, META, RECEIPTS, job_key, joined_key, open_jobs, read_record
+from fl.state import (
+    DATASETS,
+    EVENTS,
+    META,
+    RECEIPTS,
+    evaluation_of,
+    evaluators_key,
+    job_key,
+    joined_key,
+    open_jobs,
+    read_record,
+)
 from tests.fl.builders import (
     Actor,
     Ledger,
@@ -43,7 +72,11 @@ class Play:
         self.ledger = ledger(validators=self.draw.choice((1, 4, 7)), trainers=TRAINERS, admission="open")
         self.trainers = [self.ledger.actor(name) for name in trainer_names(TRAINERS)]
         self.creator, self.registrar = self.ledger.actor("creator"), self.ledger.actor("registrar")
-        self.people = [*self.trainers, self.creator, self.registrar]
+        self.evaluators = [self.ledger.actor(f"evaluator-{index}") for index in range(3)]
+        roles = (Role.EVALUATOR.value,)
+        named = [RegisterMember(each.name, each.key.public, roles) for each in self.evaluators]
+        self.ledger.block(*(self.registrar.sign(body) for body in named))
+        self.people = [*self.trainers, *self.evaluators, self.creator, self.registrar]
         self.people += [self.ledger.actor("newcomer-0"), self.ledger.actor("stranger")]
         self.jobs: list[bytes] = []
         self.datasets: list[bytes] = []
@@ -92,6 +125,8 @@ class Play:
             return self.creation()
         job, who = draw.choice(known), draw.choice(self.trainers)
         status = self.ledger.job(job)
+        if (status.evaluation and draw.random() < 0.4) or draw.random() < 0.1:
+            return self.evaluator(job, status)
         if status.status == JobStatus.PAUSED:
             return self.sign(self.creator, ResumeJob(job))
         if joined_key(job, who.account) not in state:
@@ -115,6 +150,18 @@ class Play:
             body = replace(body, **draw.choice(wrong))
         return self.sign(who, body)
 
+    def evaluator(self, job: bytes, status: Job) -> bytes:
+        draw, who = self.draw, self.draw.choice(self.evaluators)
+        listed = read_record(self.ledger.state.get, Evaluators, evaluators_key(job))
+        if listed is None or who.account not in listed.accounts:
+            return self.sign(who, JoinJob(job, status.rules_hash, role=Role.EVALUATOR.value))
+        if draw.random() < 0.05:
+            return self.sign(who, LeaveJob(job, Role.EVALUATOR.value))
+        asked = evaluation_of(self.ledger.state.get, job, status.evaluation)
+        model = status.model if asked is None or draw.random() < 0.05 else asked.model
+        values = (draw.choice((*METRIC_MARKS, 1, 2, 3, -4)),)
+        return self.sign(who, SubmitEvaluation(job, max(1, status.evaluation), model, draw.randint(1, 99), values))
+
     def dataset(self) -> RegisterDataset:
         cid = cid_of(self.draw.randbytes(9))
         return RegisterDataset(f"data-{self.draw.randrange(3)}", cid, 9, self.draw.random() < 0.5, "", "", "CC0-1.0")
@@ -132,10 +179,28 @@ class Play:
             maximum=draw.choice((4, 5, 100)),
             deadline_ms=draw.choice((1, 3_000, 20_000)),
             grace_ms=draw.choice((0, 2_000, 60_000)),
+            evaluation=self.evaluation(),
         )
+        if rules.evaluation.every:
+            stop = draw.random() < 0.3
+            rules = replace(rules, goal=Goal("accuracy", draw.random() < 0.5, stop, 3 if stop else 0))
         data = self.sign(self.creator, CreateJob(rules, b""))
         self.jobs.append(job_id(self.ledger.check(data).id))
         return data
+
+    def evaluation(self) -> EvaluationRules:
+        draw = self.draw
+        if draw.random() < 0.3:
+            return EvaluationRules()
+        return EvaluationRules(
+            every=draw.randint(1, 2),
+            cohort=draw.choice((0, 0, 2)),
+            minimum=draw.randint(1, 2),
+            deadline_ms=draw.choice((1, 3_000, 20_000)),
+            before_next=draw.random() < 0.5,
+            statistic=draw.choice(list(Statistic)).value,
+            metrics=("accuracy",),
+        )
 
     def hostile(self) -> bytes:
         """Well signed, but of any body by anybody: what only a vote by more than f could have let through."""
@@ -153,8 +218,9 @@ class Play:
             RevokeMember(draw.choice(self.people).account) if draw.random() < 0.1 else RevokeMember(bytes(32)),
             StopJob(job) if draw.random() < 0.3 else RotateKey(new.public, bytes(64)),
             ResumeJob(job),
-            LeaveJob(job),
-            JoinJob(job, bytes(32)),
+            LeaveJob(job, draw.choice(("trainer", "evaluator", "king"))),
+            JoinJob(job, bytes(32), role=draw.choice(("trainer", "evaluator", "king"))),
+            SubmitEvaluation(job, number, bytes(36), signed, (signed,) * draw.choice((0, 1, 16))),
             CreateJob(make_rules(initial=bytes(36), maximum=draw.choice((1, 2**32 - 1))), draw.randbytes(9)),
             SubmitUpdate(job, number, bytes(36), signed, (signed,) * draw.choice((0, 1, 16)), 1, bytes(36), b"x"),
             SubmitUpdate(job, number, bytes(36), signed, (), 0, bytes(36), b""),
@@ -207,20 +273,26 @@ def check_totals(chain: Ledger) -> None:
     state = chain.state
     _check_logs(chain)
     accepted: dict[tuple[bytes, int], list[Receipt]] = {}
+    measured: dict[tuple[bytes, int], list[Receipt]] = {}
     seen: set[tuple[bytes, int]] = set()
     for receipt in chain.receipts:
         assert (receipt.sender, receipt.nonce) not in seen, "a nonce was executed twice"
         seen.add((receipt.sender, receipt.nonce))
         assert receipt.status not in ("FAULT", "EXPIRED", "NONCE_USED", "NONCE_FAR", "WRONG_KEY")
-        if receipt.kind == Kind.SUBMIT_UPDATE and receipt.status == OK:
-            accepted.setdefault((receipt.job, receipt.round), []).append(receipt)
+        if receipt.kind in (Kind.SUBMIT_UPDATE, Kind.SUBMIT_EVALUATION) and receipt.status == OK:
+            answers = accepted if receipt.kind == Kind.SUBMIT_UPDATE else measured
+            answers.setdefault((receipt.job, receipt.round), []).append(receipt)
     for key in state:
         if key.startswith(b"round/"):
             job, number = key[6:38], int.from_bytes(key[38:], "big")
             _check_round(chain, job, number, accepted.pop((job, number), []))
+        elif key.startswith(b"evaluation/"):
+            job, number = key[11:43], int.from_bytes(key[43:], "big")
+            _check_evaluation(chain, job, number, measured.pop((job, number), []))
         elif key.startswith(b"job/"):
             _check_job(chain, key[4:])
     assert not accepted, "an update was accepted into no round"
+    assert not measured, "an answer was accepted into no evaluation"
     due = wants_block_at(state.get)
     assert due is None or due >= 0
     listed = [each.job for each in open_jobs(state.get).jobs]
@@ -250,9 +322,27 @@ def _check_round(chain: Ledger, job: bytes, number: int, accepted: list[Receipt]
         assert chain.job(job).status == JobStatus.RUNNING and chain.job(job).round == number
 
 
+def _check_evaluation(chain: Ledger, job: bytes, number: int, accepted: list[Receipt]) -> None:
+    found, rules, known = evaluation_of(chain.state.get, job, number), chain.rules(job), chain.job(job)
+    assert found is not None and found.model == chain.round(job, number).model
+    assert found.answers.size == len(accepted) == len({receipt.sender for receipt in accepted})
+    if found.phase in (EvaluationPhase.DRAWING, EvaluationPhase.OPEN):
+        assert known.evaluation == number and known.status not in (JobStatus.FINISHED, JobStatus.STOPPED)
+        held = [key for key in chain.state if key.startswith(b"answer/" + job)]
+        assert len(held) == len(accepted) < max(1, found.cohort)
+    elif found.phase == EvaluationPhase.CLOSED:
+        assert len(accepted) >= rules.evaluation.minimum and len(found.values) == 1
+        value = found.values[0]
+        assert value in METRIC_MARKS or value == known.best_value or better(rules.goal, known.best_value, value)
+    else:
+        assert found.code and not found.values
+
+
 def _check_job(chain: Ledger, job: bytes) -> None:
     known, rules = chain.job(job), chain.rules(job)
     assert known.members == sum(key.startswith(b"joined/" + job) for key in chain.state)
+    listed = read_record(chain.state.get, Evaluators, evaluators_key(job))
+    assert known.evaluators == (len(listed.accounts) if listed else 0)
     rounds = [chain.round(job, number) for number in range(1, known.round + 1)]
     closed = [each for each in rounds if each.phase == Phase.CLOSED]
     assert known.completed == len(closed) <= rules.rounds
@@ -265,6 +355,12 @@ def round_count(chain: Ledger, phase: Phase) -> int:
     return sum(
         decode(Round, value, 2**20).phase == phase for key, value in chain.state.items() if key.startswith(b"round/")
     )
+
+
+def evaluation_phases(chain: Ledger) -> set[int]:
+    return {
+        decode(Evaluation, value, 2**20).phase for key, value in chain.state.items() if key.startswith(b"evaluation/")
+    }
 
 
 def executed_kinds(chain: Ledger) -> set[int]:

@@ -16,10 +16,10 @@ from fl.check import check_transaction
 from fl.datasets import RegisterDataset
 from fl.errors import DecidedBy, PendingJob, Refused
 from fl.jobs import CreateJob, LeaveJob
-from fl.records import Kind, Phase
+from fl.records import EvaluationPhase, Kind, Phase
 from fl.transactions import KINDS
 from tests.fl.builders import Actor, Ledger, ledger, make_rules, running_job
-from tests.fl.scenario import executed_kinds, play, refused_codes, round_count
+from tests.fl.scenario import evaluation_phases, executed_kinds, play, refused_codes, round_count
 
 SEEDS = range(12)
 
@@ -35,9 +35,11 @@ def test_the_plays_reach_what_they_are_meant_to_reach() -> None:
     for chain in chains:
         reached.update({phase: round_count(chain, phase) for phase in Phase})
     assert reached[Phase.CLOSED] and reached[Phase.FAILED]
+    assert set().union(*map(evaluation_phases, chains)) >= {EvaluationPhase.CLOSED, EvaluationPhase.FAILED}
     assert set().union(*(executed_kinds(chain) for chain in chains)) == set(Kind)
     codes = set().union(*(refused_codes(chain) for chain in chains))
     assert codes >= {"LATE", "DUPLICATE", "NOT_JOINED", "WRONG_ROUND", "WRONG_BASE", "NOT_MEMBER", "REVOKED"}
+    assert codes >= {"NOT_DRAWN", "NO_EVALUATION"}
     assert codes >= {"BAD_EXAMPLES", "BAD_METRICS"}, "bytes that check.py keeps out must not raise either"
 
 
