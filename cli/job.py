@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,18 @@ if TYPE_CHECKING:
     from fl.client.job import AsyncJob
     from fl.client.network import AsyncNetwork
     from fl.client.receipt import Receipt
-    from fl.records import Job, Round
+    from fl.client.report import RoundReport
+    from fl.records import Goal, Job, JobRules, Round
 
 _LOOK_AGAIN_S = 1.0
+_ROLE = click.option(
+    "--role",
+    type=click.Choice(("trainer", "evaluator")),
+    default="trainer",
+    show_default=True,
+    help="In which of them; a member may be both.",
+)
+_CURVE_COLUMNS = ("ROUND", "STATE", "UPDATES", "TRAINERS", "EVALUATORS", "TOOK")
 ROUND_COLUMNS = ("ROUND", "STATE", "UPDATES", "METRICS", "MODEL", "HEIGHT")
 
 
@@ -107,7 +117,9 @@ def show(client: Client, name_or_id: str) -> None:
     def draw() -> None:
         fields(_job_data(found, record))
         line()
-        fields({name: value for name, value in _rules_data(found).items() if name not in ("tensors", "config")})
+        apart = ("tensors", "config", "evaluation", "goal")
+        plain = {name: value for name, value in _rules_data(found).items() if name not in apart}
+        fields({**plain, "evaluation": _evaluation_text(found.rules), "goal": _goal_text(found.rules.goal)})
         line()
         rules = found.rules
         shapes = [(each.name, each.dtype, "×".join(map(str, each.shape)), each.role) for each in rules.schema.tensors]
@@ -121,6 +133,7 @@ def show(client: Client, name_or_id: str) -> None:
 
 def _job_data(found: AsyncJob, record: Job) -> dict[str, object]:
     from chain.cid import cid_text
+    from fl.client.measures import metric_value
     from fl.records import JobStatus
 
     return {
@@ -130,11 +143,44 @@ def _job_data(found: AsyncJob, record: Job) -> dict[str, object]:
         "round": record.round,
         "completed": record.completed,
         "members": record.members,
+        "evaluators": record.evaluators,
         "model": cid_text(record.model),
         "model_round": record.model_round,
+        "best": cid_text(record.best) if record.best else None,
+        "best_round": record.best_round if record.best else None,
+        "best_value": metric_value(record.best_value) if record.best else None,
         "parameters": record.parameters,
         "rules_hash": found.rules_hash,
     }
+
+
+def _evaluation_text(rules: JobRules) -> str:
+    asked = rules.evaluation
+    if not asked.every:
+        return "none"
+    who = f"{asked.cohort} evaluators" if asked.cohort else "all evaluators"
+    when = "before the next round" if asked.before_next else "beside the next round"
+    return (
+        f"{asked.statistic} of {', '.join(asked.metrics)} after every {_nth(asked.every)}round, {when}, "
+        f"by {who}, at least {asked.minimum}, within {asked.deadline_ms / 1000:g} s"
+    )
+
+
+def _nth(every: int) -> str:
+    return "" if every == 1 else f"{every}. "
+
+
+def _goal_data(goal: Goal) -> dict[str, object]:
+    from fl.client.measures import metric_value
+
+    return {"metric": goal.metric, "larger": goal.larger, "stop_at": metric_value(goal.value) if goal.stop else None}
+
+
+def _goal_text(goal: Goal) -> str:
+    if not goal.metric:
+        return "none"
+    text = f"{goal.metric}, the {'larger' if goal.larger else 'smaller'} the better"
+    return text + (f"; the job stops at {_goal_data(goal)['stop_at']}" if goal.stop else "")
 
 
 def _rules_data(found: AsyncJob) -> dict[str, object]:
@@ -147,6 +193,8 @@ def _rules_data(found: AsyncJob) -> dict[str, object]:
             {"name": each.name, "dtype": each.dtype, "shape": list(each.shape), "role": each.role}
             for each in rules.schema.tensors
         ],
+        "evaluation": asdict(rules.evaluation) if rules.evaluation.every else None,
+        "goal": _goal_data(rules.goal) if rules.goal.metric else None,
         "config": [
             {"name": each.name, "from_round": each.from_round, "type": each.type, "value": each.value}
             for each in rules.config
@@ -186,6 +234,50 @@ async def _progress(found: AsyncJob) -> AsyncIterator[list[Round]]:
         if record.status in (JobStatus.FINISHED, JobStatus.STOPPED):
             return
         await asyncio.sleep(_LOOK_AGAIN_S)
+
+
+@job.command()
+@click.argument("name_or_id")
+@click.option("--plot", type=FILE, metavar="FILE.png", help="Draw the curves; needs matplotlib.")
+@client_options
+@reading
+def metrics(client: Client, name_or_id: str, plot: Path | None) -> None:
+    """Show what trainers reported and evaluators measured, by rounds, each proven."""
+    from cli.curves import check_drawing, draw_curves
+
+    if plot is not None:
+        check_drawing()
+
+    async def work(network: AsyncNetwork) -> tuple[AsyncJob, Job, list[RoundReport]]:
+        found = await network.job(name_or_id)
+        return found, await found.status(), await found.reports()
+
+    found, record, reports = client.run(work)
+    if plot is not None:
+        draw_curves(reports, found.name, plot)
+    data = {
+        "job": found.name,
+        "best_round": record.best_round if record.best else None,
+        "rounds": [each.data() for each in reports],
+        "plot": str(plot) if plot is not None else None,
+    }
+    tell(data, lambda: table(_CURVE_COLUMNS, [_curve_row(each, record) for each in reports]))
+
+
+def _curve_row(report: RoundReport, record: Job) -> tuple[str, ...]:
+    is_best = bool(record.best) and report.round == record.best_round
+    return (
+        str(report.round),
+        f"{report.state} {report.code}".rstrip(),
+        f"{report.updates} of {report.cohort}",
+        _numbers(report.metrics),
+        _numbers(report.evaluation) + (" best" if is_best else ""),
+        f"{report.seconds:.1f} s",
+    )
+
+
+def _numbers(values: Mapping[str, float]) -> str:
+    return " ".join(f"{name}={value:.4g}" for name, value in values.items())
 
 
 @contextmanager
@@ -247,7 +339,7 @@ def round_row(found: AsyncJob, current: Round) -> list[str]:
         str(data["round"]),
         f"{data['state']} {data['code']}".rstrip(),
         f"{data['updates']} of {data['cohort']}",
-        " ".join(f"{name}={value:.4g}" for name, value in metrics.items()),
+        _numbers(metrics),
         str(data["model"] or ""),
         str(data["height"] or ""),
     ]
@@ -256,13 +348,14 @@ def round_row(found: AsyncJob, current: Round) -> list[str]:
 @job.command()
 @click.argument("name_or_id")
 @click.option("--accept", help="Hash of the rules that were agreed on; any others are refused.")
+@_ROLE
 @client_options
 @reading
-def join(client: Client, name_or_id: str, accept: str | None) -> None:
+def join(client: Client, name_or_id: str, accept: str | None, role: str) -> None:
     """Join a job under its rules."""
 
     async def work(network: AsyncNetwork) -> Receipt | None:
-        return await (await network.job(name_or_id)).join(accept)
+        return await (await network.job(name_or_id)).join(accept, role=role)
 
     receipt = client.run(work)
     data = {"joined": True, "receipt": None if receipt is None else receipt_data(receipt)}
@@ -271,13 +364,14 @@ def join(client: Client, name_or_id: str, accept: str | None) -> None:
 
 @job.command()
 @click.argument("name_or_id")
+@_ROLE
 @client_options
 @reading
-def leave(client: Client, name_or_id: str) -> None:
+def leave(client: Client, name_or_id: str, role: str) -> None:
     """Leave a job."""
 
     async def work(network: AsyncNetwork) -> Receipt:
-        return await (await network.job(name_or_id)).leave()
+        return await (await network.job(name_or_id)).leave(role=role)
 
     tell_receipt(client.run(work))
 

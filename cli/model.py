@@ -11,11 +11,12 @@ from cli.client import FILE, Client, client_options, copy_file, write_arrays
 from cli.job import ROUND_COLUMNS, round_data, round_row
 from cli.output import fields, reading, table, tell
 from cli.transfer import transferring
+from fl.client.errors import BadInput
 
 if TYPE_CHECKING:
     from fl.client.job import AsyncJob
     from fl.client.network import AsyncNetwork
-    from fl.records import Round
+    from fl.records import Job, Round
 
 
 @click.group()
@@ -26,19 +27,22 @@ def model() -> None:
 @model.command()
 @click.argument("job")
 @click.option("--round", "number", type=int, help="The model that this round made (0: the initial); else the newest.")
+@click.option("--best", is_flag=True, help="The model that evaluators have measured to be best, by the job's goal.")
 @click.option(
     "-o", "--output", type=FILE, help="File to write: .safetensors, or .npz.  [default: JOB-ROUND.safetensors]"
 )
 @client_options
 @reading
-def get(client: Client, job: str, number: int | None, output: Path | None) -> None:
+def get(client: Client, job: str, number: int | None, best: bool, output: Path | None) -> None:
     """Fetch a model. Its bytes are checked against the CID that a quorum of validators has signed."""
+    if best and number is not None:
+        raise click.UsageError("Give at most one of --round and --best.")
 
     with transferring() as progress:
 
         async def work(network: AsyncNetwork) -> tuple[str, int, str, Path, int]:
             found = await network.job(job)
-            made_by = number if number is not None else (await found.status()).model_round
+            made_by = number if number is not None else _made_by(await found.status(), best)
             cid, kept = await found.model_file(made_by, progress=progress)
             path = output or Path(f"{found.name}-{made_by}.safetensors")
             if path.suffix == ".npz":
@@ -50,6 +54,14 @@ def get(client: Client, job: str, number: int | None, output: Path | None) -> No
         name, made_by, cid, path, size_bytes = client.run(work)
     data = {"job": name, "round": made_by, "cid": cid, "bytes": size_bytes, "file": str(path)}
     tell(data, lambda: fields(data))
+
+
+def _made_by(record: Job, best: bool) -> int:
+    if not best:
+        return record.model_round
+    if not record.best:
+        raise BadInput("NO_BEST", "No model of this job has been measured by its goal.", "Ask for the newest one.")
+    return record.best_round
 
 
 @model.command("list")
