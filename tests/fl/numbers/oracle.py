@@ -47,6 +47,33 @@ def to_bits(value: Fraction) -> int:
     return int.from_bytes(packed, "little")
 
 
+def canonical(value: Fraction) -> Fraction:
+    return value if abs(value) >= Fraction(2) ** -126 else Fraction(0)
+
+
+HALVES = {"f16": (10, 15), "bf16": (7, 127)}
+"""Bits of the fraction, and what the exponent is biased by."""
+
+
+def half_value(encoding: str, bits: int) -> Fraction:
+    digits, bias = HALVES[encoding]
+    fraction, exponent = bits & (1 << digits) - 1, (bits & 0x7FFF) >> digits
+    if exponent:
+        fraction += 1 << digits
+    return (-1) ** (bits >> 15) * fraction * Fraction(2) ** (max(exponent, 1) - bias - digits)
+
+
+def half(encoding: str, value: Fraction) -> Fraction | None:
+    """The nearest number of this encoding."""
+    digits, bias = HALVES[encoding]
+    return rounded(value, digits + 1, 1 - bias - digits, bias + 1)
+
+
+def toward_zero(value: Fraction) -> int:
+    steps = abs(value.numerator) // value.denominator
+    return steps if value >= 0 else -steps
+
+
 def step_bits(range_bits: int, weight_cap: int, max_updates: int) -> int:
     """G, with the logarithms taken by trying."""
 

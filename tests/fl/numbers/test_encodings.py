@@ -142,7 +142,7 @@ def test_no_bytes_raise_anything_but_a_refusal(encoding: str, data: bytes, at: i
     assert code_of(SMALL, encoding, data) == "WRONG_HEADER"
     start = header_size(payload) + at % form_of(SMALL, encoding).data_bytes
     changed = (payload[:start] + data + payload[start + len(data) :])[: len(payload)]
-    assert code_of(SMALL, encoding, changed) in ("ok", "NON_FINITE", "OUT_OF_RANGE")
+    assert code_of(SMALL, encoding, changed) in ("ok", "NON_FINITE", "OUT_OF_RANGE", "BAD_INDEX")
 
 
 def test_f32_carries_canonical_values_unchanged() -> None:
@@ -162,7 +162,7 @@ def test_what_the_client_writes_is_canonical() -> None:
         assert floats.is_canonical(values.view(np.float32))
 
 
-@pytest.mark.parametrize("encoding", sorted(ENCODINGS))
+@pytest.mark.parametrize("encoding", sorted(ENCODINGS.keys() - {"topk"}))
 def test_an_update_that_is_written_in_pieces_holds_every_value_once(encoding: str) -> None:
     sizes = (1, 300_001, (1 << 18) + 1)
     schema = Schema(tuple(TensorSpec(f"t{place}", "F32", (size,), AVERAGED) for place, size in enumerate(sizes)))
@@ -173,10 +173,10 @@ def test_an_update_that_is_written_in_pieces_holds_every_value_once(encoding: st
     payload = payload_of(schema, encoding, delta)
     form = form_of(schema, encoding)
     assert code_of(schema, encoding, payload) == "ok"
-    assert len(list(encoded(form, delta))) == {"f32": 5, "q8": 2}[encoding]
+    assert len(list(encoded(form, delta))) == (2 if encoding == "q8" else 5)
     decoded = decode_update(form, PLACE, payload)
     for name, values in delta.items():
-        assert np.allclose(decoded[name], values, atol={"f32": 0, "q8": 2**-9}[encoding], rtol=0)
+        assert np.allclose(decoded[name], values, atol={"q8": 2**-9, "ring32": 2**-20}.get(encoding, 0), rtol=0)
 
 
 @pytest.mark.parametrize("encoding", sorted(ENCODINGS))
