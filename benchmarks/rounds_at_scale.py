@@ -37,6 +37,7 @@ from cli.http import Place, ask
 from cli.localnets import LocalNetwork, Plan
 from fl.client.keyfile import load_key
 from fl.jobs import CreateJob
+from fl.kernels.golden import check_golden
 from fl.records import JobRules
 
 REST, COLLECTING, AGGREGATING, ENDED = "at rest", "collecting", "aggregating", "ended"
@@ -210,6 +211,8 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, help="where the validators' disks are; else a temporary place")
     parser.add_argument("--out", type=Path, help="write the JSON there as well")
     arguments = parser.parse_args()
+    # A machine compiles the kernels once, for whatever validator comes first; that is no part of a round.
+    check_golden()
     arguments.probes = min(_AT_MOST, int((arguments.rest_s + arguments.timeout_s) * 1000 / arguments.every_ms))
     with tempfile.TemporaryDirectory(prefix="quorate-bench-", dir=arguments.directory) as directory:
         net = LocalNetwork.create(Path(directory) / "net", Plan(validators=arguments.validators))
