@@ -11,6 +11,7 @@ from fl.course import close_round, fail_round_and_go_on
 from fl.errors import Refused
 from fl.execution import Execution
 from fl.records import Convicted, EventKind, Job, JobRules, JobStatus, Phase, ReadyMark, Round
+from fl.rules import rule_of
 from fl.state import convicted_key, job_key, ready_key, round_key, rules_key
 
 
@@ -40,14 +41,17 @@ def _apply_result(execution: Execution, result: Result) -> None:
         raise Refused("STALE")
     if result.log_root != current.updates.root() or result.kernel_version != current.kernel_version:
         raise Refused("STALE")
-    _check_form(result)
+    _check_form(result, rules)
     if result.ok:
         close_round(execution, result.job, job, rules, current, result)
     else:
         fail_round_and_go_on(execution, result.job, job, rules, current, result.code, result.record)
 
 
-def _check_form(result: Result) -> None:
+def _check_form(result: Result, rules: JobRules) -> None:
+    """A rule with a memory leaves it with every model, and no other rule leaves one."""
+    if bool(result.optimizer) != (result.ok and bool(rule_of(rules.rule).moments)):
+        raise Refused("UNDECODABLE")
     named = [result.model] if result.ok else []
     named += [cid for cid in (result.optimizer, result.record) if cid]
     try:

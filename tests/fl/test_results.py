@@ -12,6 +12,7 @@ from chain.certificate import Result
 from chain.cid import raw_cid
 from chain.codec import decode, encode
 from fl.records import Convicted, EventKind, Phase, ReadyMark
+from fl.rounds import open_aggregations
 from fl.state import convicted_key, read_record, ready_key
 from tests.fl.builders import Running, ledger, result_item, running_job, signing_key
 
@@ -83,6 +84,7 @@ def test_a_result_after_the_rounds_deadline_is_stale() -> None:
         ({"model": b""}, "UNDECODABLE"),
         ({"model": bytes(36)}, "UNDECODABLE"),
         ({"record": b"short"}, "UNDECODABLE"),
+        ({"optimizer": raw_cid(b"moments")}, "UNDECODABLE"),
         ({"code": "MODEL_RANGE"}, "UNDECODABLE"),
         ({"ok": False, "model": b""}, "UNDECODABLE"),
     ],
@@ -153,3 +155,19 @@ def test_a_chain_without_jobs_ignores_results() -> None:
     task = running_job().freeze()
     chain.block(items=[result_item(task)])
     assert decode(type(chain.events[-1]), chain.outcomes[-1].events[0], 4_096).code == "UNKNOWN_JOB"
+
+
+def test_a_rule_with_a_memory_hands_it_from_round_to_round() -> None:
+    running = running_job(rule="fedavgm")
+    first = running.freeze()
+    assert (first.step, first.optimizer) == (1, b"")
+    assert ignored(running, result_item(first)) == "UNDECODABLE", "it leaves its memory with every model"
+    failing = result_item(first, code="MODEL_RANGE", optimizer=raw_cid(b"moments"))
+    assert ignored(running, failing) == "UNDECODABLE", "and with none that failed"
+    running.ledger.block(items=[result_item(first, optimizer=raw_cid(b"moments"))])
+    failed = running.freeze()
+    running.ledger.block(items=[result_item(failed, code="MODEL_RANGE")])
+    third = running.freeze()
+    for task in (failed, third):
+        assert (task.step, task.optimizer) == (2, raw_cid(b"moments"))
+    assert open_aggregations(running.ledger.state.get) == (third,)
