@@ -83,7 +83,7 @@ class Closing:
         self, rules: AggregationRules, found: Found, log_root: bytes, base_model: Bytes, moments: Bytes | None
     ) -> None:
         self._rules = rules
-        self._found = found
+        self.found = found
         self._log_root = log_root
         self._rule = rule_of(rules.rules.rule)
         self._settings = settings_of(self._rule, rules.rules.settings)
@@ -110,7 +110,7 @@ class Closing:
         form = self._moment_form(0, rule.moments[0])
         stretches = [
             (self._moment_form(mean.group, moment).runs, self._advancing(rule, moment, mean))
-            for mean in self._found.means
+            for mean in self.found.means
             for moment in rule.moments
         ]
         return _rewritten(form.size_bytes, self._old_moments(form), stretches)
@@ -124,12 +124,12 @@ class Closing:
             if new_moments is None:
                 raise ValueError(f"the rule {rule.name} makes the model from its new moments")
             check_moments_frame(self._moment_form(0, rule.moments[0]), new_moments)
-            writes = [self._moving(rule, mean, new_moments) for mean in self._found.means]
+            writes = [self._moving(rule, mean, new_moments) for mean in self.found.means]
         else:
-            writes = [_applying(mean) for mean in self._found.means]
+            writes = [_applying(mean) for mean in self.found.means]
         stretches = [
             (model_form(self._schema(mean.group)).runs, write)
-            for mean, write in zip(self._found.means, writes, strict=True)
+            for mean, write in zip(self.found.means, writes, strict=True)
         ]
         return _rewritten(self.size_bytes, lambda start, stop: self._base[start:stop], stretches)
 
@@ -171,7 +171,7 @@ class Closing:
 
     def _outcome(self, code: str, model_cid: bytes, base_cid: bytes, optimizer_cid: bytes) -> AggregationOutcome:
         denominators = [0] * max(1, len(self._rules.rules.groups))
-        for mean in self._found.means:
+        for mean in self.found.means:
             denominators[mean.group] = mean.denominator
         record = encode(
             ClosingRecord(
@@ -187,9 +187,9 @@ class Closing:
                 model=model_cid,
                 optimizer=optimizer_cid,
                 denominators=tuple(denominators),
-                weights=self._found.weights,
-                scores=tuple(map(score_bytes, self._found.scores)),
-                copies=copies_of(self._found.fingerprints),
+                weights=self.found.weights,
+                scores=tuple(map(score_bytes, self.found.scores)),
+                copies=copies_of(self.found.fingerprints),
             )
         )
         return AggregationOutcome(not code, code, model_cid, optimizer_cid, record, raw_cid(record))

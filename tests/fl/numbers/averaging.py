@@ -1,11 +1,7 @@
-"""Rounds that several tests average, and a script: it prints the digests of what they give.
-
-python -m tests.fl.numbers.averaging
-"""
+"""Rounds that several tests average."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +12,12 @@ from numpy.typing import NDArray
 from chain.unixfs import cid_of
 from fl.aggregation import Aggregation, AggregationOutcome, AggregationRules, Closing, Spread, Update, in_turn
 from fl.errors import Refused
-from fl.kernels.golden import check_golden
 from fl.tensors.closing import payload_fingerprint
 from fl.tensors.encodings import Place, encode_update
 from fl.tensors.layout import Bytes, Schema
-from fl.tensors.model import build_model
 from fl.updates import form_of, groups_of, schema_of
 from tests.fl.builders import make_rules
-from tests.fl.numbers.builders import JOB, ROUND, SMALL, WIDE, random_model, random_tensors
+from tests.fl.numbers.builders import JOB, ROUND, random_tensors
 
 LOG_ROOT = bytes(32)
 
@@ -109,21 +103,3 @@ def averaged(
     for start in range(0, len(updates), at_once):
         aggregation.add(*updates[start : start + at_once])
     return closed(aggregation.finish(LOG_ROOT, base, moments), base)
-
-
-def digests() -> list[str]:
-    lines = []
-    for name, schema in (("small", SMALL), ("wide", WIDE)):
-        for encoding in ("f32", "q8"):
-            rules = rules_of(schema, encoding)
-            base = build_model(schema, random_model(schema, 1))
-            made = averaged(rules, updates_of(rules, 6), base, at_once=5)
-            assert made.outcome.ok
-            model, record = (hashlib.sha256(blob).hexdigest() for blob in (made.model, made.outcome.record))
-            lines.append(f"{name} {encoding} {model} {record}")
-    return lines
-
-
-if __name__ == "__main__":
-    check_golden()
-    print("\n".join(digests()))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 import random
 import subprocess
 import sys
@@ -31,7 +30,6 @@ from fl.tensors.closing import MAX_CLOSING_BYTES, ClosingRecord
 from fl.tensors.encodings import Place, decode_update
 from fl.tensors.layout import AVERAGED, FROZEN, Schema, TensorSpec
 from fl.tensors.model import build_model, check_model, model_form, parse_model
-from tests.fl.numbers import averaging
 from tests.fl.numbers.averaging import (
     LOG_ROOT,
     averaged,
@@ -356,22 +354,6 @@ def test_neither_sums_nor_chunks_take_more_memory_for_more_updates(encoding: str
 def mapped(path: Path) -> memoryview:
     with path.open("rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-
-
-def test_plain_python_gives_the_same_bytes_as_compiled_kernels() -> None:
-    root = Path(__file__).resolve().parents[3]
-    other = "1" if os.environ.get("NUMBA_DISABLE_JIT", "0") == "0" else "0"
-    run = subprocess.run(
-        [sys.executable, "-m", averaging.__name__],
-        cwd=root,
-        env=os.environ | {"NUMBA_DISABLE_JIT": other},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.split("\n")[:-1] == averaging.digests()
 
 
 def test_the_members_side_needs_no_compiler() -> None:
