@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from fl.client.verify import Report
 
 _BYTES = {"hash": "hashing", "check": "checking what is here", "fetch": "fetching"}
-_COUNTS = {"entries": "entries of the log", "updates": "updates looked at", "add": "updates aggregated"}
+_COUNTS = {
+    "entries": "entries of the log",
+    "updates": "updates looked at",
+    "add": "updates aggregated",
+    "measured": "updates measured",
+}
 _MARKS = {"ok": ("ok", "green"), "failed": ("FAILED", "red"), "missing": ("missing", "yellow")}
 _FINDINGS_SHOWN = 5
 

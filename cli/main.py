@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "submit": ("cli.submit", "Submit an update that is in a file."),
     "model": ("cli.model", "The models that rounds have made."),
     "verify": ("cli.verify", "Verify what a round came to, with nothing taken on trust."),
+    "explain": ("cli.explaining", "What a round's members did, or what a code means."),
     "blob": ("cli.blob", "Put, get and check blobs: files of any size, named by their CIDs."),
     "dataset": ("cli.dataset", "Register data sets, list them, and withdraw them."),
     "tx": ("cli.tx", "What became of a transaction."),

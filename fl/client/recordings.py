@@ -186,6 +186,7 @@ class Recordings:
         query = {"job": self.job.id, "kinds": ",".join(wanted), "limit": str(_EVENTS)}
         place = {"from_height": str(current.opened_height)}
         found: list[tuple[int, Event]] = []
+        reached = 0
         while True:
             page = await self.network.nodes.ask(Request("GET", "/v1/events", query | place), Reply.fields)
             listed, following, head = page.get("events"), page.get("next"), page.get("head")
@@ -197,8 +198,9 @@ class Recordings:
                 if not beyond and _number(each, "round") == current.number:
                     index = _number(each, "index")
                     found.append((index, await self._event(index)))
-            if beyond or following >= head:
+            if beyond or following >= head or following <= reached:
                 break
+            reached = following
             place = {"from": str(following)}
         return [(index, each) for index, each in found if self._is_of(each, current, wanted)]
 

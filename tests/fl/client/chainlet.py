@@ -38,7 +38,7 @@ from fl.jobs import CreateJob
 from fl.machine import genesis_state
 from fl.records import JobRules, Role
 from fl.rounds import SubmitUpdate, entries_of
-from fl.state import EVENTS, RECEIPTS, State
+from fl.state import EVENTS, RECEIPTS, State, joined_key
 from fl.tensors.closing import payload_fingerprint
 from fl.tensors.encodings import Place
 from fl.transactions import read_body, read_transaction
@@ -292,6 +292,7 @@ class Chainlet:
             route("GET", "/v1/events/{index}/proof", self._event),
             route("GET", "/v1/jobs/{job}/rounds/{round}/updates/raw", self._entries),
             route("GET", "/v1/batches/{digest}/raw", self._raw_batch),
+            route("GET", "/v1/jobs/{job}/members", self._members),
         ]
 
     def _height(self, face: Face) -> int:
@@ -376,6 +377,14 @@ class Chainlet:
         leaves = [encode(entry) for entry in entries_of(self.ledger.read, job, number, size)]
         first, limit = int(request.query["cursor"]), int(request.query["limit"])
         return web.Response(body=pack(tuple(face.tells_entries(leaves)[first : first + limit])))
+
+    async def _members(self, face: Face, request: web.Request) -> web.Response:
+        prefix, after = joined_key(bytes.fromhex(request.match_info["job"]), b""), request.query.get("cursor", "")
+        rows = sorted(key[len(prefix) :].hex() for key in self.ledger.state if key.startswith(prefix))
+        # Short pages, so that there are several.
+        page = [account for account in rows if account >= after][:3]
+        following = page[-1] if len(page) == 3 else None
+        return web.json_response({"members": [{"account": account} for account in page[:2]], "next": following})
 
     async def _raw_batch(self, face: Face, request: web.Request) -> web.Response:
         signed = self.batches[bytes.fromhex(request.match_info["digest"])]
