@@ -6,10 +6,11 @@ that come out. Nothing in here is random, and no clock is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ from fl.state import account_key, job_key, member_key, read_record, round_key, r
 from fl.tensors.encodings import Place, encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from fl.transactions import KIND_OF_BODY
+from fl.updates import form_of, schema_of
 from fl.weights import EQUAL
-from fl.updates import form_of
 
 GENESIS_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -108,10 +109,13 @@ def make_genesis(
     admission: str = "registrars",
     params: Params | None = None,
     set_changes: tuple[SetChange, ...] = (),
+    organisations: Sequence[str] = (),
 ) -> Genesis:
-    """Members: one creator called "creator", and trainers "trainer-000" and on; the registrar is no member."""
+    """Members: one creator called "creator", and trainers "trainer-000" and on, the first of them in organisations if
+    these are given; the registrar is no member."""
     people = [GenesisMember("creator", signing_key("creator").public, ("creator",))]
-    people += [GenesisMember(name, signing_key(name).public, ("trainer",)) for name in trainer_names(trainers)]
+    for name, organisation in zip_longest(trainer_names(trainers), organisations, fillvalue=""):
+        people.append(GenesisMember(name, signing_key(name).public, ("trainer",), organisation))
     genesis = Genesis(
         version=1,
         name="test",
@@ -304,18 +308,17 @@ class Running:
         """An update that the chain accepts, every value of it the same, but for the changes. With an empty payload it
         names the blob instead."""
         rules, state = self.ledger.rules(self.job), self.ledger.job(self.job)
-        round = changes.get("round", state.round)
-        delta = {
-            spec.name: np.full(spec.shape, value, np.float32) for spec in rules.schema.tensors if spec.role == AVERAGED
-        }
-        payload = encode_update(form_of(rules, 0), Place(self.job, round, trainer.account), delta)
+        round, group = changes.get("round", state.round), changes.get("group", 0)
+        changed = [spec for spec in schema_of(rules, group).tensors if spec.role == AVERAGED]
+        delta = {spec.name: np.full(spec.shape, value, np.float32) for spec in changed}
+        payload = encode_update(form_of(rules, group), Place(self.job, round, trainer.account), delta)
         given: dict[str, Any] = {
             "job": self.job,
             "round": round,
             "base": state.model,
             "examples": 10,
             "metrics": (1_000_000,) * len(rules.metrics),
-            "group": 0,
+            "group": group,
             "cid": cid_of(changes.get("payload") or payload),
             "payload": payload,
         }
