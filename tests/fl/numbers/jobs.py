@@ -33,12 +33,22 @@ GROUPS = (TensorGroup("bias", ("layer.bias",)), TensorGroup("weight", ("layer.we
 WIDE_GROUPS = (TensorGroup("outer", ("a", "c/2", "d")), TensorGroup("inner", ("b", "c/1")))
 
 
-def job_of(rule: str, encoding: str, schema: Schema = SMALL, groups: Sequence[TensorGroup] = ()) -> AggregationRules:
+def job_of(
+    rule: str,
+    encoding: str,
+    schema: Schema = SMALL,
+    groups: Sequence[TensorGroup] = (),
+    cap: int = 1000,
+    range_bits: int = 8,
+    updates: int = 128,
+) -> AggregationRules:
     made = RULES[rule]
     return rules_of(
         schema,
         encoding,
-        cap=1000 if made.weighted else 1,
+        range_bits,
+        cap if made.weighted else 1,
+        updates,
         rule=rule,
         settings=written_settings(made, GIVEN[rule]),
         groups=tuple(groups),
