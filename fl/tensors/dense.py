@@ -62,8 +62,8 @@ class Dense(ABC):
                 floats.check_range(piece, self._range_bits)
                 yield self.written(piece).data.cast("B")
 
-    def decode(self, payload: Bytes, offset: int) -> NDArray[np.float32]:
-        return self.meant(self.values(payload, offset))
+    def decode(self, payload: Bytes, offset: int, first: int, last: int) -> NDArray[np.float32]:
+        return self.meant(self.values(payload, offset)[self._layout.edges[first] : self._layout.edges[last]])
 
     def values(self, payload: Bytes, offset: int) -> NDArray[Any]:
         return array_at(payload, self.dtype, self._layout.parameters, offset)

@@ -59,8 +59,8 @@ class Encoding(Protocol):
         than once. Values are made canonical; one beyond ±2^R raises `Refused`, after pieces that are then to be thrown
         away."""
 
-    def decode(self, payload: Bytes, offset: int) -> NDArray[np.float32]:
-        """The flat vector that these bytes mean."""
+    def decode(self, payload: Bytes, offset: int, first: int, last: int) -> NDArray[np.float32]:
+        """Tiles `first` to `last` of the flat vector that these bytes mean."""
 
 
 ENCODINGS: dict[str, Callable[[Layout, Coding], Encoding]] = {
@@ -154,7 +154,7 @@ def encoded(form: UpdateForm, delta: Mapping[str, NDArray[Any]]) -> Iterator[Byt
 
 def decode_update(form: UpdateForm, place: Place, payload: Bytes) -> dict[str, NDArray[np.float32]]:
     """What the validators will add up, tensor by tensor: for the client's error feedback and for auditors."""
-    flat = form.encoding.decode(payload, check_frame(form, place, payload))
+    flat = form.encoding.decode(payload, check_frame(form, place, payload), 0, form.layout.tiles.size - 1)
     return {each.name: flat[each.start : each.stop].reshape(each.shape) for each in form.layout.segments}
 
 

@@ -68,15 +68,16 @@ class Q8:
         yield scales.astype("<f4", copy=False).data.cast("B")
         yield values.data.cast("B")
 
-    def decode(self, payload: Bytes, offset: int) -> NDArray[np.float32]:
+    def decode(self, payload: Bytes, offset: int, first: int, last: int) -> NDArray[np.float32]:
         scales = self.scales(payload, offset)
         values = self.values(payload, offset)
-        flat = np.empty(self._layout.parameters, np.float32)
-        for first, last in zip(self._layout.tiles[:-1], self._layout.tiles[1:], strict=True):
-            borders = self._layout.blocks[first : last + 1]
-            start, stop = borders[0], borders[-1]
-            by_value = np.repeat(scales[first:last], np.diff(borders))
-            flat[start:stop] = values[start:stop].astype(np.float32) * by_value
+        edges, tiles = self._layout.edges, self._layout.tiles
+        flat = np.empty(edges[last] - edges[first], np.float32)
+        for tile in range(first, last):
+            borders = self._layout.blocks[tiles[tile] : tiles[tile + 1] + 1]
+            by_value = np.repeat(scales[tiles[tile] : tiles[tile + 1]], np.diff(borders))
+            decoded = flat[edges[tile] - edges[first] : edges[tile + 1] - edges[first]]
+            np.multiply(values[edges[tile] : edges[tile + 1]], by_value, out=decoded)
         return flat
 
     def scales(self, payload: Bytes, offset: int) -> NDArray[np.float32]:

@@ -68,9 +68,10 @@ class Ring32:
                 steps = np.clip(np.rint(exact), -self.most, self.most).astype(np.int64)
                 yield (steps & 0xFFFFFFFF).astype("<u4")
 
-    def decode(self, payload: Bytes, offset: int) -> NDArray[np.float32]:
+    def decode(self, payload: Bytes, offset: int, first: int, last: int) -> NDArray[np.float32]:
         """Of one update that bears no masks."""
-        sums, denominator = self.decode_sum(self.numbers(payload, offset), self._cap)
+        numbers = self.numbers(payload, offset)[self._layout.edges[first] : self._layout.edges[last]]
+        sums, denominator = self.decode_sum(numbers, self._cap)
         return (sums / denominator).astype(np.float32)
 
     def decode_sum(self, total: NDArray[Any], weight: int) -> tuple[NDArray[np.int64], int]:

@@ -91,10 +91,13 @@ class TopK:
         yield _filled(indices, self.entries, "<u4")
         yield _filled(steps, self.entries, "|i1")
 
-    def decode(self, payload: Bytes, offset: int) -> NDArray[np.float32]:
+    def decode(self, payload: Bytes, offset: int, first: int, last: int) -> NDArray[np.float32]:
         indices, steps, scales = self.used(payload, offset)
-        flat = np.zeros(self._layout.parameters, np.float32)
-        flat[indices] = steps.astype(np.float32) * np.repeat(scales, BLOCK)[: steps.size]
+        start, stop = self._layout.edges[first], self._layout.edges[last]
+        flat = np.zeros(stop - start, np.float32)
+        low, high = np.searchsorted(indices, (start, stop))
+        by_value = scales[np.arange(low, high) // BLOCK]
+        flat[indices[low:high] - start] = steps[low:high].astype(np.float32) * by_value
         return flat
 
     def used(self, payload: Bytes, offset: int) -> tuple[NDArray[np.uint32], NDArray[np.int8], NDArray[np.float32]]:

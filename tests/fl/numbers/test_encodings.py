@@ -258,3 +258,15 @@ def test_a_payload_may_lie_anywhere_in_memory() -> None:
             moved = decode_update(form, PLACE, view)
             still = decode_update(form, PLACE, payload)
             assert all(np.array_equal(moved[name], still[name]) for name in still)
+
+
+@pytest.mark.parametrize("encoding", sorted(ENCODINGS))
+def test_each_tile_is_decoded_as_it_is_among_all(encoding: str) -> None:
+    form = form_of(WIDE, encoding)
+    payload = payload_of(WIDE, encoding, random_tensors(WIDE, 5))
+    edges, offset = form.layout.edges, header_size(payload)
+    whole = form.encoding.decode(payload, offset, 0, edges.size - 1)
+    for first in range(edges.size):
+        for last in range(first, edges.size):
+            decoded = form.encoding.decode(payload, offset, first, last)
+            assert np.array_equal(decoded, whole[edges[first] : edges[last]])
