@@ -95,7 +95,8 @@ def _shares(scores: NDArray[Any]) -> NDArray[Any]:
 
 
 def _losses(share: NDArray[Any], y: NDArray[Any]) -> float:
-    return float(-np.log(np.maximum(share[np.arange(len(y)), y], 1e-300)).mean())
+    likely = share[np.arange(len(y)), y].astype(np.float64)
+    return float(-np.log(np.maximum(likely, 1e-300)).mean())
 
 
 def _gradient(model: Mapping[str, NDArray[Any]], x: NDArray[Any], y: NDArray[Any]) -> tuple[Model, float]:

@@ -47,7 +47,7 @@ def report_of(rules: JobRules, record: Round, evaluation: Evaluation | None, **m
         code=record.code,
         cohort=record.cohort,
         updates=record.updates.size,
-        weight=record.weight,
+        weight=sum(record.weights),
         examples=record.examples,
         metrics=_named(rules.metrics, record.means),
         evaluation=_measured(rules, evaluation),

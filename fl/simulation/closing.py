@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from chain.block import Item, ItemKind
 from chain.certificate import Result
@@ -12,7 +11,7 @@ from chain.unixfs import cid_of
 from fl.aggregation import Aggregation, AggregationOutcome, AggregationRules, Closing, Update
 from fl.errors import Refused
 from fl.execution import AggregationTask
-from fl.records import Job, JobRules
+from fl.records import JobRules
 from fl.rounds import entries_of
 from fl.simulation.chain import Chain
 from fl.tensors.closing import payload_fingerprint
@@ -20,20 +19,12 @@ from fl.tensors.encodings import Place
 from fl.updates import form_of
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """An update's bytes, and the round that its header names."""
-
-    round: int
-    payload: bytes
-
-
-def aggregated(chain: Chain, task: AggregationTask, job: Job, rules: JobRules, sent: dict[bytes, Sent]) -> Item:
+def aggregated(chain: Chain, task: AggregationTask, rules: JobRules, sent: dict[bytes, bytes]) -> Item:
     """The certified result, whose blobs are the chain's from here on. `sent` are the updates by their CIDs; those of
     the round are let go."""
-    sums = Aggregation(AggregationRules(task.job, task.round, rules, job.completed + 1))
+    sums = Aggregation(AggregationRules(task.job, task.round, rules, task.step))
     sums.add(*_updates(chain, task, rules, sent))
-    moments = chain.blobs[job.optimizer] if job.optimizer else None
+    moments = chain.blobs[task.optimizer] if task.optimizer else None
     outcome = _closed(chain, sums.finish(task.log_root, chain.blobs[task.base_model], moments), task.base_model)
     chain.blobs[outcome.record_cid] = outcome.record
     result = Result(
@@ -50,12 +41,12 @@ def aggregated(chain: Chain, task: AggregationTask, job: Job, rules: JobRules, s
     return Item(ItemKind.RESULT, encode(result))
 
 
-def _updates(chain: Chain, task: AggregationTask, rules: JobRules, sent: dict[bytes, Sent]) -> Iterator[Update]:
+def _updates(chain: Chain, task: AggregationTask, rules: JobRules, sent: dict[bytes, bytes]) -> Iterator[Update]:
     for index, entry in enumerate(entries_of(chain.read, task.job, task.round, task.size)):
-        each = sent.pop(entry.cid)
-        header = form_of(rules, entry.group).header(Place(task.job, each.round, entry.member))
-        print_ = payload_fingerprint(each.payload, len(header))
-        yield Update(index, each.round, entry.member, entry.weight, entry.group, each.payload, print_)
+        payload = sent.pop(entry.cid)
+        header = form_of(rules, entry.group).header(Place(task.job, entry.round, entry.member))
+        print_ = payload_fingerprint(payload, len(header))
+        yield Update(index, entry.round, entry.member, entry.weight, entry.group, payload, print_)
 
 
 def _closed(chain: Chain, closing: Closing, base: bytes) -> AggregationOutcome:

@@ -18,18 +18,37 @@ from numpy.typing import NDArray
 from chain.block import Item
 from chain.unixfs import cid_of
 from fl.client.jobdraft import ConfigValue, Draft, config_value
+from fl.cohort import read_seats
 from fl.errors import Refused
 from fl.evaluation import SubmitEvaluation
 from fl.evaluators import UNDER_WAY
 from fl.execution import OK
 from fl.jobrules import config_at, rules_hash
 from fl.jobs import CreateJob, JoinJob, job_id
-from fl.records import Evaluation, EvaluationPhase, Evaluators, Job, JobStatus, Phase, Role, Round
-from fl.rounds import SubmitUpdate
+from fl.records import (
+    Candidates,
+    Evaluation,
+    EvaluationPhase,
+    Evaluators,
+    Job,
+    JobStatus,
+    Joined,
+    Phase,
+    Role,
+    Round,
+)
+from fl.rounds import CheckIn, SubmitUpdate
 from fl.simulation.chain import BLOCK_MS, Chain, Member, member
-from fl.simulation.closing import Sent, aggregated
+from fl.simulation.closing import aggregated
 from fl.simulation.conditions import Conditions, Draw, fails, takes_ms
-from fl.state import evaluation_cohort_key, evaluation_key, job_key, round_key
+from fl.state import (
+    candidates_key,
+    evaluation_cohort_key,
+    evaluation_key,
+    job_key,
+    joined_key,
+    round_key,
+)
 from fl.tensors.encodings import Place, encode_update
 from fl.tensors.model import parse_model
 from fl.updates import form_of
@@ -131,10 +150,14 @@ class Play:
         self._busy: set[int] = set()
         self._answering: dict[bytes, int] = {}
         """Rounds, by the transactions that answer them."""
-        self._sent: dict[bytes, Sent] = {}
+        self._sent: dict[bytes, bytes] = {}
+        """Updates by their CIDs, until their round is closed."""
+        self._held: list[tuple[bytes, Callable[[], None]]] = []
+        """Bases and answers that wait for the next buffer of a job without rounds."""
         self._tallies: defaultdict[int, _Tally] = defaultdict(_Tally)
         self._seen: list[Seen] = []
-        self._begun = self._evaluated = 0
+        self._begun = (0, 0)
+        self._evaluated = 0
         self._job = self._created(draft)
 
     def run(self) -> Played:
@@ -188,7 +211,7 @@ class Play:
                 self._tallies[number].refused[receipt.status] += 1
         self._follow()
         for task in outcome.aggregations:
-            self._items.append(aggregated(self._chain, task, self._state, self._rules, self._sent))
+            self._items.append(aggregated(self._chain, task, self._rules, self._sent))
 
     def _follow(self) -> None:
         """Tells of rounds that are over, and has everybody begin what is open."""
@@ -198,8 +221,7 @@ class Play:
             if record.phase < Phase.CLOSED or (evaluation is not None and evaluation.phase in UNDER_WAY):
                 break
             self._over(record, evaluation)
-        if job.round > self._begun and self._round(job.round).phase == Phase.COLLECTING:
-            self._begun = job.round
+        if job.round:
             self._begin(self._round(job.round))
         current = self._evaluation(job.evaluation)
         if current is not None and current.round > self._evaluated and current.phase == EvaluationPhase.OPEN:
@@ -217,7 +239,8 @@ class Play:
 
     def _over(self, record: Round, evaluation: Evaluation | None) -> None:
         tally = self._tallies.pop(record.number, _Tally())
-        late = record.cohort - record.updates.size - tally.failed - tally.refused.total()
+        missing = record.cohort - record.updates.size - tally.failed - tally.refused.total()
+        late = 0 if self._rules.discounts else max(0, missing)
         model = self._chain.blobs[record.model or record.base]
         self._seen.append(Seen(record, evaluation, tally.failed, late, tally.refused, model))
         self._tell(self._seen[-1])
@@ -225,6 +248,7 @@ class Play:
     def _forget(self, job: Job) -> None:
         """What nobody will ask for: older models, records of rounds."""
         named = {job.model, job.optimizer, job.best, *(each.model for each in self._due)}
+        named.update(base for base, _ in self._held)
         for number in range(len(self._seen) + 1, job.round + 1):
             record = self._round(number)
             named |= {record.base, record.model}
@@ -240,12 +264,24 @@ class Play:
     # Trainers
 
     def _begin(self, current: Round) -> None:
+        """Once for a check-in, and once for the answers."""
+        if current.phase not in (Phase.CHECK_IN, Phase.COLLECTING) or self._begun >= (current.number, current.phase):
+            return
+        self._begun = (current.number, current.phase)
+        if current.phase == Phase.CHECK_IN:
+            for trainer, sender in enumerate(self._trainers):
+                if trainer not in self._busy:
+                    self._chain.send(sender, CheckIn(self._job, current.number))
+            return
+        held, self._held = self._held, []
+        for base, act in held:
+            self._push(0, base, act)
         for trainer in range(len(self._trainers)):
             self._start(trainer, current)
 
     def _start(self, trainer: int, current: Round) -> None:
-        """Unless it still works on an earlier round: a trainer does one thing at a time."""
-        if trainer in self._busy or current.phase != Phase.COLLECTING:
+        """Unless it is not asked, or still works on an earlier round: a trainer does one thing at a time."""
+        if trainer in self._busy or current.phase != Phase.COLLECTING or not self._is_asked(trainer, current):
             return
         if fails(self._conditions, trainer, current.number):
             self._tallies[current.number].failed += 1
@@ -254,20 +290,41 @@ class Play:
         after_ms = takes_ms(self._conditions, Draw.TIME, trainer, current.number)
         self._push(after_ms, current.base, partial(self._answer, trainer, current.number, current.base))
 
+    def _is_asked(self, trainer: int, current: Round) -> bool:
+        joined = self._joined(trainer)
+        listed = self._chain.record(Candidates, candidates_key(self._job))
+        if joined.from_round > current.number:
+            return False
+        return listed is None or listed.round != current.number or bool(read_seats(listed.seats) >> joined.seat & 1)
+
+    def _joined(self, trainer: int) -> Joined:
+        found = self._chain.record(Joined, joined_key(self._job, self._trainers[trainer].account))
+        assert found is not None
+        return found
+
     def _answer(self, trainer: int, round: int, base: bytes) -> None:
-        self._busy.remove(trainer)
         newest = self._round(self._state.round)
+        if self._rules.discounts and self._waits_for_buffer(trainer, newest):
+            self._held.append((base, partial(self._answer, trainer, round, base)))
+            return
+        self._busy.remove(trainer)
         if newest.number > round:
             self._start(trainer, newest)
-        if newest.number > round or newest.phase != Phase.COLLECTING:
-            # It would be refused as LATE, which needs none of the work.
+            if not self._rules.discounts:
+                # It would be refused as LATE, which needs none of the work.
+                return
+        if newest.phase != Phase.COLLECTING:
             return
         config = {name: config_value(entry) for name, entry in config_at(self._rules, round).items()}
         answer = self._cast.train(trainer, round, self._model(base), config)
         try:
             self._send_update(self._trainers[trainer], round, base, answer)
         except Refused as error:
-            self._tallies[round].refused[error.code] += 1
+            self._tallies[newest.number].refused[error.code] += 1
+
+    def _waits_for_buffer(self, trainer: int, newest: Round) -> bool:
+        """A buffer takes one update of each member, and none while its model is made."""
+        return newest.phase != Phase.COLLECTING or self._joined(trainer).answered == newest.number
 
     def _send_update(self, sender: Member, round: int, base: bytes, answer: Answer) -> None:
         payload = encode_update(form_of(self._rules, 0), Place(self._job, round, sender.account), answer.delta)
@@ -282,8 +339,8 @@ class Play:
             cid=cid,
             payload=payload if inline else b"",
         )
-        self._answering[self._chain.send(sender, body, payload)] = round
-        self._sent[cid] = Sent(round, payload)
+        self._answering[self._chain.send(sender, body, payload)] = self._state.round
+        self._sent[cid] = payload
 
     # Evaluators
 

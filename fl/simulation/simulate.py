@@ -15,7 +15,6 @@ from fl.client.errors import BadInput, RefusedByChain
 from fl.client.job import Difference
 from fl.client.jobfile import JobFile
 from fl.client.measures import metric_values
-from fl.client.measures import metric_values
 from fl.client.report import RoundReport, report_of
 from fl.errors import Refused
 from fl.records import JobRules, JobStatus
