@@ -188,6 +188,16 @@ def test_of_a_round_with_check_in_those_who_checked_in_share_the_cap() -> None:
     assert weights(running) == [45, 45, 90, 90, 90]
 
 
+def test_who_leaves_before_the_check_in_is_over_takes_no_part_of_the_cap() -> None:
+    running = of_clinics(minimum=2, cohort=CohortRules(check_in_ms=1_000))
+    gone, *present = running.trainers
+    running.ledger.block(*(who.sign(CheckIn(running.job, 1)) for who in present[2:]))
+    running.ledger.block(gone.sign(LeaveJob(running.job)))
+    running.ledger.block(*(who.sign(CheckIn(running.job, 1)) for who in present[:2]))
+    running.ledger.block(*(running.update(who, examples=1_000) for who in present))
+    assert weights(running) == [45, 45, 90, 90, 90]
+
+
 def test_an_organisation_with_more_members_than_its_cap_has_none_that_weighs() -> None:
     running = of_clinics(organisation_cap=2)
     assert running.ledger.status_of(running.update(running.trainers[0])) == "NO_WEIGHT"
