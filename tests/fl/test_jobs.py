@@ -15,8 +15,8 @@ from fl.blobs import BlobClaim, BlobKind, Demand
 from fl.errors import Refused
 from fl.execution import NewModel
 from fl.jobrules import check_rules, config_at, grid_of, rules_hash, zero_model, zero_model_cid
-from fl.jobs import CreateJob, JoinJob, LeaveJob, ResumeJob, StopJob
-from fl.machine import execute_block
+from fl.jobs import CreateJob, JoinJob, LeaveJob, PauseJob, ResumeJob, StopJob
+from fl.machine import execute_block, wants_block_at
 from fl.records import MAX_OPEN_JOBS, ConfigEntry, EventKind, JobStatus, Phase
 from fl.state import job_name_key, open_jobs, rules_of
 from fl.tensors.encodings import ENCODINGS
@@ -244,6 +244,55 @@ def test_max_failed_in_a_row_pauses_the_job_until_its_creator_resumes_it() -> No
     assert chain.status_of(running.creator.sign(ResumeJob(running.job), valid_until_ms=chain.time_ms + 1_000)) == "ok"
     job = chain.job(running.job)
     assert (job.status, job.round, job.failed_in_a_row) == (JobStatus.RUNNING, 3, 0)
+
+
+def test_a_job_that_is_to_be_paused_ends_its_round_first() -> None:
+    running = running_job()
+    chain = running.ledger
+    assert chain.status_of(running.creator.sign(PauseJob(running.job))) == "ok"
+    assert (chain.job(running.job).status, chain.job(running.job).pausing) == (JobStatus.RUNNING, True)
+    running.finish_round()
+    job = chain.job(running.job)
+    assert (job.status, job.pausing, job.round, job.completed) == (JobStatus.PAUSED, False, 1, 1)
+    chain.block(after_ms=10**6)
+    assert chain.job(running.job).round == 1 and wants_block_at(chain.state.get) is None
+    assert chain.status_of(running.update(running.trainers[0])) == "DUPLICATE"
+    assert chain.status_of(chain.actor("registrar").sign(ResumeJob(running.job))) == "ok"
+    assert (chain.job(running.job).status, running.round.number) == (JobStatus.RUNNING, 2)
+
+
+def test_a_job_that_waits_for_members_is_paused_at_once() -> None:
+    chain = ledger()
+    creator = chain.actor("creator")
+    job = created_job(chain, creator, make_rules())
+    assert chain.status_of(creator.sign(PauseJob(job))) == "ok"
+    join(chain, job, *trainers(chain, 4))
+    assert (chain.job(job).status, chain.job(job).round) == (JobStatus.PAUSED, 0)
+    assert chain.status_of(creator.sign(ResumeJob(job))) == "ok"
+    assert (chain.job(job).status, chain.round(job).cohort) == (JobStatus.RUNNING, 4)
+
+
+def test_a_round_that_fails_pauses_a_job_that_is_to_be_paused_and_a_last_one_finishes_it() -> None:
+    running = running_job(rounds=1)
+    running.ledger.block(running.creator.sign(PauseJob(running.job)))
+    failed_round(running)
+    assert running.ledger.job(running.job).status == JobStatus.PAUSED
+    running.ledger.block(running.creator.sign(ResumeJob(running.job)))
+    running.ledger.block(running.creator.sign(PauseJob(running.job)))
+    running.finish_round()
+    assert running.ledger.job(running.job).status == JobStatus.FINISHED
+
+
+def test_a_pause_is_asked_once_by_those_in_charge_and_can_be_taken_back() -> None:
+    running = running_job()
+    chain = running.ledger
+    assert chain.status_of(running.trainers[0].sign(PauseJob(running.job))) == "UNAUTHORISED"
+    assert chain.status_of(chain.actor("registrar").sign(PauseJob(running.job))) == "ok"
+    assert chain.status_of(running.creator.sign(PauseJob(running.job))) == "JOB_PAUSED"
+    assert chain.status_of(running.creator.sign(ResumeJob(running.job))) == "ok"
+    assert chain.status_of(running.creator.sign(ResumeJob(running.job))) == "JOB_NOT_PAUSED"
+    running.finish_round()
+    assert running.round.number == 2
 
 
 def test_stopping_a_job_fails_its_round_and_frees_its_place() -> None:
