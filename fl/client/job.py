@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from chain.cid import cid_text, raw_cid
@@ -20,17 +20,20 @@ from fl.client.blobs import Progress, quiet
 from fl.client.errors import BadInput, RefusedByChain, Unreachable, Unverified
 from fl.client.evaluations import AsyncEvaluation
 from fl.client.home import Pending
-from fl.client.jobdraft import Arrays, ConfigValue, config_value
+from fl.client.jobdraft import Arrays
 from fl.client.measures import examples_of, metric_values
 from fl.client.receipt import Receipt
 from fl.client.report import RoundReport, report_of
+from fl.client.tasks import AsyncTask
 from fl.client.wakeup import Wakeup
+from fl.cohort import is_listed, read_seats
 from fl.errors import Refused
 from fl.evaluation import SubmitEvaluation
-from fl.jobrules import config_at, rules_hash, zero_model_cid
+from fl.jobrules import rules_hash, zero_model_cid
 from fl.jobs import JoinJob, LeaveJob, StopJob
 from fl.records import (
     Answer,
+    Candidates,
     Evaluation,
     EvaluationPhase,
     Evaluators,
@@ -42,9 +45,10 @@ from fl.records import (
     Role,
     Round,
 )
-from fl.rounds import SubmitUpdate
+from fl.rounds import CheckIn, SubmitUpdate
 from fl.state import (
     answer_key,
+    candidates_key,
     evaluation_cohort_key,
     evaluation_key,
     evaluators_key,
@@ -65,8 +69,7 @@ A = TypeVar("A", "AsyncTask", AsyncEvaluation)
 
 log = logging.getLogger("quorate.client")
 
-_MOVED_ON = frozenset({"LATE", "DUPLICATE"})
-"""Refusals of an update that end a round for the trainer and nothing else."""
+_CHECK_IN_OVER = frozenset({"LATE", "DUPLICATE"})
 _OVER = (JobStatus.FINISHED, JobStatus.STOPPED)
 _READ_AT_ONCE = 16
 _SOON_S = 0.05
@@ -81,84 +84,6 @@ class Standing:
     job: Job
     round: Round | None
     joined: Joined | None
-
-
-class Difference(Mapping[str, NDArray[Any]]):
-    """What training has changed, tensor by tensor as it is asked for: never all of it at once."""
-
-    def __init__(self, trained: Arrays, base: Arrays) -> None:
-        self._trained = trained
-        self._base = base
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        # Of two float32 the nearest float32 to their difference: what is sent. Of anything finer, in float64.
-        trained, base = self._trained[name], self._base[name]
-        exact = np.float32 if trained.dtype == np.float32 else np.float64
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            change: NDArray[Any] = np.subtract(trained, base, dtype=exact)
-        return change
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._trained)
-
-    def __len__(self) -> int:
-        return len(self._trained)
-
-
-class AsyncTask:
-    """A round to answer. `model` maps tensor names to arrays of your own; change them as you like."""
-
-    def __init__(
-        self, job: AsyncJob, round: Round, base: dict[str, NDArray[Any]], model: dict[str, NDArray[Any]]
-    ) -> None:
-        self._job = job
-        self._round = round
-        self._base = base
-        self.receipt: Receipt | None = None
-        self.round = round.number
-        self.model = model
-        self.config: dict[str, ConfigValue] = {
-            name: config_value(entry) for name, entry in config_at(job.rules, round.number).items()
-        }
-
-    @property
-    def model_cid(self) -> str:
-        return cid_text(self._round.base)
-
-    async def submit(
-        self,
-        *,
-        weights: Arrays | None = None,
-        delta: Arrays | None = None,
-        examples: int,
-        metrics: Mapping[str, float] | None = None,
-    ) -> Receipt:
-        """Submit the trained `weights`, or their difference to the model as `delta`; returns the proven receipt.
-
-        The receipt's status is "ok", or LATE when the round closed meanwhile, or DUPLICATE when this account has
-        answered it already. Every other refusal raises RefusedByChain."""
-        if (weights is None) == (delta is None):
-            raise BadInput("ONE_OF_TWO", "Give exactly one of `weights` and `delta`.", "See help(task.submit).")
-        change = delta if delta is not None else self._difference(weights or {})
-        body = await asyncio.to_thread(self._job.update, self._round, change, examples, metrics or {})
-        # A long outage must not end a long training: the update waits for the network to come back.
-        self.receipt = await self._job.network.send(body, allow=_MOVED_ON, patience_s=math.inf)
-        return self.receipt
-
-    def _difference(self, weights: Arrays) -> Difference:
-        unknown = weights.keys() - self._base.keys()
-        if unknown:
-            raise BadInput("UNKNOWN_TENSOR", f"The model has no tensor {', '.join(sorted(unknown))}.", "Check names.")
-        trained = {}
-        for name in self._job.averaged:
-            if name not in weights:
-                raise BadInput("MISSING_TENSOR", f"The tensor {name!r} is missing.", "Give every averaged tensor.")
-            trained[name], base = np.asarray(weights[name]), self._base[name]
-            if (shape := trained[name].shape) != base.shape:
-                raise BadInput(
-                    "WRONG_SHAPE", f"The tensor {name!r} has the shape {shape}, not {base.shape}.", "Check it."
-                )
-        return Difference(trained, self._base)
 
 
 class AsyncJob:
@@ -356,12 +281,22 @@ class AsyncJob:
         joined, current = standing.joined, standing.round
         if joined is None:
             raise RefusedByChain.of("NOT_JOINED", f"This account is not in the job {self.name}.")
-        if current is None or current.phase != Phase.COLLECTING or current.number <= offered:
+        if current is None or joined.from_round > current.number:
             return None
-        if joined.from_round > current.number or joined.answered >= current.number:
+        if current.phase == Phase.CHECK_IN and joined.checked_in < current.number:
+            await self.network.send(CheckIn(self._id, current.number), allow=_CHECK_IN_OVER, patience_s=math.inf)
+        if current.phase != Phase.COLLECTING or current.number <= offered or joined.answered >= current.number:
+            return None
+        if is_listed(self.rules) and not await self._is_candidate(current, joined):
             return None
         path = await self._file(current.base)
         return AsyncTask(self, current, self._parsed(mapped(path)), self._own_arrays(path))
+
+    async def _is_candidate(self, current: Round, joined: Joined) -> bool:
+        listed = await self.network.record(Candidates, candidates_key(self._id))
+        return (
+            listed is not None and listed.round == current.number and bool(read_seats(listed.seats) >> joined.seat & 1)
+        )
 
     async def _evaluation(self, offered: int) -> tuple[Job, AsyncEvaluation | None]:
         job = await self.status()
@@ -400,19 +335,41 @@ class AsyncJob:
 
     # Updates
 
-    def update(self, round: Round, delta: Arrays, examples: int, metrics: Mapping[str, float]) -> SubmitUpdate:
-        """The body that answers this round with this change of the averaged tensors. One that is too large to be
-        carried is in the outbox from here on."""
+    async def buffer_open(self) -> None:
+        """Returns once a buffer takes updates, or the job is over."""
+        while True:
+            with suppress(Unreachable):
+                standing = await self.standing()
+                collecting = standing.round is not None and standing.round.phase == Phase.COLLECTING
+                if collecting or standing.job.status in _OVER:
+                    return
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    def group_number(self, name: str | None) -> int:
+        """Of a group of tensors, among those that the job names; None stands for all tensors, where it names none."""
+        names = [each.name for each in self.rules.groups]
+        if name is None and not names:
+            return 0
+        if name not in names:
+            known = ", ".join(names) or "none"
+            raise BadInput("UNKNOWN_GROUP", f"An update of this job names one of its groups: {known}.", "Give `group`.")
+        return names.index(name)
+
+    def update(
+        self, round: Round, delta: Arrays, examples: int, metrics: Mapping[str, float], group: int = 0
+    ) -> SubmitUpdate:
+        """The body that answers this round with this change of the averaged tensors, or of a group of them. One that is
+        too large to be carried is in the outbox from here on."""
         rules, number = self.rules, examples_of(examples)
         values = metric_values(rules.metrics, metrics)
-        cid, payload = self._payload(form_of(rules, 0), round, delta)
+        cid, payload = self._payload(form_of(rules, group), round, delta)
         return SubmitUpdate(
             job=self._id,
             round=round.number,
             base=round.base,
             examples=number,
             metrics=values,
-            group=0,
+            group=group,
             cid=cid,
             payload=payload,
         )

@@ -25,12 +25,13 @@ from fl.client.datasets import AsyncDatasets, Registered
 from fl.client.download import Fetched
 from fl.client.errors import BadInput
 from fl.client.evaluations import AsyncEvaluation
-from fl.client.job import AsyncJob, AsyncTask
+from fl.client.job import AsyncJob
 from fl.client.jobdraft import Arrays, ConfigValue, Draft
 from fl.client.network import PATIENCE_S, AsyncNetwork, connect_async
 from fl.client.reader import Proven
 from fl.client.receipt import Receipt
 from fl.client.report import RoundReport
+from fl.client.tasks import AsyncTask
 from fl.records import Dataset, JobRules, Member, Round
 from fl.records import Evaluation as EvaluationRecord
 from fl.records import Job as JobRecord
@@ -118,12 +119,17 @@ class Task:
         delta: Arrays | None = None,
         examples: int,
         metrics: Mapping[str, float] | None = None,
+        group: str | None = None,
     ) -> Receipt:
-        """Submit the trained `weights`, or their difference to the model as `delta`; returns the proven receipt.
+        """Submit the trained `weights`, or their difference to the model as `delta`; returns the proven receipt. In a
+        job that names groups of tensors, an update changes the `group` that it names and nothing else.
 
-        The receipt's status is "ok", or LATE when the round closed meanwhile, or DUPLICATE when this account has
-        answered it already. Every other refusal raises RefusedByChain."""
-        return self._loop.run(self._task.submit(weights=weights, delta=delta, examples=examples, metrics=metrics))
+        The receipt's status is "ok", or LATE when the round closed meanwhile, JOB_CLOSED when the job ended with it,
+        TOO_STALE when a job without rounds has moved too far, DUPLICATE when this account has answered already. Every
+        other refusal raises RefusedByChain."""
+        return self._loop.run(
+            self._task.submit(weights=weights, delta=delta, examples=examples, metrics=metrics, group=group)
+        )
 
 
 class Evaluation:

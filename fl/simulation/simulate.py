@@ -10,17 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chain.cid import cid_text
-from fl.client.apps import App, Holdings, holdings, named_metrics
+from fl.client.apps import App, Holdings, answered_group, holdings, named_metrics
 from fl.client.errors import BadInput, RefusedByChain
-from fl.client.job import Difference
 from fl.client.jobfile import JobFile
 from fl.client.measures import metric_values
 from fl.client.report import RoundReport, report_of
+from fl.client.tasks import Difference
 from fl.errors import Refused
 from fl.records import JobRules, JobStatus
 from fl.simulation.conditions import Draw, source
 from fl.simulation.play import Answer, Config, Measured, Model, Play, Seen
-from fl.tensors.layout import AVERAGED
 from fl.tensors.model import parse_model
 
 MOST_TRAINERS = 10_000
@@ -50,14 +49,14 @@ class AppCast:
         self._rules = rules
         self._shares = held.shares(evaluators)
         self._seed = seed
-        self._averaged = [each.name for each in rules.schema.tensors if each.role == AVERAGED]
 
     def train(self, trainer: int, round: int, model: Model, config: Config) -> Answer:
         own = {name: array.copy() for name, array in model.items()}
         chance = source(self._seed, Draw.TRAINING, trainer, round)
         weights, examples, metrics = self._app.train(own, self._held.parts[trainer], config, chance)
-        trained = {name: np.asarray(weights[name]) for name in self._averaged}
-        return Answer(Difference(trained, model), examples, _values(self._rules.metrics, metrics))
+        group, given = answered_group(self._rules, weights)
+        trained = {name: np.asarray(array) for name, array in given.items()}
+        return Answer(Difference(trained, model), examples, _values(self._rules.metrics, metrics), group)
 
     def evaluate(self, evaluator: int, round: int, model: Model) -> Measured:
         examples, metrics = self._app.evaluate(model, self._shares[evaluator])

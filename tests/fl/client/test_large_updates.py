@@ -13,7 +13,7 @@ import pytest
 from chain.unixfs import cid_of
 from fl.blobs import BlobKind
 from fl.client.errors import RefusedByChain
-from fl.client.job import Difference
+from fl.client.tasks import Difference
 from fl.client.network import AsyncNetwork, connect_async
 from fl.client.sync import Network, connect
 from fl.datasets import RegisterDataset
