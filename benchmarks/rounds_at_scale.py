@@ -25,6 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import aiohttp
 import numpy as np
@@ -45,6 +46,7 @@ PARTS = (REST, COLLECTING, AGGREGATING)
 SMALL_PARAMETERS = 1000
 KINDS = ("core", "data")
 _LOOK_AGAIN_S = 0.1
+_HELD_S = 120.0
 _AT_MOST = 8192
 """Small updates; each takes a member of its own."""
 
@@ -191,14 +193,36 @@ def ended(net: LocalNetwork, job: bytes) -> dict[str, Any]:
     found = {(each["phase"], each["model"], each["record"]) for each in asked.values()}
     one = next(iter(asked.values()))
     if len(found) != 1 or one["phase"] != "closed":
-        raise SystemExit(f"the round did not close alike: {asked}")
-    if len({digest_of_model(member.rpc, one["model"]) for member in net.members.values()}) != 1:
+        raise SystemExit(f"the round did not close alike: {found}, {one['code']}\n{complaints(net)}")
+    if len({held_digest(member.rpc, one["model"]) for member in net.members.values()}) != 1:
         raise SystemExit("the validators hold different bytes of the model")
     return {
         "model": one["model"],
         "record": one["record"],
         "round_s": round((one["ended_ms"] - one["opened_ms"]) / 1000, 2),
     }
+
+
+def held_digest(rpc: str, cid: str) -> str:
+    """Once this validator has the model: the round ends with a quorum's signatures, and the last one may still be
+    computing."""
+    ends = time.monotonic() + _HELD_S
+    while True:
+        try:
+            return digest_of_model(rpc, cid)
+        except HTTPError:
+            if time.monotonic() > ends:
+                raise
+        time.sleep(_LOOK_AGAIN_S)
+
+
+def complaints(net: LocalNetwork) -> str:
+    """The last that each validator warned of."""
+    lines = []
+    for name in net.members:
+        log = (net.home(name) / "log.jsonl").read_text().splitlines()
+        lines += [f"{name}: {line}" for line in log if '"level":"info"' not in line.replace(" ", "").lower()][-5:]
+    return "\n".join(lines)
 
 
 def main() -> None:
