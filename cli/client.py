@@ -22,6 +22,7 @@ from fl.client.networkfile import NETWORK_FILE, read_network
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from chain.unixfs import Buffer
     from fl.client.network import AsyncNetwork
 
 T = TypeVar("T")
@@ -138,6 +139,11 @@ def copy_file(source: Path, path: Path) -> None:
     """A model's safetensors file, byte for byte as the chain names it."""
     with _written(path):
         shutil.copyfile(source, path)
+
+
+def write_blob(path: Path, blob: Buffer) -> None:
+    with _written(path):
+        path.write_bytes(blob)
 
 
 @contextmanager

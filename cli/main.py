@@ -29,6 +29,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "model": ("cli.model", "The models that rounds have made."),
     "verify": ("cli.verify", "Verify what a round came to, with nothing taken on trust."),
     "explain": ("cli.explaining", "What a round's members did, or what a code means."),
+    "replay": ("cli.replay", "Rounds again, without a member."),
     "blob": ("cli.blob", "Put, get and check blobs: files of any size, named by their CIDs."),
     "dataset": ("cli.dataset", "Register data sets, list them, and withdraw them."),
     "tx": ("cli.tx", "What became of a transaction."),

@@ -88,6 +88,6 @@ def _conclude(report: Report, job: str, number: int) -> None:
         click.echo(envelope({**fault, **data}, "error"))
     else:
         line(says)
-        for each in report.rests:
+        for each in report.rests if code == Exit.OK else ():
             line(f"It rests on the certified state {each}.")
     click.get_current_context().exit(code)

@@ -36,6 +36,8 @@ from fl.rules import rule_of
 
 MODEL = "model"
 _BELOW_MINIMUM = "BELOW_MINIMUM"
+_UNKNOWN = frozenset({"UNKNOWN_JOB", "UNKNOWN_ROUND"})
+"""The caller's mistakes."""
 
 Told = Callable[[Step], None]
 Recompute = Callable[[RoundAudit], Iterator[Step]]
@@ -90,11 +92,13 @@ async def _judged(name: str, work: Callable[[], Awaitable[Step]]) -> Step:
     except Unverified as error:
         return Step(name, Verdict.FAILED, str(error))
     except (Unreachable, RefusedByChain) as error:
+        if error.code in _UNKNOWN:
+            raise
         return Step(name, Verdict.MISSING, str(error))
 
 
 async def verify_round(audit: RoundAudit, recompute: Recompute, told: Told) -> Report:
-    """All steps, as far as they go. Raises BadInput for a round that is not over."""
+    """All steps, as far as they go. Raises what is the matter with a job or a round that is not, or not over."""
     course = Course(told)
     if await course.take(HEAD, audit.check_head) and await course.take(RECORDS, audit.check_records):
         await gather(audit, course)

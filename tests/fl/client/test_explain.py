@@ -12,14 +12,11 @@ from chain.cid import raw_cid
 from fl.client.explain import ANSWERED, REFUSED, SILENT, Explanation, Part, explain_round
 from fl.client.network import connect_async
 from fl.client.roundaudit import RoundAudit
-from fl.records import RuleSetting
-from fl.rules import RULES
-from fl.rules.rule import written_settings
 from fl.tensors.encodings import Place, decode_update, encode_update
 from fl.tensors.model import parse_model
 from fl.updates import form_of
 from tests.fl.client.chainlet import Running
-from tests.fl.client.trained import LARGE, Trained
+from tests.fl.client.trained import LARGE, Trained, settings
 
 
 def explain(running: Running, number: int, key: str | None = None) -> Explanation:
@@ -96,17 +93,13 @@ def test_norms_and_distances_are_those_of_the_updates(chain: Running) -> None:
 
 
 def test_the_scores_are_those_of_the_rule(chain: Running) -> None:
-    job = Trained(chain, rule="krum", settings=krum(0), weights="equal", cap=1, target=4, minimum=4)
+    job = Trained(chain, **settings("krum", faulty=0), weights="equal", cap=1, target=4, minimum=4)
     found = explain(chain, job.train())
     scored = [part.answer for part in found.parts if part.answer is not None]
     assert all(each.score for each in scored)
     best = min(scored, key=lambda each: (each.score or 0, each.position))
     assert best.rank == 1, "krum moves the model by the one of the lowest score"
     assert best.measure is not None and best.measure.distance == pytest.approx(0, abs=1e-6)
-
-
-def krum(faulty: int) -> tuple[RuleSetting, ...]:
-    return written_settings(RULES["krum"], {"faulty": faulty})
 
 
 def test_without_the_updates_the_rest_is_said(chain: Running) -> None:

@@ -24,7 +24,7 @@ from fl.client.verify import Report, verify_round
 from fl.records import Entry
 from fl.state import job_key
 from tests.fl.client.chainlet import Running
-from tests.fl.client.trained import LARGE, Trained
+from tests.fl.client.trained import LARGE, Trained, settings
 
 
 def recompute(audit: RoundAudit) -> Iterator[Step]:
@@ -72,6 +72,42 @@ def test_honest_rounds_are_verified_step_by_step(chain: Running) -> None:
         assert [each.name for each in report.steps] == STEPS
     assert step(report, "log").sentence.startswith("4 entries under the root")
     assert "; 100 in all" in step(report, "weights").sentence, "10 + 20 + 30 + 40 examples"
+
+
+@pytest.mark.parametrize("rule", ["fedavgm", "fedadam", "fedyogi"])
+def test_a_rule_with_a_memory_is_verified_from_what_it_kept(chain: Running, rule: str) -> None:
+    job = Trained(chain, **settings(rule, learning_rate=0.1))
+    job.auditor()
+    for number in (1, 2, 3):
+        job.train()
+        report = verify(chain, number)
+        assert report.verified, report
+        assert {"moments", "optimiser"} <= {each.name for each in report.steps}
+    all_nodes(chain, wrong_leaves=True)
+    assert step(verify(chain, 3), "moments").verdict == Verdict.FAILED
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [settings("median"), settings("trimmed_mean", share=25), settings("multi_krum", faulty=0, chosen=2)],
+    ids=lambda rule: str(rule["rule"]),
+)
+def test_a_rule_that_looks_at_all_updates_is_verified(chain: Running, rule: dict[str, Any]) -> None:
+    job = Trained(chain, **rule, weights="equal", cap=1, minimum=4)
+    report = verify(chain, job.train(), key=None)
+    assert report.verified, report
+
+
+def test_a_round_that_failed_is_verified_as_far_as_it_went(chain: Running) -> None:
+    job = Trained(chain, trainers=3)
+    number = job.round.number
+    job.block(job.answer(0))
+    job.running.do(job.chain.block, after_ms=job.rules.deadline_ms)
+    for _ in range(8):
+        job.running.do(job.chain.block, after_ms=job.rules.deadline_ms)
+    report = verify(chain, number, key=None)
+    assert report.verified and step(report, "model").sentence == "there is no result: BELOW_MINIMUM"
+    assert step(report, "log").sentence.startswith("1 entry")
 
 
 def test_a_round_of_large_updates_is_verified_by_whoever_may_read_them(chain: Running) -> None:

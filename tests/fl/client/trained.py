@@ -18,6 +18,8 @@ from fl.jobs import JoinJob
 from fl.members import RegisterMember
 from fl.records import Entry, Round
 from fl.rounds import SubmitUpdate, entries_of
+from fl.rules import RULES
+from fl.rules.rule import written_settings
 from fl.state import entry_key, round_key
 from fl.tensors.encodings import Place, encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
@@ -28,6 +30,11 @@ from tests.fl.client.chainlet import Running
 LARGE = Schema((TensorSpec("weight", "F32", (700, 512), AVERAGED),))
 """1.4 MB an update: two leaves."""
 INLINE_BYTES = 32 * 1024
+
+
+def settings(rule: str, **given: int | float) -> dict[str, Any]:
+    """A job's rule, as its rules hold it."""
+    return {"rule": rule, "settings": written_settings(RULES[rule], given)}
 
 
 class Trained:
