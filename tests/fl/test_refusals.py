@@ -1,4 +1,5 @@
-"""Every code of the table is met here at least once, where the table says that it is decided."""
+"""Every code of the table is met here at least once, where the table says that it is decided; those of answers to
+evaluations are beside them, in `test_evaluation`."""
 
 from __future__ import annotations
 
@@ -18,11 +19,13 @@ from fl.accounts import RotateKey, rotation
 from fl.check import check_transaction
 from fl.datasets import RegisterDataset, WithdrawDataset, dataset_id
 from fl.errors import CODES, DecidedBy, PendingJob, Refused
+from fl.evaluation import SubmitEvaluation
 from fl.jobs import CreateJob, JoinJob, LeaveJob, ResumeJob, StopJob
 from fl.members import RegisterMember, RevokeMember
 from fl.records import MAX_OPEN_JOBS, ConfigEntry, Kind
 from fl.tensors.layout import Schema, TensorSpec
 from tests.fl.builders import GENESIS_MS, HOUR_MS, Actor, Running, ledger, make_rules, running_job, signing_key
+from tests.fl.test_evaluation import REFUSED as OF_ANSWERS
 
 IDENTITY_KEY = b"\x01\x01" + bytes(31)
 """The neutral point of the curve, under which one signature verifies for everything."""
@@ -47,6 +50,16 @@ def with_values(running: Running, value: float) -> bytes:
     body = running.body(running.trainers[0])
     payload = body.payload[:-4] + np.float32(value).tobytes()
     return running.trainers[0].sign(replace(body, payload=payload, cid=raw_cid(payload)))
+
+
+def with_index(running: Running, index: int) -> bytes:
+    """An update of another job, in topk, whose second index is put behind the encoder's back."""
+    sparse = running_job(running.ledger, name="sparse", encoding="topk", share_ppm=1_000_000)
+    body = sparse.body(sparse.trainers[0])
+    header = 8 + int.from_bytes(body.payload[:8], "little")
+    place = header + 4 + 4
+    payload = body.payload[:place] + index.to_bytes(4, "little") + body.payload[place + 4 :]
+    return sparse.trainers[0].sign(replace(body, payload=payload, cid=raw_cid(payload)))
 
 
 def raw_transaction(running: Running, kind: int, body: bytes) -> bytes:
@@ -81,8 +94,11 @@ BYTES: dict[str, Case] = {
     "WRONG_HEADER": lambda r: r.trainers[0].sign(r.body(r.trainers[1])),
     "NON_FINITE": lambda r: with_values(r, float("nan")),
     "OUT_OF_RANGE": lambda r: with_values(r, 257.0),
+    "BAD_INDEX": lambda r: with_index(r, 0),
     "BAD_EXAMPLES": lambda r: update(r, examples=10**12),
     "BAD_METRICS": lambda r: update(r, metrics=()),
+    "UNKNOWN_GROUP": lambda r: update(r, group=1),
+    "NO_EVALUATION": lambda r: r.trainers[0].sign(SubmitEvaluation(r.job, 1, r.round.base, 1, ())),
     "BAD_CID": lambda r: update(r, cid=raw_cid(b"another")),
     "BAD_DATASET": lambda r: r.creator.sign(replace(DATASET, stored=True)),
 }
@@ -184,7 +200,7 @@ def codes(decided_by: DecidedBy) -> set[str]:
 
 def test_every_code_has_a_case_here() -> None:
     assert BYTES.keys() == codes(DecidedBy.BYTES) - {"BLOB_MISSING", "BLOB_FULL"}, "what a node holds it alone knows"
-    assert STATE.keys() == codes(DecidedBy.STATE)
+    assert STATE.keys() | OF_ANSWERS.keys() == codes(DecidedBy.STATE)
     assert codes(DecidedBy.NOBODY) == {"EXPIRED", "NONCE_USED", "NONCE_FAR", "WRONG_KEY"}
 
 
