@@ -51,13 +51,12 @@ def selected(distances: Distances, scores: list[int], faulty: int) -> list[int]:
 
     Each choice takes one update away and lets one distance less count. Of an update that counted the distance to the
     one chosen, this is the distance; of any other it is the largest that it counts. So a score is not summed anew, but
-    lowered by one distance."""
+    lowered by one distance. `furthest` is where the largest stands among an update's neighbours."""
     count = len(distances)
     scores = list(scores)
     remaining = [True] * count
     neighbours = neighbours_of(distances)
-    counted = count - faulty - 2
-    furthest = [counted - 1] * count
+    furthest = [count - faulty - 3] * count
     chosen = []
     for _ in range(count - 2 * faulty):
         best = min(
@@ -65,11 +64,8 @@ def selected(distances: Distances, scores: list[int], faulty: int) -> list[int]:
         )
         chosen.append(best)
         remaining[best] = False
-        if counted <= 0:
-            continue
-        counted -= 1
         for position in range(count):
-            if remaining[position]:
+            if remaining[position] and furthest[position] >= 0:
                 row, near = distances[position], neighbours[position]
                 last = near[furthest[position]]
                 dropped = best if (row[best], best) <= (row[last], last) else last

@@ -292,6 +292,27 @@ def test_a_trimmed_mean_keeps_something(share: int, of: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("share", "of", "fewest"), [(0, 100, 1), (30, 100, 4), (1, 3, 3), (2, 7, 4), (1, 10**6, 10**6)]
+)
+def test_a_trimmed_mean_of_the_fewest_leaves_one_out(share: int, of: int, fewest: int) -> None:
+    assert rule_of("trimmed_mean").fewest({"share": share, "of": of}) == fewest
+    assert fewest * share // of == min(share, 1) and (fewest - 1) * share // of == 0
+
+
+@pytest.mark.parametrize(("share", "count", "cut"), [(29, 100, 29), (57, 100, 57), (35, 100, 35), (10, 30, 3)])
+def test_a_share_is_not_rounded_down_by_a_binary_fraction(share: int, count: int, cut: int) -> None:
+    """0.29 · 100 is less than 29 in float64."""
+    of = 200 if share > 50 else 100
+    count = count * of // 100
+    rules = Case("trimmed_mean", {"share": share, "of": of}, (), lambda rows, bits: []).rules(
+        flat_schema(1), "f32", updates=count
+    )
+    updates = [update_of(rules, index, 1, {"w": np.full(1, index, np.float32)}) for index in range(count)]
+    made = averaged(rules, updates, build_model(flat_schema(1), {"w": np.zeros(1, np.float32)}))
+    assert record_of(made.outcome.record).denominators == (count - 2 * cut << grid_of(rules.rules).unweighted_bits,)
+
+
+@pytest.mark.parametrize(
     ("rule", "given"),
     [
         ("median", {"share": 1}),
