@@ -30,7 +30,8 @@ class Policy:
     """Of one node. A job's first, newest and best models are kept under any, and the one that is being evaluated."""
 
     models: int = 3
-    """The newest ended rounds of a job of which the model and the record are kept, whatever became of them."""
+    """The newest ended rounds of a job of which the model, what its rule kept beside it and the record are kept,
+    whatever became of them: the round after can be computed again from these."""
     every: int = 0
     """Each round whose number is a multiple of this is kept as well; 0: none."""
     update_rounds: int = 2
@@ -94,7 +95,7 @@ def _of_job(state: Read, beside: Read, policy: Policy, progress: _Progress, now_
         if found is None:
             continue
         if number in kept:
-            yield from (cid for cid in (found.model, found.record) if cid)
+            yield from (cid for cid in (found.model, found.optimizer, found.record) if cid)
         if number in answered:
             yield from (entry.cid for entry in entries_of(beside, progress.job, number, found.updates.size))
 

@@ -124,6 +124,16 @@ def test_the_updates_of_a_job_that_has_ended_go_after_a_while() -> None:
     assert model(2) in kept(chain, policy)
 
 
+def test_what_a_rule_remembers_stays_with_the_model_that_it_came_with() -> None:
+    running = running_job(rounds=4, rule="fedavgm")
+    left = {number: raw_cid(b"moments/%d" % number) for number in range(1, 5)}
+    for number in range(1, 5):
+        running.ledger.block(items=[result_item(running.freeze(), model(number), optimizer=left[number])])
+    named = kept(running.ledger, Policy(models=2))
+    assert {number for number in left if left[number] in named} == {3, 4}
+    assert set(left.values()) <= kept(running.ledger, Policy(archive=True))
+
+
 def test_an_archive_keeps_every_model_every_record_and_every_update() -> None:
     running = played(5)
     everything = {model(number) for number in range(1, 6)} | {running.ledger.rules(running.job).initial, RECORD}
