@@ -2,6 +2,7 @@
 
     outbox/<nonce>.tx       signed transactions whose fate is not yet proven: sent again, byte for byte, after a restart
     outbox/<cid>.blob       what such a transaction names instead of carrying it
+    feedback/<job>/<group>/ what lossy encodings have left out of updates: see `fl.client.feedback`
     receipts/<tx id>.bin    the proof of what became of each: an encoded chain.light.ReceiptBundle
     journal.jsonl           one line an event: signed, acknowledged, proven, given_up
     genesis.bin, checkpoint.bin, head
@@ -180,6 +181,9 @@ class Home:
         temporary = self._write_beside(path, header, durable=False)
         os.truncate(temporary, size_bytes)
         os.replace(temporary, path)
+
+    def feedback_directory(self, job: bytes, group: int) -> Path:
+        return self.directory / "feedback" / job.hex() / str(group)
 
     # Receipts
 

@@ -19,6 +19,7 @@ from fl.client.blobfile import mapped
 from fl.client.blobs import Progress, quiet
 from fl.client.errors import BadInput, RefusedByChain, Unreachable, Unverified
 from fl.client.evaluations import AsyncEvaluation
+from fl.client.feedback import FED_BACK, Feedback
 from fl.client.home import Pending
 from fl.client.jobdraft import Arrays
 from fl.client.measures import examples_of, metric_values
@@ -60,7 +61,7 @@ from fl.tensors.encodings import Place, UpdateForm, encoded
 from fl.tensors.layout import AVERAGED
 from fl.tensors.model import model_form, parse_model
 from fl.transactions import read_body
-from fl.updates import form_of
+from fl.updates import form_of, groups_of
 
 if TYPE_CHECKING:
     from fl.client.network import AsyncNetwork
@@ -254,6 +255,7 @@ class AsyncJob:
                     await asyncio.sleep(_LOOK_AGAIN_S)
                     continue
                 if job.status in _OVER:
+                    await asyncio.to_thread(self._forget_feedback)
                     return
                 if asked is None:
                     about_to_be_proven = wakeup.rumoured_height() > height
@@ -327,6 +329,10 @@ class AsyncJob:
         mine = [each for each in self.network.pending() if self._is_mine(each, answered_by)]
         await asyncio.gather(*(self.network.sender.resume_one(each) for each in mine))
 
+    async def settled(self) -> None:
+        """Returns once no update of this account is in flight."""
+        await self._resume(SubmitUpdate)
+
     def _is_mine(self, pending: Pending, answered_by: type[object]) -> bool:
         if pending.tx.sender != self.network.sender.account:
             return False
@@ -356,13 +362,20 @@ class AsyncJob:
         return names.index(name)
 
     def update(
-        self, round: Round, delta: Arrays, examples: int, metrics: Mapping[str, float], group: int = 0
+        self,
+        round: Round,
+        delta: Arrays,
+        examples: int,
+        metrics: Mapping[str, float],
+        group: int = 0,
+        feedback: bool = True,
     ) -> SubmitUpdate:
         """The body that answers this round with this change of the averaged tensors, or of a group of them. One that is
-        too large to be carried is in the outbox from here on."""
+        too large to be carried is in the outbox from here on. With feedback, what a lossy encoding left out of earlier
+        updates goes along; none of these may be in flight."""
         rules, number = self.rules, examples_of(examples)
         values = metric_values(rules.metrics, metrics)
-        cid, payload = self._payload(form_of(rules, group), round, delta)
+        cid, payload = self._payload(group, round, delta, feedback)
         return SubmitUpdate(
             job=self._id,
             round=round.number,
@@ -374,17 +387,31 @@ class AsyncJob:
             payload=payload,
         )
 
-    def _payload(self, form: UpdateForm, round: Round, delta: Arrays) -> tuple[bytes, bytes]:
-        """CID and what the transaction carries: nothing if that is too much, which is then in the outbox. It is never
-        put together there: a large one would be in memory once more."""
+    def _payload(self, group: int, round: Round, delta: Arrays, feedback: bool) -> tuple[bytes, bytes]:
+        """CID and what the transaction carries: nothing if that is too much, which is then in the outbox."""
+        form, kept = form_of(self.rules, group), self.network.kept
         header = form.header(Place(self._id, round.number, self.network.sender.account))
         try:
-            parts = chain((header,), encoded(form, delta))
-            if len(header) + form.data_bytes > self.network.genesis.params.inline_bytes:
-                return self.network.sender.keep_blob(parts), b""
-            payload = b"".join(parts)
-            return raw_cid(payload), payload
+            if not feedback or self.rules.encoding not in FED_BACK:
+                return self._written(form, header, delta)
+            owed = Feedback(kept.feedback_directory(self._id, group))
+            with owed.owing(form, self.rules.range_bits, round.number, delta) as owing:
+                cid, payload = self._written(form, header, owing)
+                owing.told(cid, payload or kept.blob_path(cid))
+            return cid, payload
         except Refused as refused:
             raise RefusedByChain.of(refused.code, refused.sentence) from None
         except ValueError as error:
             raise BadInput("BAD_UPDATE", f"The update cannot be encoded: {error}.", "Check names and shapes.") from None
+
+    def _written(self, form: UpdateForm, header: bytes, delta: Arrays) -> tuple[bytes, bytes]:
+        """A large payload is never put together here: it would be in memory once more."""
+        parts = chain((header,), encoded(form, delta))
+        if len(header) + form.data_bytes > self.network.genesis.params.inline_bytes:
+            return self.network.sender.keep_blob(parts), b""
+        payload = b"".join(parts)
+        return raw_cid(payload), payload
+
+    def _forget_feedback(self) -> None:
+        for group in range(groups_of(self.rules)):
+            Feedback(self.network.kept.feedback_directory(self._id, group)).forget()

@@ -28,11 +28,14 @@ from fl.check import check_transaction
 from fl.client.blobs import AsyncBlobs, NamedBlob, blob_named
 from fl.client.doors import Signer
 from fl.client.errors import BadFile, BadInput, RefusedByChain, TimedOut, Unreachable
+from fl.client.feedback import Feedback
 from fl.client.home import Home, Pending, StoredReceipt
 from fl.client.nodes import Behind, Node, Nodes, Reply, Request, Unusable
 from fl.client.reader import Reader
 from fl.errors import CODES, PendingJob, Refused
+from fl.execution import OK
 from fl.records import Account, JobRules
+from fl.rounds import SubmitUpdate
 from fl.state import account_key
 from fl.transactions import KIND_OF_BODY, read_body
 
@@ -223,8 +226,13 @@ class Sender:
         self._home.note("proven", pending, status=entry.status, height=entry.height, round=entry.round)
         self._home.keep_head(self._reader.head)
         self._spent.add(pending.tx.nonce)
+        body = read_body(pending.tx)[1]
+        if entry.status == OK and isinstance(body, SubmitUpdate):
+            # While the transaction is in the outbox, so that a crash leaves nothing unsaid.
+            feedback = Feedback(self._home.feedback_directory(body.job, body.group))
+            await asyncio.to_thread(feedback.accepted, body.round, body.cid)
         self._home.drop(pending)
-        self._drop_blob(read_body(pending.tx)[1])
+        self._drop_blob(body)
         return stored
 
     async def _send_until_acknowledged(self, pending: Pending, patience_s: float) -> None:

@@ -120,15 +120,19 @@ class Task:
         examples: int,
         metrics: Mapping[str, float] | None = None,
         group: str | None = None,
+        feedback: bool = True,
     ) -> Receipt:
         """Submit the trained `weights`, or their difference to the model as `delta`; returns the proven receipt. In a
-        job that names groups of tensors, an update changes the `group` that it names and nothing else.
+        job that names groups of tensors, an update changes the `group` that it names and nothing else. With a lossy
+        encoding, what it left out of earlier updates is added to this one, unless `feedback` is false.
 
         The receipt's status is "ok", or LATE when the round closed meanwhile, JOB_CLOSED when the job ended with it,
         TOO_STALE when a job without rounds has moved too far, DUPLICATE when this account has answered already. Every
         other refusal raises RefusedByChain."""
         return self._loop.run(
-            self._task.submit(weights=weights, delta=delta, examples=examples, metrics=metrics, group=group)
+            self._task.submit(
+                weights=weights, delta=delta, examples=examples, metrics=metrics, group=group, feedback=feedback
+            )
         )
 
 

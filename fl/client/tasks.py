@@ -76,9 +76,11 @@ class AsyncTask:
         examples: int,
         metrics: Mapping[str, float] | None = None,
         group: str | None = None,
+        feedback: bool = True,
     ) -> Receipt:
         """Submit the trained `weights`, or their difference to the model as `delta`; returns the proven receipt. In a
-        job that names groups of tensors, an update changes the `group` that it names and nothing else.
+        job that names groups of tensors, an update changes the `group` that it names and nothing else. With a lossy
+        encoding, what it left out of earlier updates is added to this one, unless `feedback` is false.
 
         The receipt's status is "ok", or LATE when the round closed meanwhile, JOB_CLOSED when the job ended with it,
         TOO_STALE when a job without rounds has moved too far, DUPLICATE when this account has answered already. Every
@@ -87,7 +89,10 @@ class AsyncTask:
             raise BadInput("ONE_OF_TWO", "Give exactly one of `weights` and `delta`.", "See help(task.submit).")
         number = self._job.group_number(group)
         change = delta if delta is not None else self._difference(weights or {}, number)
-        body = await asyncio.to_thread(self._job.update, self._round, change, examples, metrics or {}, number)
+        await self._job.settled()
+        body = await asyncio.to_thread(
+            self._job.update, self._round, change, examples, metrics or {}, number, feedback=feedback
+        )
         # A long outage must not end a long training: the update waits for the network to come back.
         while True:
             self.receipt = await self._job.network.send(body, allow=_MOVED_ON, patience_s=math.inf)
