@@ -4,7 +4,8 @@ An app is an object with four methods, and may have a fifth:
 
     model(**settings)                      the initial model: names to arrays; settings are the job file's [model]
     data()                                 (x, y) to train on and (x, y) held out: rows, and the label of each
-    train(model, data, config, chance)     weights, examples and metrics of a round; chance is a numpy Generator
+    train(model, data, config, chance)     weights, examples and metrics of a round; chance is a numpy Generator. In a
+                                           job with groups of tensors, the weights of one group
     evaluate(model, data)                  examples and metrics of a model on data
     parts(count, chance)                   the data of each of `count` trainers, if x and y do not fit; data() then
                                            gives None and what is held out, in any form that evaluate takes
@@ -29,6 +30,8 @@ from fl.client.errors import BadInput
 from fl.client.jobdraft import Arrays, ConfigValue
 from fl.client.partition import SEED, Partition, divided
 from fl.client.perceptron import Data, accuracy, initial_model, mean_loss, train
+from fl.records import JobRules
+from fl.tensors.layout import AVERAGED
 
 ACCURACY, LOSS = "accuracy", "loss"
 
@@ -95,6 +98,23 @@ def named_metrics(names: Sequence[str], found: Mapping[str, float]) -> dict[str,
             "Change one of the two.",
         )
     return {name: found[name] for name in names}
+
+
+def answered_group(rules: JobRules, weights: Arrays) -> tuple[int, dict[str, Any]]:
+    """The group of tensors that an answer is for, by its place, and its tensors: what an app gives beside them is left
+    out. In a job without groups that is 0 and all averaged ones."""
+    averaged = {each.name for each in rules.schema.tensors if each.role == AVERAGED}
+    given = {name: array for name, array in weights.items() if name in averaged}
+    if not rules.groups:
+        return 0, given
+    for number, group in enumerate(rules.groups):
+        if set(group.tensors) == given.keys():
+            return number, given
+    raise BadInput(
+        "UNKNOWN_GROUP",
+        f"The app gives the tensors {', '.join(given)}, which are no group of this job.",
+        f"Return those of one: {', '.join(group.name for group in rules.groups)}.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
     python -m fl.client.trainer --network consortium.toml --key alice.key --job digits --data share.npz
 
 It waits for a job that does not exist yet, survives nodes that go away, and may itself be killed and started again at
-any time. The job's config gives `lr`, `epochs`, `batch` and `momentum`.
+any time. The job's config gives `lr`, `epochs`, `batch` and `momentum`. With `--role evaluator` it measures the models
+on its data instead.
 """
 
 from __future__ import annotations
@@ -18,14 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from fl.client.apps import App, Digits, named_metrics
+from fl.client.apps import App, Digits, answered_group, named_metrics
 from fl.client.digits import deal, load_digits, read
 from fl.client.errors import BadInput, QuorateError, RefusedByChain, Unreachable
-from fl.client.jobdraft import Arrays
 from fl.client.keyfile import read_private
 from fl.client.perceptron import Data
 from fl.client.sync import Job, Network, connect
-from fl.tensors.layout import AVERAGED
+from fl.records import Role
 
 _LOOK_AGAIN_S = 0.5
 
@@ -38,9 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         passphrase = read_private(given.passphrase_file).rstrip(b"\r\n") if given.passphrase_file else None
         with _connected(given.network, given.key, passphrase, given.home, given.wait) as network:
             job = _job(network, given.job, given.wait)
-            job.join(given.accept)
+            job.join(given.accept, role=given.role)
             say(f"joined {job.name} as {network.account[:16]} with {len(data)} examples")
-            train_for(job, Digits(), data, given.seed)
+            if given.role == Role.EVALUATOR:
+                evaluate_for(job, Digits(), data)
+            else:
+                train_for(job, Digits(), data, given.seed)
         say("the job is over")
     except QuorateError as error:
         print(f"{error.code}: {error}", file=sys.stderr, flush=True)
@@ -56,9 +59,11 @@ def train_for(job: Job, app: App, part: Any, seed: int) -> None:
         chance = np.random.default_rng([seed, task.round])
         weights, examples, metrics = app.train(task.model, part, task.config, chance)
         named = named_metrics(job.rules.metrics, metrics)
-        receipt = task.submit(weights=_averaged(job, weights), examples=examples, metrics=named)
-        measured = "".join(f", {name} {value:.4f}" for name, value in named.items())
-        say(f"round {task.round}: {receipt.status} at height {receipt.height}{measured}")
+        number, given = answered_group(job.rules, weights)
+        group = job.rules.groups[number].name if job.rules.groups else None
+        receipt = task.submit(weights=given, examples=examples, metrics=named, group=group)
+        measured = "".join(f"{name} {value:.4f}, " for name, value in named.items())
+        say(f"round {task.round}: {measured}{receipt.status} at height {receipt.height}")
 
 
 def evaluate_for(job: Job, app: App, share: Any) -> None:
@@ -67,11 +72,6 @@ def evaluate_for(job: Job, app: App, share: Any) -> None:
         examples, metrics = app.evaluate(asked.model, share)
         receipt = asked.submit(metrics=named_metrics(asked.metrics, metrics), examples=examples)
         say(f"evaluation of round {asked.round}: {receipt.status} at height {receipt.height}")
-
-
-def _averaged(job: Job, weights: Arrays) -> Arrays:
-    wanted = {each.name for each in job.rules.schema.tensors if each.role == AVERAGED}
-    return {name: array for name, array in weights.items() if name in wanted}
 
 
 def say(text: str) -> None:
@@ -121,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--key", type=Path, required=True, help="the account's key file")
     parser.add_argument("--passphrase-file", type=Path, help="holds the key's passphrase; without it, it has none")
     parser.add_argument("--job", required=True, help="name or id")
+    parser.add_argument("--role", default=Role.TRAINER.value, choices=(Role.TRAINER.value, Role.EVALUATOR.value))
     parser.add_argument("--accept", help="hash of the rules that were agreed on; without it, the job's own")
     parser.add_argument("--data", type=Path, help="an .npz file with x and y")
     parser.add_argument("--digits", metavar="I/K", help="share I of K of scikit-learn's digits")
