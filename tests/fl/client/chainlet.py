@@ -97,15 +97,7 @@ class Chainlet:
 
     async def start(self) -> None:
         for face in self.faces:
-            await face.door.start()
-            app = web.Application(client_max_size=8 * 1024 * 1024)
-            app.add_routes(self._routes(face))
-            runner = web.AppRunner(app, shutdown_timeout=0.1)
-            await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            face.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-            self._runners.append(runner)
+            await self._open(face)
         genesis = make_genesis(NODES, self._trainers)
         members = tuple(replace(each, rpc=face.url) for each, face in zip(genesis.validators, self.faces, strict=True))
         genesis = replace(genesis, validators=members, time_ms=time.time_ns() // 1_000_000)
@@ -114,6 +106,25 @@ class Chainlet:
         self.sets = [genesis.validator_set]
         self.frontiers = {0: self._frontiers()}
         self.block()
+
+    async def _open(self, face: Face) -> None:
+        await face.door.start()
+        app = web.Application(client_max_size=8 * 1024 * 1024)
+        app.add_routes(self._routes(face))
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        face.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        self._runners.append(runner)
+
+    async def open_archive(self) -> Face:
+        """A node that is no validator, and holds all that the last validator does."""
+        face = Face(NODES, Door(self._speaks_for, self._audits))
+        face.door.whole.update(self.faces[-1].door.whole)
+        await self._open(face)
+        self.faces.append(face)
+        return face
 
     async def stop(self) -> None:
         self.stopping = True
