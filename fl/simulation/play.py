@@ -1,7 +1,7 @@
 """The play: trainers begin when a round opens, answer when they are ready, and blocks come when something happens.
 
-Nobody is held in memory but as a number: a trainer's data and work exist while it answers, one at a time, in the order
-of their virtual times.
+Trainers are not held in memory: a trainer's data and work exist while it answers, one at a time, in the order of their
+virtual times. What remains of each is what a lossy encoding has left out of its updates, and owes to the next ones.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from functools import partial
 from heapq import heappop, heappush
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from chain.block import Item
 from chain.unixfs import cid_of
+from fl.client.feedback import FED_BACK
 from fl.client.jobdraft import ConfigValue, Draft, config_value
 from fl.cohort import read_seats
 from fl.errors import Refused
@@ -38,7 +40,7 @@ from fl.records import (
     Round,
 )
 from fl.rounds import CheckIn, SubmitUpdate
-from fl.simulation.chain import BLOCK_MS, Chain, Member, member
+from fl.simulation.chain import BLOCK_MS, Chain, member
 from fl.simulation.closing import aggregated
 from fl.simulation.conditions import Conditions, Draw, fails, takes_ms
 from fl.state import (
@@ -49,7 +51,7 @@ from fl.state import (
     joined_key,
     round_key,
 )
-from fl.tensors.encodings import Place, encode_update
+from fl.tensors.encodings import Place, decode_update, encode_update
 from fl.tensors.model import parse_model
 from fl.updates import form_of
 
@@ -64,6 +66,8 @@ class Answer:
     delta: Model
     examples: int
     metrics: tuple[int, ...]
+    group: int = 0
+    """Of tensors, among those that the job names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,15 @@ class _Due:
     """It works on this one."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Answering:
+    """An update on its way: for which round, of which trainer and group, and what its encoding has left out."""
+
+    round: int
+    of: tuple[int, int]
+    left: Model
+
+
 @dataclass(slots=True)
 class _Tally:
     failed: int = 0
@@ -148,8 +161,10 @@ class Play:
         self._due: list[_Due] = []
         self._pushed = 0
         self._busy: set[int] = set()
-        self._answering: dict[bytes, int] = {}
-        """Rounds, by the transactions that answer them."""
+        self._answering: dict[bytes, _Answering] = {}
+        """By their transactions."""
+        self._owed: dict[tuple[int, int], Model] = {}
+        """By trainer and group, what a lossy encoding has left out so far."""
         self._sent: dict[bytes, bytes] = {}
         """Updates by their CIDs, until their round is closed."""
         self._held: list[tuple[bytes, Callable[[], None]]] = []
@@ -206,9 +221,13 @@ class Play:
         items, self._items = self._items, []
         outcome, receipts = self._chain.block(at_ms, items)
         for receipt in receipts:
-            number = self._answering.pop(receipt.tx_id, None)
-            if number is not None and receipt.status not in (OK, "LATE"):
-                self._tallies[number].refused[receipt.status] += 1
+            answering = self._answering.pop(receipt.tx_id, None)
+            if answering is None:
+                continue
+            if receipt.status == OK:
+                self._owed[answering.of] = answering.left
+            elif receipt.status != "LATE":
+                self._tallies[answering.round].refused[receipt.status] += 1
         self._follow()
         for task in outcome.aggregations:
             self._items.append(aggregated(self._chain, task, self._rules, self._sent))
@@ -318,7 +337,7 @@ class Play:
         config = {name: config_value(entry) for name, entry in config_at(self._rules, round).items()}
         answer = self._cast.train(trainer, round, self._model(base), config)
         try:
-            self._send_update(self._trainers[trainer], round, base, answer)
+            self._send_update(trainer, round, base, answer)
         except Refused as error:
             self._tallies[newest.number].refused[error.code] += 1
 
@@ -326,8 +345,12 @@ class Play:
         """A buffer takes one update of each member, and none while its model is made."""
         return newest.phase != Phase.COLLECTING or self._joined(trainer).answered == newest.number
 
-    def _send_update(self, sender: Member, round: int, base: bytes, answer: Answer) -> None:
-        payload = encode_update(form_of(self._rules, 0), Place(self._job, round, sender.account), answer.delta)
+    def _send_update(self, trainer: int, round: int, base: bytes, answer: Answer) -> None:
+        sender, form = self._trainers[trainer], form_of(self._rules, answer.group)
+        place = Place(self._job, round, sender.account)
+        owed = self._owed.get((trainer, answer.group), {})
+        delta = {name: answer.delta[name] + owed.get(name, 0) for name in answer.delta}
+        payload = encode_update(form, place, delta)
         cid, inline = cid_of(payload), len(payload) <= self._chain.params.inline_bytes
         body = SubmitUpdate(
             job=self._job,
@@ -335,11 +358,16 @@ class Play:
             base=base,
             examples=answer.examples,
             metrics=answer.metrics,
-            group=0,
+            group=answer.group,
             cid=cid,
             payload=payload if inline else b"",
         )
-        self._answering[self._chain.send(sender, body, payload)] = self._state.round
+        left: Model = {}
+        if self._rules.encoding in FED_BACK:
+            told = decode_update(form, place, payload)
+            left = {name: (delta[name] - told[name]).astype(np.float32) for name in told}
+        sent = self._chain.send(sender, body, payload)
+        self._answering[sent] = _Answering(self._state.round, (trainer, answer.group), left)
         self._sent[cid] = payload
 
     # Evaluators

@@ -1,0 +1,1 @@
+"""Jobs played in one process."""
