@@ -29,6 +29,7 @@ from tests.simulation.arena import Arena
 from tests.simulation.jobs import Training
 from tests.simulation.loop import drawn_from
 from tests.simulation.scenario import Scenario
+from tests.simulation.variety import drawn_rules
 
 REGISTRAR = "registrar"
 LARGE_SHARE = 0.05
@@ -41,7 +42,7 @@ class Job(Training):
 
     async def create(self) -> None:
         self.id = await self._certainly("creator", CreateJob(self.rules, b""))
-        self._tasks = [self.cluster.spawn(self._train(name, place)) for place, name in enumerate(self.names)]
+        self._tasks = [self.cluster.spawn(each) for each in self.work()]
 
 
 class Load:
@@ -56,7 +57,7 @@ class Load:
                 "deadline_ms": self.chance.choice((2_000, 5_000)),
                 "grace_ms": self.chance.choice((200, 1_000)),
                 "encoding": self.chance.choice(("f32", "q8")),
-                **self._size(scenario),
+                **self._sort(scenario),
             },
         )
         self._gap_s = self.chance.choice((0.15, 0.4, 0.8))
@@ -68,12 +69,14 @@ class Load:
         arena.books.rules_of = lambda job: self.training.rules if job == self.training.id else None
 
     @staticmethod
-    def _size(scenario: Scenario) -> dict[str, Any]:
-        """Updates of a few bytes, most of them inline; of a few seeds, updates and models of several leaves."""
+    def _sort(scenario: Scenario) -> dict[str, Any]:
+        """Updates of a few bytes, most of them inline, in jobs of every sort; of a few seeds, updates and models of
+        several leaves."""
         chance = drawn_from(scenario.seed, "blobs")
         if chance.random() < LARGE_SHARE and scenario.n == 4:
             return {"blobs": 10, "schema": LARGE, "encoding": "q8", "rounds": 2}
-        return {"blobs": chance.choice((0, 0, 5, 10))}
+        drawn = drawn_rules(drawn_from(scenario.seed, "variety"), scenario.trainers)
+        return {"blobs": chance.choice((0, 0, 5, 10)), **drawn}
 
     def begin(self) -> None:
         self._spawn(self.training.create())
@@ -191,5 +194,5 @@ class Load:
                 continue
             findings.counts["rounds closed"] += 1
             if current.model != self.training.expected_model(nodes[0], number):
-                findings.report(f"the model of round {number} is not the weighted mean of its updates")
+                findings.report(f"the model of round {number} is not what its rule makes of its updates")
                 return
