@@ -9,6 +9,8 @@ within 2^62, 2^61 and 2^60. After each strip they are carried into three limbs i
 where no step exceeds 2^62 + 2^53 and high stays below 2^63 for any number of coordinates that memory holds: a sum is
 exact whatever the size of the model, and sums over several ranges of coordinates are added as integers (`exact`).
 
+The mask on h takes nothing away: it tells the compiler that factors have 26 bits, so that it multiplies these alone.
+
 A strip of every update is turned into y once and stays in a core's cache while all pairs are made of it.
 """
 
@@ -65,7 +67,7 @@ def add_distances(limbs: NDArray[np.int64], values: NDArray[np.float32], factor:
                 low = cross = high = np.int64(0)
                 for i in range(size):
                     distance = abs(one[i] - other[i])
-                    upper = np.int64(np.int32(distance >> _HALF))
+                    upper = (distance >> _HALF) & _LOW_HALF
                     lower = distance & _LOW_HALF
                     low += lower * lower
                     cross += upper * lower
@@ -88,7 +90,7 @@ def add_norms(limbs: NDArray[np.int64], values: NDArray[np.float32], factor: flo
             low = cross = high = np.int64(0)
             for i in range(part.size):
                 step = abs(np.float64(np.float64(part[i]) * factor + _SHIFT).view(np.int64) - _SHIFT_BITS)
-                upper = np.int64(np.int32(step >> _HALF))
+                upper = (step >> _HALF) & _LOW_HALF
                 lower = step & _LOW_HALF
                 low += lower * lower
                 cross += upper * lower
