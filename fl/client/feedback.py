@@ -5,14 +5,15 @@
 Without it, what is too small for an encoding is never told at all; with it, everything is told in the end. What is owed
 is a flat F32 vector on disk, one for each job and group of tensors:
 
-    owed                  to the round that comes next
+    <round>.owed          to the next round, since this one took an update
     <round>-<cid>.left    owed after this round, if it takes the update `cid`
     <round>-<cid>.told    that update's payload
 
 An update counts once its receipt proves it (`accepted`): then its `.left` becomes what is owed. Of one that was
-refused, or never sent, all is owed again when another round is answered. A round that is answered once more starts from
-what was owed before it, so nothing is told twice. Whoever comes here has no update in flight: before a round is
-answered, what was sent of earlier answers is proven, or has left the outbox.
+refused, or never sent, all is owed again when another round is answered; but not if its own round took another one. A
+round that is answered once more starts from what was owed before it. So no round's training is told twice. Whoever
+comes here has no update in flight: before a round is answered, what was sent of earlier answers is proven, or has left
+the outbox.
 
 Every step is a whole file that takes its place by its name, so a crash is before it or after it. Little more than a
 chunk of the vector is in memory, whatever the size of the model.
@@ -49,7 +50,7 @@ FED_BACK = frozenset({BF16.name, F16.name, Q8.name, TopK.name})
 _CHUNK = 1 << 18
 _TILES = 16
 """Decoded together."""
-_LEFT, _TOLD = ".left", ".told"
+_OWED, _LEFT, _TOLD = ".owed", ".left", ".told"
 
 
 class Feedback:
@@ -57,16 +58,19 @@ class Feedback:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._owed = directory / "owed"
 
     def accepted(self, round: int, cid: bytes) -> None:
         """The round took this update. May be said again."""
         attempt = self._directory / f"{round}-{cid_text(cid)}"
         left = attempt.with_suffix(_LEFT)
         if left.exists():
-            os.replace(left, self._owed)
-            attempt.with_suffix(_TOLD).unlink(missing_ok=True)
+            before = self._owed()
+            now = self._directory / f"{round}{_OWED}"
+            os.replace(left, now)
             sync_directory(self._directory)
+            if before is not None and before != now:
+                before.unlink()
+            attempt.with_suffix(_TOLD).unlink(missing_ok=True)
 
     def forget(self) -> None:
         """The job is over."""
@@ -81,27 +85,32 @@ class Feedback:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._settle(form, round)
-            owed = _vector(form, self._owed)
+            owed = _vector(form, self._owed())
             return Owing(self._directory, form, range_bits, round, Averaged(form.layout, delta), owed)
         except OSError as error:
             raise _unwritable(self._directory, error) from error
 
     def _settle(self, form: UpdateForm, round: int) -> None:
         """What earlier answers left behind has not been accepted."""
+        owed = self._owed() or self._directory / f"0{_OWED}"
         for left in self._directory.glob(f"*{_LEFT}"):
-            told = left.with_suffix(_TOLD)
-            if int(left.name.partition("-")[0]) != round:
-                self._give_back(form, _vector(form, left), mapped(told))
+            if _round(left) not in (round, _round(owed)):
+                self._give_back(form, left, owed)
             left.unlink()
         for path in self._directory.iterdir():
-            if path != self._owed:
+            if path != owed:
                 path.unlink()
 
-    def _give_back(self, form: UpdateForm, left: NDArray[np.float32], told: Bytes) -> None:
+    def _give_back(self, form: UpdateForm, left: Path, owed: Path) -> None:
+        flat, told = _vector(form, left), mapped(left.with_suffix(_TOLD))
         with _Writing(self._directory) as file:
             for start, decoded in _decoded(form, told):
-                file.append(left[start : start + decoded.size] + decoded)
-            file.keep(self._owed)
+                file.append(flat[start : start + decoded.size] + decoded)
+            file.keep(owed)
+
+    def _owed(self) -> Path | None:
+        """A crash may have left an older one beside it."""
+        return max(self._directory.glob(f"*{_OWED}"), key=_round, default=None)
 
 
 class Owing(Mapping[str, NDArray[np.float32]]):
@@ -226,8 +235,12 @@ def _decoded(form: UpdateForm, payload: Bytes) -> Iterator[tuple[int, NDArray[np
         yield int(edges[first]), form.encoding.decode(payload, offset, first, last)
 
 
-def _vector(form: UpdateForm, path: Path) -> NDArray[np.float32]:
-    if not path.exists():
+def _round(path: Path) -> int:
+    return int(path.stem.partition("-")[0])
+
+
+def _vector(form: UpdateForm, path: Path | None) -> NDArray[np.float32]:
+    if path is None:
         return np.broadcast_to(np.float32(0), (form.layout.parameters,))
     blob = mapped(path)
     if len(blob) != 4 * form.layout.parameters:

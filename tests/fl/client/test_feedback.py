@@ -52,8 +52,8 @@ class Trainer:
 
     @property
     def owed(self) -> NDArray[np.float32]:
-        path = self.directory / "owed"
-        return np.fromfile(path, np.float32) if path.exists() else np.zeros(self.form.layout.parameters, np.float32)
+        path = max(self.directory.glob("*.owed"), key=lambda each: int(each.stem))
+        return np.fromfile(path, np.float32)
 
 
 def changes(size: int = SIZE) -> Iterator[NDArray[np.float32]]:
@@ -78,7 +78,7 @@ def test_what_is_told_and_what_is_owed_is_all_there_was(tmp_path: Path, encoding
         trainer.accepted(round, cid)
         told, total = told + means, total + change
         assert_told(told, trainer.owed, total)
-        assert {path.name for path in trainer.directory.iterdir()} == {"owed"}
+        assert [path.name for path in trainer.directory.iterdir()] == [f"{round}.owed"]
 
 
 @EACH
@@ -106,6 +106,17 @@ def test_a_round_that_is_answered_again_starts_where_it_did_before(tmp_path: Pat
     assert_told(told, trainer.owed, first)
     trainer.accepted(2, cid)
     assert_told(told.astype(np.float64) + means, trainer.owed, first.astype(np.float64) + second)
+
+
+def test_a_round_that_took_one_update_leaves_nothing_of_another_to_be_told(tmp_path: Path) -> None:
+    trainer, source = Trainer(tmp_path / "kept", form_of("q8")), changes()
+    first, duplicate, third = next(source), next(source), next(source)
+    cid, told = trainer.answer(1, first)
+    trainer.accepted(1, cid)
+    trainer.answer(1, duplicate)
+    cid, means = trainer.answer(2, third)
+    trainer.accepted(2, cid)
+    assert_told(told.astype(np.float64) + means, trainer.owed, first.astype(np.float64) + third)
 
 
 class Crash(BaseException):
@@ -214,7 +225,7 @@ def test_a_file_of_another_size_is_no_vector_of_this_job(tmp_path: Path) -> None
     trainer = Trainer(tmp_path / "kept", form_of("q8"))
     cid, _ = trainer.answer(1, next(changes()))
     trainer.accepted(1, cid)
-    os.truncate(trainer.directory / "owed", 100)
+    os.truncate(trainer.directory / "1.owed", 100)
     with pytest.raises(BadFile, match="damaged"):
         trainer.answer(2, next(changes()))
 
