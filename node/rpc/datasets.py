@@ -18,13 +18,15 @@ AFTER = digest_cursor()
 
 
 class DatasetView(TypedDict):
-    """`cid` is null where no bytes are named; `stored`: the validators keep them until it is withdrawn."""
+    """`cid` is null where no bytes are named; `stored`: the validators keep them until it is withdrawn. `examples`
+    is how many it holds, as its owner says."""
 
     id: HexDigest
     owner: HexDigest
     name: str
     cid: CidText | Hex | None
     size_bytes: U64
+    examples: U64
     stored: bool
     schema: str
     policy: str
@@ -66,6 +68,7 @@ def _view(identity: bytes, entry: Dataset) -> DatasetView:
         name=entry.name,
         cid=cid_or_none(entry.cid),
         size_bytes=entry.size_bytes,
+        examples=entry.examples,
         stored=entry.stored,
         schema=entry.schema,
         policy=entry.policy,

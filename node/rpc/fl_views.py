@@ -10,17 +10,15 @@ from fl.records import (
     NEVER,
     Account,
     Entry,
-    EvaluationRules,
     Event,
-    Goal,
     Job,
-    JobRules,
     JobStatus,
     Joined,
     Member,
     Phase,
     Round,
 )
+from node.rpc.rules_views import RulesView
 from node.rpc.schema import I64, U64, Base64, CidText, Hex, HexDigest, HexKey
 from node.rpc.views import cid_or_none, hex_or_none
 
@@ -61,9 +59,12 @@ def account_view(identity: bytes, account: Account | None) -> AccountView:
 
 
 class MemberView(TypedDict):
+    """Without an organisation, the member stands for itself."""
+
     account: HexDigest
     name: str
     roles: list[str]
+    organisation: str | None
     revoked: bool
     height: U64
     registrar: bool
@@ -74,6 +75,7 @@ def member_view(account: bytes, member: Member, registrar: bool) -> MemberView:
         account=account.hex(),
         name=member.name,
         roles=list(member.roles),
+        organisation=member.organisation or None,
         revoked=member.revoked,
         height=member.height,
         registrar=registrar,
@@ -100,13 +102,14 @@ _JOB_STATUS: dict[int, JobStatusWord] = {
 class JobView(TypedDict):
     """`round` is the newest one opened (0: none), `model` the newest model and `model_round` what made it. `evaluation`
     is the newest round whose model evaluators were asked about, `best` the model that measured best, which `best_round`
-    made, and `best_value` what it measured, in millionths."""
+    made, and `best_value` what it measured, in millionths. With `pausing`, the job is paused once its round ends."""
 
     id: HexDigest
     name: str
     creator: HexDigest
     created_height: U64
     status: JobStatusWord
+    pausing: bool
     members: int
     opens_ms: U64 | None
     round: U64
@@ -131,6 +134,7 @@ def job_view(identity: bytes, job: Job) -> JobView:
         creator=job.creator.hex(),
         created_height=job.created_height,
         status=_JOB_STATUS[job.status],
+        pausing=job.pausing,
         members=job.members,
         opens_ms=None if job.opens_ms == NEVER else job.opens_ms,
         round=job.round,
@@ -149,116 +153,6 @@ def job_view(identity: bytes, job: Job) -> JobView:
     )
 
 
-class TensorView(TypedDict):
-    name: str
-    dtype: str
-    shape: list[int]
-    role: str
-
-
-class ConfigView(TypedDict):
-    name: str
-    from_round: U64
-    type: str
-    value: str
-
-
-class EvaluationRulesView(TypedDict):
-    """`every` is 0 where evaluators are never asked; `cohort` is 0 where all of them are."""
-
-    every: int
-    cohort: int
-    minimum: int
-    deadline_ms: U64
-    before_next: bool
-    statistic: str
-    metrics: list[str]
-
-
-class GoalView(TypedDict):
-    """`stop_at` is in millionths, and null where the job does not stop by its metric."""
-
-    metric: str
-    larger: bool
-    stop_at: I64 | None
-
-
-class RulesView(TypedDict):
-    name: str
-    tensors: list[TensorView]
-    initial: CidText | Hex | None
-    mode: str
-    rule: str
-    encoding: str
-    range_bits: int
-    weights: str
-    cap: int
-    target: int
-    minimum: int
-    maximum: int
-    deadline_ms: U64
-    grace_ms: U64
-    rounds: int
-    max_failed: int
-    privacy: str
-    metrics: list[str]
-    config: list[ConfigView]
-    app: str
-    app_digest: Hex | None
-    evaluation: EvaluationRulesView
-    goal: GoalView | None
-
-
-def rules_view(rules: JobRules) -> RulesView:
-    return RulesView(
-        name=rules.name,
-        tensors=[
-            TensorView(name=spec.name, dtype=spec.dtype, shape=list(spec.shape), role=spec.role)
-            for spec in rules.schema.tensors
-        ],
-        initial=cid_or_none(rules.initial),
-        mode=rules.mode,
-        rule=rules.rule,
-        encoding=rules.encoding,
-        range_bits=rules.range_bits,
-        weights=rules.weights,
-        cap=rules.cap,
-        target=rules.target,
-        minimum=rules.minimum,
-        maximum=rules.maximum,
-        deadline_ms=rules.deadline_ms,
-        grace_ms=rules.grace_ms,
-        rounds=rules.rounds,
-        max_failed=rules.max_failed,
-        privacy=rules.privacy,
-        metrics=list(rules.metrics),
-        config=[
-            ConfigView(name=entry.name, from_round=entry.from_round, type=entry.type, value=entry.value)
-            for entry in rules.config
-        ],
-        app=rules.app,
-        app_digest=hex_or_none(rules.app_digest),
-        evaluation=_evaluation_rules_view(rules.evaluation),
-        goal=_goal_view(rules.goal) if rules.goal.metric else None,
-    )
-
-
-def _evaluation_rules_view(asked: EvaluationRules) -> EvaluationRulesView:
-    return EvaluationRulesView(
-        every=asked.every,
-        cohort=asked.cohort,
-        minimum=asked.minimum,
-        deadline_ms=asked.deadline_ms,
-        before_next=asked.before_next,
-        statistic=asked.statistic,
-        metrics=list(asked.metrics),
-    )
-
-
-def _goal_view(goal: Goal) -> GoalView:
-    return GoalView(metric=goal.metric, larger=goal.larger, stop_at=goal.value if goal.stop else None)
-
-
 class JobWithRulesView(JobView):
     """`rules_raw` is the encoded fl.records.JobRules, of which `rules_hash` is the hash."""
 
@@ -272,16 +166,30 @@ class JobsView(TypedDict):
 
 
 class JobMemberView(TypedDict):
-    """In the cohorts from `from_round` on; `answered` is the last round answered (0: none)."""
+    """In the cohorts from `from_round` on; `answered` is the last round answered (0: none), `checked_in` the last one
+    checked in for. `examples` is what the data set says that the member joined with."""
 
     account: HexDigest
     name: str | None
     from_round: U64
     answered: U64
+    checked_in: U64
+    seat: int
+    dataset: HexDigest | None
+    examples: U64
 
 
 def job_member_view(account: bytes, name: str | None, joined: Joined) -> JobMemberView:
-    return JobMemberView(account=account.hex(), name=name, from_round=joined.from_round, answered=joined.answered)
+    return JobMemberView(
+        account=account.hex(),
+        name=name,
+        from_round=joined.from_round,
+        answered=joined.answered,
+        checked_in=joined.checked_in,
+        seat=joined.seat,
+        dataset=hex_or_none(joined.dataset),
+        examples=joined.examples,
+    )
 
 
 class JobMembersView(TypedDict):
@@ -330,16 +238,22 @@ def metric_views(names: tuple[str, ...], means: tuple[int, ...]) -> list[MetricV
 
 
 class RoundView(TypedDict):
+    """`version` is how many rounds had closed before; `cohort` is how many may answer in the present phase, which ends
+    by `deadline_ms` where it has a deadline. `weights` are those of the groups of tensors."""
+
     number: U64
+    version: int
     phase: PhaseWord
     opened_height: U64
     opened_ms: U64
     base: CidText | Hex | None
+    checked_in: int
     cohort: int
     updates: U64
     weight: U64
+    weights: list[U64]
     examples: U64
-    deadline_ms: U64
+    deadline_ms: U64 | None
     extended: bool
     closing_height: U64 | None
     frozen_height: U64 | None
@@ -358,15 +272,18 @@ class RoundView(TypedDict):
 def round_view(current: Round, names: tuple[str, ...]) -> RoundView:
     return RoundView(
         number=current.number,
+        version=current.version,
         phase=PHASES[current.phase],
         opened_height=current.opened_height,
         opened_ms=current.opened_ms,
         base=cid_or_none(current.base),
+        checked_in=current.checked_in,
         cohort=current.cohort,
         updates=current.updates.size,
         weight=current.weight,
+        weights=list(current.weights),
         examples=current.examples,
-        deadline_ms=current.deadline_ms,
+        deadline_ms=None if current.deadline_ms == NEVER else current.deadline_ms,
         extended=current.extended,
         closing_height=current.closing_height or None,
         frozen_height=current.frozen_height or None,
@@ -390,11 +307,12 @@ class RoundsView(TypedDict):
 
 class UpdateView(TypedDict):
     """An accepted update, of the job's `group` of tensors; its payload is in transaction `index` of `batch`, or is the
-    blob `cid`."""
+    blob `cid`. Its header names `round`, an earlier one in a job without rounds."""
 
     position: U64
     tx_id: HexDigest
     member: HexDigest
+    round: U64
     weight: U64
     group: int
     cid: CidText | Hex | None
@@ -407,6 +325,7 @@ def update_view(position: int, entry: Entry) -> UpdateView:
         position=position,
         tx_id=entry.tx_id.hex(),
         member=entry.member.hex(),
+        round=entry.round,
         weight=entry.weight,
         group=entry.group,
         cid=cid_or_none(entry.cid),

@@ -20,7 +20,6 @@ from node.rpc.fl_views import (
     job_member_view,
     job_view,
     round_view,
-    rules_view,
     update_view,
 )
 from node.rpc.problems import Problem
@@ -38,6 +37,7 @@ from node.rpc.requests import (
     number_param,
     raw,
 )
+from node.rpc.rules_views import rules_view
 from node.rpc.state import member_of
 from node.rpc.views import in_base64
 
