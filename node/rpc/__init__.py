@@ -14,7 +14,7 @@ with stable codes; events as they happen.
     routes.py       the core's table: it routes, and OpenAPI is made from it
     requests.py     a request as a handler sees it, and a response; parameters and how strictly they are read
     problems.py     every refusal by its code
-    schema.py       JSON schemas from the types of the answers (views.py, fl_views.py): one cannot leave the other
+    schema.py       JSON schemas from the types of the answers (views.py and its like): one cannot leave the other
     event_log.py    events by index; whoever follows them has a place in it and no queue
     tally.py        what is counted
     limits.py       what one client, and all together, may ask at once
