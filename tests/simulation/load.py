@@ -168,8 +168,8 @@ class Load:
         if not job:
             return None
         trainer = self.arena.actor(chance.choice(self.training.names))
-        delta = {spec.name: np.zeros(spec.shape, np.float32) for spec in rules.schema.tensors}
         form, place = form_of(rules, 0), Place(job, 1, trainer.account)
+        delta = {each.name: np.zeros(each.shape, np.float32) for each in form.layout.segments}
         payload = bytearray(encode_update(form, place, delta))
         # The first value of f32, the first scale of q8.
         values = len(form.header(place))
