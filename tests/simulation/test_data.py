@@ -14,6 +14,7 @@ from fl.kernels.golden import GoldenMismatch
 from fl.records import Phase
 from fl.retention import Policy
 from fl.rounds import SubmitUpdate
+from fl.tensors.encodings import ENCODINGS
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from node.admission import Answer, DataDown, Status
 from node.node import Limits, NodeFailure
@@ -53,6 +54,18 @@ def test_updates_that_are_blobs_train_a_job_to_its_end(schema: Schema | None) ->
         assert await cluster.until(
             lambda: all(host.data.is_durable(cid) for host in cluster.hosts for cid in training.payloads), within=10
         )
+
+    simulate(main)
+
+
+@pytest.mark.parametrize("encoding", sorted(ENCODINGS.keys() - {"f32", "ring32"}))
+def test_updates_of_every_encoding_make_the_model_that_they_must(encoding: str) -> None:
+    async def main() -> None:
+        cluster = Cluster(genesis_of(4), seed=35)
+        await cluster.start()
+        training = Training(cluster, trainers=3, blobs=10, schema=LARGE, rounds=2, encoding=encoding)
+        await training.create()
+        await finished(cluster, training)
 
     simulate(main)
 

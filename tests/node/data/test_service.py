@@ -6,12 +6,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from chain.unixfs import LEAF_BYTES
 from fl.blobs import BlobClaim, BlobKind, Demand, dataset_demand
 from fl.jobrules import zero_model
+from fl.tensors.encodings import Place
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
+from fl.updates import form_of
 from node.data import judging
 from node.data.blobs import BlobLimits
 from node.data.messages import DataPeer, Finding
@@ -22,6 +25,7 @@ from tests.fl.builders import signing_key
 from tests.node.data.houses import (
     ALICE,
     BOB,
+    JOB,
     SCHEMA,
     Street,
     cid_of,
@@ -125,6 +129,27 @@ def test_what_was_put_here_and_what_is_pulled_make_one_checked_update() -> None:
         await near.put_some(GOOD, 2)
         await far.put(GOOD)
         assert await near.plane.judge(demand(GOOD, ALICE, RULES), wait=True) == (Finding.OK, "")
+
+    on_a_street(2, story)
+
+
+def test_what_no_leaf_alone_shows_is_found_once_the_blob_is_whole() -> None:
+    """Two leaves of an update in topk, each with rising indices: those of the second begin anew."""
+
+    async def story(street: Street) -> None:
+        near, far = street.houses
+        sparse = rules(encoding="topk", share_ppm=600_000)
+        good = update(ALICE, 0.5, sparse)
+        start = form_of(sparse, 0).size_bytes(Place(JOB, 1, ALICE)) - 5 * 360_000
+        before = (LEAF_BYTES - start) // 4
+        indices = np.arange(360_000, dtype="<u4")
+        indices[before:] -= 1
+        broken = good[:start] + indices.tobytes() + good[start + indices.nbytes :]
+        await far.put(broken)
+        assert await near.plane.judge(demand(broken, ALICE, sparse), wait=True) == (Finding.BAD, "BAD_INDEX")
+        await near.put_some(good, 1)
+        await far.put(good)
+        assert await near.plane.judge(demand(good, ALICE, sparse), wait=True) == (Finding.OK, "")
 
     on_a_street(2, story)
 
