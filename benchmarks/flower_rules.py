@@ -152,7 +152,7 @@ def squared_distances(updates: NDArray[Any]) -> Values:
 
 def best(distances: Values, bad: int, wanted: int) -> list[int]:
     """By Krum's score, among all of them."""
-    closest = max(1, len(distances) - bad - 2)
+    closest = max(0, len(distances) - bad - 2)
     scores = [np.sort(np.delete(row, place))[:closest].sum() for place, row in enumerate(distances)]
     return [int(each) for each in np.argsort(scores, kind="stable")[:wanted]]
 
@@ -164,6 +164,12 @@ def selected(distances: Values, bad: int) -> list[int]:
         place = best(distances[np.ix_(left, left)], bad, 1)[0]
         chosen.append(left.pop(place))
     return sorted(chosen)
+
+
+def flower_choice(trained: F32, bad: int, wanted: int) -> set[int]:
+    contents = [reply(2 + i, each, 1).content for i, each in enumerate(trained)]
+    chosen = select_multikrum(contents, bad, wanted)
+    return {place for place, each in enumerate(contents) if any(each is one for one in chosen)}
 
 
 def nearest_to_median(updates: Values, wanted: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
@@ -191,7 +197,7 @@ class Round:
     error: Moments
     """Of the moments before; the bound of an optimiser puts that of the new ones here."""
     sure: NDArray[np.bool_]
-    """Where both take the same values, for a rule that chooses."""
+    """Where both take the same values, for a rule that chooses: a bound puts that here."""
 
 
 def of_rows(inputs: Inputs, rows: NDArray[np.intp] | Sequence[int], deltas: F32, trained: F32) -> Inputs:
@@ -220,6 +226,7 @@ def of_ranks(first: int, last: int) -> Callable[[Round], Values]:
 def of_best(bad: int, wanted: int) -> Callable[[Round], Values]:
     def bound(found: Round) -> Values:
         rows = best(squared_distances(found.inputs.deltas), bad, wanted)
+        found.sure &= flower_choice(found.inputs.trained, bad, wanted) == set(rows)
         return mean_error(of_rows(found.inputs, rows, found.inputs.deltas, found.inputs.trained))
 
     return bound
@@ -230,7 +237,7 @@ def of_bulyan(bad: int) -> Callable[[Round], Values]:
         rows = selected(squared_distances(found.inputs.deltas), bad)
         deltas, trained = found.inputs.deltas[rows], found.inputs.trained[rows]
         nearest, unsure = nearest_to_median(trained.astype(np.float64), len(rows) - 2 * bad)
-        found.sure = ~unsure
+        found.sure = ~unsure & (flower_choice(found.inputs.trained, bad, len(rows)) == set(rows))
         return mean_error(of_rows(found.inputs, nearest, deltas, trained))
 
     return bound
@@ -347,6 +354,7 @@ class Found:
 
     values: int = 0
     left_out: int = 0
+    """Where Flower takes other updates or values, by its distances in float32."""
     differing: int = 0
     largest: float = 0.0
     bound: float = 0.0
@@ -361,6 +369,8 @@ class Found:
         difference = np.abs(theirs.astype(np.float64) - ours)[sure]
         self.values += difference.size
         self.left_out += sure.size - difference.size
+        if not difference.size:
+            return
         self.differing += int(np.count_nonzero(difference))
         self.largest = max(self.largest, float(difference.max()))
         self.bound = max(self.bound, float(bound[sure].max()))
@@ -372,7 +382,7 @@ class Found:
             "rule": rule,
             "values": self.values,
             "left_out": self.left_out,
-            "differing": round(self.differing / self.values, 4),
+            "differing": round(self.differing / max(1, self.values), 4),
             "largest_difference": float(f"{self.largest:.2g}"),
             "largest_bound": float(f"{self.bound:.2g}"),
             "most_of_its_bound": round(self.share, 3),
@@ -428,23 +438,17 @@ def same_choices(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """How often float32 distances of whole models lead to the choice that exact ones of their changes do."""
     rows = []
     for scale in arguments.model_scales:
-        agreed = {"krum": 0, "multi_krum": 0, "bulyan, one shot": 0, "bulyan, again and again": 0}
+        agreed = {"krum": 0, "multi_krum": 0, "bulyan, one shot": 0, "bulyan, one by one": 0}
         for seed in range(arguments.draws):
             chance = np.random.default_rng([seed, 1])
             base = (chance.standard_normal(arguments.choice_parameters) * scale).astype(np.float32)
             trained = drawn(chance, base, arguments.trainers, 0)
             exact = squared_distances(trained - base)
-            contents = [reply(2 + i, each, 1).content for i, each in enumerate(trained)]
-
-            def theirs(wanted: int, contents: list[RecordDict] = contents) -> set[int]:
-                chosen = select_multikrum(contents, arguments.bad, wanted)
-                return {place for place, each in enumerate(contents) if any(each is one for one in chosen)}
-
             left = arguments.trainers - 2 * arguments.bad
-            agreed["krum"] += theirs(1) == set(best(exact, arguments.bad, 1))
-            agreed["multi_krum"] += theirs(arguments.best) == set(best(exact, arguments.bad, arguments.best))
-            agreed["bulyan, one shot"] += theirs(left) == set(best(exact, arguments.bad, left))
-            agreed["bulyan, again and again"] += theirs(left) == set(selected(exact, arguments.bad))
+            for name, wanted in (("krum", 1), ("multi_krum", arguments.best), ("bulyan, one shot", left)):
+                theirs = flower_choice(trained, arguments.bad, wanted)
+                agreed[name] += theirs == set(best(exact, arguments.bad, wanted))
+            agreed["bulyan, one by one"] += theirs == set(selected(exact, arguments.bad))
         rows.append({"model_scale": scale, "draws": arguments.draws} | agreed)
     return rows
 
