@@ -19,7 +19,7 @@ from fl.client.errors import QuorateError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-COLUMNS = ("ROUND", "ACCURACY", "LOSS", "UPDATES", "FINALITY", "HEIGHT")
+COLUMNS = ("ROUND", "ACCURACY", "ON CHAIN", "LOSS", "UPDATES", "FINALITY", "HEIGHT")
 
 
 @click.command()
@@ -42,8 +42,8 @@ def demo(directory: Path, rounds: int, trainers: int, timeout_s: float) -> None:
     on, the validator is started again and catches up. The command succeeds only if all of that held, and the model is
     about as good as one that was trained on all data in one place.
 
-    Accuracy is measured on pictures that no trainer saw. Finality is the median time from signing an update to its
-    proven receipt.
+    Accuracy is measured on pictures that no trainer saw: here, and by an evaluator whose answers are on the chain.
+    Finality is the median time from signing an update to its proven receipt.
     """
     script = Script(directory, rounds, trainers, timeout_s=timeout_s)
     with explained(), _orderly_end(), _stage(script) as audience:
@@ -75,6 +75,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         str(row.round) if row.closed else f"{row.round} failed",
         f"{row.accuracy:.1%}",
+        "" if row.on_chain is None else f"{row.on_chain:.1%}",
         f"{row.loss:.3f}",
         f"{row.updates} of {row.cohort}",
         "" if row.finality_s is None else f"{row.finality_s:.2f} s",

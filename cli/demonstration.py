@@ -16,7 +16,7 @@ from pathlib import Path
 from chain.cid import cid_text, raw_cid
 from cli.localnets import LocalNetwork, Plan, make_room
 from cli.trainers import Trainers
-from fl.client.apps import LOSS
+from fl.client.apps import ACCURACY, LOSS
 from fl.client.digits import CLASSES, FEATURES, deal, load_digits, save
 from fl.client.errors import TimedOut
 from fl.client.measures import metric_value
@@ -24,7 +24,7 @@ from fl.client.partition import SEED
 from fl.client.perceptron import Data, accuracy, initial_model, train
 from fl.client.sync import Job, Network, connect
 from fl.jobrules import VISIBLE_TO_VALIDATORS
-from fl.records import JobStatus, Phase, Round
+from fl.records import EvaluationPhase, JobStatus, Phase, Round
 
 JOB = "digits"
 HIDDEN = 64
@@ -34,9 +34,10 @@ LEAST_ACCURACY = 0.90
 MOST_BEHIND_CENTRAL = 0.02
 
 MARK = "demo.json"
+_MILLIONTH = 1e-6
 _PAUSE_S = 0.1
 _CATCH_UP_S = 60.0
-_JOURNALS_LAG_S = 3.0
+_LAG_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,13 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A round that is over. `finality_s` is the median time from signing an update to its proven receipt."""
+    """A round that is over. `accuracy` was measured here, `on_chain` by the evaluator; `finality_s` is the median time
+    from signing an update to its proven receipt."""
 
     round: int
     closed: bool
     accuracy: float
+    on_chain: float | None
     loss: float
     updates: int
     cohort: int
@@ -112,8 +115,8 @@ def perform(script: Script, audience: Audience) -> Outcome:
     audience.doing("Preparing keys, a genesis and the trainers' data")
     training, held_out = load_digits()
     shares = deal(training, script.trainers)
-    local = LocalNetwork.create(script.directory, Plan(script.validators, script.trainers, name="demo"))
-    trainers = Trainers(script.directory / "trainers", _commands(script, local, shares))
+    local = LocalNetwork.create(script.directory, Plan(script.validators, script.trainers, name="demo", evaluators=1))
+    trainers = Trainers(script.directory / "trainers", _commands(script, local, shares, held_out))
     outcome.chain_id = local.chain_id
     try:
         for name in local.members:
@@ -139,12 +142,14 @@ def perform(script: Script, audience: Audience) -> Outcome:
     return outcome
 
 
-def _commands(script: Script, local: LocalNetwork, shares: list[Data]) -> list[list[str]]:
+def _commands(script: Script, local: LocalNetwork, shares: list[Data], held_out: Data) -> list[list[str]]:
+    """Of the trainers, and of the evaluator at the end."""
     commands = []
-    for index, (name, share) in enumerate(zip(local.trainers, shares, strict=True)):
+    people = [*((name, "trainer") for name in local.trainers), ("evaluator-0", "evaluator")]
+    for index, ((name, role), share) in enumerate(zip(people, [*shares, held_out], strict=True)):
         data = script.directory / "trainers" / str(index) / "share.npz"
         save(share, data)
-        command = ["-m", "fl.client.trainer", "--network", str(local.network_file), "--job", JOB]
+        command = ["-m", "fl.client.trainer", "--network", str(local.network_file), "--job", JOB, "--role", role]
         command += ["--key", str(local.key_file(name)), "--data", str(data), "--seed", str(SEED + index)]
         commands.append(command)
     return commands
@@ -185,6 +190,7 @@ class _Play:
         self._ends = ends
         self._victim = list(local.members)[-1]
         self._over: list[tuple[Round, float, float]] = []
+        self._on_chain: dict[int, float] = {}
         self._crashed = self._back = 0
 
     def run(self) -> None:
@@ -195,6 +201,7 @@ class _Play:
         self._show()
         self._check_rounds()
         self._check_final_model(job)
+        self._check_evaluations(job)
         self._check_recovery()
         self._check_acknowledged()
 
@@ -211,11 +218,14 @@ class _Play:
             grace_s=20.0,
             privacy=VISIBLE_TO_VALIDATORS,
             metrics=[LOSS],
+            evaluation={"minimum": 1, "deadline_s": 60.0, "before_next": True, "metrics": [ACCURACY]},
+            goal={"metric": ACCURACY},
             config=CONFIG,
             app="fl.client.trainer",
         )
         self._audience.happened(
-            f"{len(self._local.members)} validators run; {script.trainers} trainers join the job {job.name}."
+            f"{len(self._local.members)} validators run; {script.trainers} trainers and an evaluator join the job "
+            f"{job.name}."
         )
         return job
 
@@ -226,6 +236,7 @@ class _Play:
                 raise TimedOut("TOO_SLOW", "The rounds are not over in time.", f"Look into {self._script.directory}")
             status = job.status()
             self._look(job, status.round)
+            self._look_at_evaluations(job)
             self._show()
             if status.status in (JobStatus.FINISHED, JobStatus.STOPPED, JobStatus.PAUSED):
                 return
@@ -243,6 +254,13 @@ class _Play:
             model = job.model(found.number) if found.phase == Phase.CLOSED else job.model()
             self._over.append((found, accuracy(model, self._held_out), time.monotonic()))
             self._maybe_return(found.number)
+
+    def _look_at_evaluations(self, job: Job) -> None:
+        for found, _, _ in self._over:
+            if found.phase == Phase.CLOSED and found.number not in self._on_chain:
+                evaluation = job.evaluation(found.number)
+                if evaluation is not None and evaluation.phase == EvaluationPhase.CLOSED:
+                    self._on_chain[found.number] = metric_value(evaluation.values[0])
 
     def _crash(self, round: int) -> None:
         if not self._crashed:
@@ -262,13 +280,15 @@ class _Play:
         rows: list[Row] = []
         for found, measured, seen_at in self._over:
             taken = finality.get(found.number, [])
-            if len(taken) < found.updates.size and time.monotonic() - seen_at < _JOURNALS_LAG_S:
+            is_whole = len(taken) >= found.updates.size and found.number in self._on_chain
+            if not is_whole and time.monotonic() - seen_at < _LAG_S:
                 break
             rows.append(
                 Row(
                     round=found.number,
                     closed=found.phase == Phase.CLOSED,
                     accuracy=measured,
+                    on_chain=self._on_chain.get(found.number),
                     loss=metric_value(found.means[0]) if found.means else float("nan"),
                     updates=found.updates.size,
                     cohort=found.cohort,
@@ -294,6 +314,19 @@ class _Play:
         outcome.model_file.write_bytes(blob)
         named = cid_text(raw_cid(outcome.model_file.read_bytes())) == outcome.cid
         outcome.check(named, "the final model's bytes hash to the CID that the validators certified")
+
+    def _check_evaluations(self, job: Job) -> None:
+        """What the evaluator's process answered is what this one measured, and the best of it is named."""
+        self._look_at_evaluations(job)
+        measured = {found.number: accuracy for found, accuracy, _ in self._over if found.phase == Phase.CLOSED}
+        agrees = {number for number, value in self._on_chain.items() if abs(value - measured[number]) < _MILLIONTH}
+        best = max(self._on_chain, key=lambda number: (self._on_chain[number], -number), default=0)
+        named = job.status().best_round
+        self._outcome.check(
+            agrees == measured.keys() and named == best,
+            f"the accuracy of {len(agrees)} of {len(measured)} models stands on the chain as it was measured here; "
+            f"the model of round {named} is named as the best, with {self._on_chain.get(named, 0):.1%}",
+        )
 
     def _check_recovery(self) -> None:
         """The validator that was killed reaches the state root that the others have at the same height."""

@@ -50,7 +50,8 @@ def test_the_demonstration_holds_everything_it_promises(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     data: dict[str, Any] = json.loads(done.stdout)["data"]
     assert data["holds"] and all(each["holds"] for each in data["checks"])
-    assert len(data["checks"]) == 5
+    assert len(data["checks"]) == 6
+    assert [each["on_chain"] for each in data["rounds"]] == pytest.approx([each["accuracy"] for each in data["rounds"]])
     assert [each["round"] for each in data["rounds"]] == list(range(1, 11))
     assert data["accuracy"] >= 0.9 and data["central_accuracy"] - data["accuracy"] <= 0.02
     blob = (directory / "model.safetensors").read_bytes()
