@@ -145,7 +145,7 @@ def stop_job(execution: Execution, call: Call, body: StopJob) -> Effect:
     if current is not None and current.phase not in ENDED:
         fail_round(execution, body.job, current, "STOPPED")
     stop_evaluation(execution, body.job, job)
-    execution.state.put(job_key(body.job), replace(job, status=JobStatus.STOPPED, opens_ms=NEVER))
+    execution.state.put(job_key(body.job), replace(job, status=JobStatus.STOPPED, opens_ms=NEVER, pausing=False))
     execution.close_job(body.job)
     execution.event(EventKind.JOB_STOPPED, body.job, job.round, subject=call.sender)
     return Effect(job=body.job, round=job.round)

@@ -66,7 +66,7 @@ def _after_round(execution: Execution, job_id: bytes, job: Job, rules: JobRules)
     elif not measured and (over or rules.evaluation.before_next):
         return
     elif over:
-        execution.state.put(job_key(job_id), replace(job, status=JobStatus.FINISHED, opens_ms=NEVER))
+        execution.state.put(job_key(job_id), replace(job, status=JobStatus.FINISHED, opens_ms=NEVER, pausing=False))
         execution.event(EventKind.JOB_FINISHED, job_id, job.round, subject=job.model)
     else:
         _open_if_due(execution, job_id, job, rules)
