@@ -21,6 +21,7 @@ from chain.unixfs import cid_of
 from fl.client.feedback import FED_BACK
 from fl.client.jobdraft import ConfigValue, Draft, config_value
 from fl.cohort import read_seats
+from fl.datasets import RegisterDataset, dataset_id
 from fl.errors import Refused
 from fl.evaluation import SubmitEvaluation
 from fl.evaluators import UNDER_WAY
@@ -54,6 +55,7 @@ from fl.state import (
 from fl.tensors.encodings import Place, decode_update, encode_update
 from fl.tensors.model import parse_model
 from fl.updates import form_of
+from fl.weights import DATASET
 
 Model = Mapping[str, NDArray[Any]]
 Config = Mapping[str, ConfigValue]
@@ -80,6 +82,9 @@ class Measured:
 
 class Cast(Protocol):
     """Who trains and who evaluates. The same arguments must give the same answer."""
+
+    def holds(self, trainer: int) -> int:
+        """How many examples its data set has."""
 
     def train(self, trainer: int, round: int, model: Model, config: Config) -> Answer: ...
 
@@ -181,8 +186,9 @@ class Play:
         accepted = rules_hash(self._rules)
         for each in self._evaluators:
             self._chain.send(each, JoinJob(self._job, accepted, Role.EVALUATOR.value))
-        for each in self._trainers:
-            self._chain.send(each, JoinJob(self._job, accepted))
+        datasets = self._registered() if self._rules.weights == DATASET else [b""] * len(self._trainers)
+        for each, dataset in zip(self._trainers, datasets, strict=True):
+            self._chain.send(each, JoinJob(self._job, accepted, dataset=dataset))
         self._block(began_ms)
         while self._state.status in (JobStatus.WAITING, JobStatus.RUNNING) and (at_ms := self._next_ms()) is not None:
             while self._due and self._due[0].at_ms <= at_ms:
@@ -201,6 +207,16 @@ class Play:
             self._chain.blobs[draft.rules.initial] = draft.model
         self._chain.block(self._chain.time_ms)
         return job_id(created)
+
+    def _registered(self) -> list[bytes]:
+        """The data sets of all trainers, by which their updates weigh."""
+        sent = []
+        for number, each in enumerate(self._trainers):
+            examples = self._cast.holds(number)
+            entry = RegisterDataset("own", b"", 0, False, "", "", "", examples)
+            sent.append(dataset_id(self._chain.send(each, entry)))
+        self._block(self._chain.time_ms)
+        return sent
 
     @property
     def _state(self) -> Job:

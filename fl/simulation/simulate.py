@@ -50,6 +50,9 @@ class AppCast:
         self._shares = held.shares(evaluators)
         self._seed = seed
 
+    def holds(self, trainer: int) -> int:
+        return len(self._held.parts[trainer])
+
     def train(self, trainer: int, round: int, model: Model, config: Config) -> Answer:
         own = {name: array.copy() for name, array in model.items()}
         chance = source(self._seed, Draw.TRAINING, trainer, round)

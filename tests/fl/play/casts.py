@@ -22,13 +22,17 @@ def drawn(trainer: int, round: int, model: Model) -> Model:
 
 
 class Known:
-    """Trainer i has i + 1 examples, and reports i as its loss. Evaluator i measures i + round on 10 examples."""
+    """Trainer i trains on i + 1 examples of the 2·i + 2 that it holds, and reports i as its loss. Evaluator i measures
+    i + round on 10 examples."""
 
     def __init__(self, delta: Delta = drawn) -> None:
         self.delta = delta
         self.asked: list[tuple[int, int]] = []
         self.models: dict[int, dict[str, NDArray[Any]]] = {}
         self.configs: dict[int, Config] = {}
+
+    def holds(self, trainer: int) -> int:
+        return 2 * trainer + 2
 
     def train(self, trainer: int, round: int, model: Model, config: Config) -> Answer:
         self.asked.append((trainer, round))

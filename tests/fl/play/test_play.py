@@ -173,6 +173,11 @@ def test_an_answer_may_change_one_group_of_tensors() -> None:
     assert np.array_equal(moved["a"], START["a"]) and moved["b"] == START["b"] + 3
 
 
+def test_updates_weigh_what_the_data_sets_say_to_hold() -> None:
+    found = played(3, weights="dataset", cap=5)
+    assert [sum(seen.record.weights) for seen in found.rounds] == [2 + 4 + 5] * 3
+
+
 def test_a_model_that_no_transaction_carries_is_played_like_any_other() -> None:
     start = {"w": np.ones(LARGE, np.float32)}
     draft = draft_job(
