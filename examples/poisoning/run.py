@@ -78,7 +78,7 @@ def main() -> None:
 def draw(found: dict[str, dict[str, list[float]]], rounds: int, path: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.9), dpi=150, layout="constrained")
+    figure = Figure(figsize=(11, 3.9), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(found), sharey=True)
     for panel, (partition, rows) in zip(panels, found.items(), strict=True):
         shown = panel.imshow(list(rows.values()), cmap="RdYlBu", vmin=0, vmax=1, aspect="auto")
