@@ -239,12 +239,19 @@ def test_a_round_that_fails_is_not_evaluated() -> None:
     assert events(job, EventKind.EVALUATION_OPENED) == []
 
 
-def test_without_evaluators_it_fails_at_once_and_the_job_goes_on() -> None:
-    job = evaluated_job(0)
+@pytest.mark.parametrize("evaluators", [0, 1])
+def test_with_fewer_evaluators_than_the_minimum_it_fails_at_once_and_the_job_goes_on(evaluators: int) -> None:
+    job = evaluated_job(evaluators)
     job.close_round()
     assert (job.evaluation.phase, job.evaluation.code) == (EvaluationPhase.FAILED, "BELOW_MINIMUM")
     assert job.round.number == 2
-    assert evaluated_job(1).listed, "one alone is below the minimum of two as well"
+
+
+def test_it_fails_as_soon_as_too_many_have_left_for_the_minimum() -> None:
+    job = opened()
+    job.measure(1)
+    job.ledger.block(*(each.sign(LeaveJob(job.job, "evaluator")) for each in job.evaluators[1:]))
+    assert (job.evaluation.phase, job.evaluation.code) == (EvaluationPhase.FAILED, "BELOW_MINIMUM")
 
 
 # Closing
