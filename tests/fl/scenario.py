@@ -152,8 +152,9 @@ class Play:
         if draw.random() < 0.03:
             return who, LeaveJob(job)
         newest = status.round and self.ledger.round(job)
-        if newest and newest.phase == Phase.CHECK_IN and joined.checked_in < newest.number:
-            return who, CheckIn(job, newest.number)
+        asked = newest and newest.phase == Phase.CHECK_IN and joined.checked_in < newest.number
+        if asked or draw.random() < 0.03:
+            return who, CheckIn(job, max(1, status.round))
         return who, self.update(job, who, status, rules)
 
     def update(self, job: bytes, who: Actor, status: Job, rules: JobRules) -> SubmitUpdate:
@@ -173,18 +174,19 @@ class Play:
 
     def mutated(self, body: Any) -> object:
         """With one field as far off as its type allows."""
-        field = self.draw.choice(fields(body))
-        value = getattr(body, field.name)
+        telling = ("examples", "metrics", "group") if isinstance(body, SubmitUpdate) else ()
+        name = self.draw.choice((*telling, *(each.name for each in fields(body))))
+        value = getattr(body, name)
         if isinstance(value, bool):
-            return replace(body, **{field.name: not value})
+            return replace(body, **{name: not value})
         if isinstance(value, int):
-            most = 255 if field.name == "group" else 2**63 - 1
-            return replace(body, **{field.name: self.draw.choice((0, 1, value + 1, most))})
+            most = 255 if name == "group" else 2**63 - 1
+            return replace(body, **{name: self.draw.choice((0, 1, value + 1, most))})
         if isinstance(value, bytes):
-            return replace(body, **{field.name: self.draw.choice((bytes(len(value)), bytes(reversed(value))))})
+            return replace(body, **{name: self.draw.choice((bytes(len(value)), bytes(reversed(value))))})
         if isinstance(value, JobRules):
-            return replace(body, **{field.name: self.mutated_rules(value)})
-        return replace(body, **{field.name: type(value)()} if field.name in ("metrics", "values") else {})
+            return replace(body, **{name: self.mutated_rules(value)})
+        return replace(body, **{name: ()} if name in ("metrics", "values") else {})
 
     def mutated_rules(self, rules: JobRules) -> JobRules:
         draw = self.draw
