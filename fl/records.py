@@ -252,7 +252,7 @@ class JobRules:
 
 class JobStatus(IntEnum):
     WAITING = 1
-    """for members, until a round can open"""
+    """for members or for an evaluation, until a round can open"""
     RUNNING = 2
     PAUSED = 3
     FINISHED = 4

@@ -6,6 +6,8 @@ Enters: a network file, a key file, your arrays. Leaves: models that are proven,
     for task in job.tasks():
         weights, examples, loss = train(task.model, my_data, **task.config)
         task.submit(weights=weights, examples=examples, metrics={"loss": loss})
+
+An evaluator's loop is `for each in job.evaluations()`, and its answer `each.submit(metrics=…, examples=…)`.
 """
 
 from fl.client.blobs import BlobReceipt, BlobStat
@@ -14,7 +16,8 @@ from fl.client.errors import BadFile, BadInput, QuorateError, RefusedByChain, Ti
 from fl.client.keyfile import load_key, new_key
 from fl.client.network import AsyncNetwork, connect_async
 from fl.client.receipt import Receipt
-from fl.client.sync import Blobs, Datasets, Job, Network, Task, connect
+from fl.client.report import RoundReport
+from fl.client.sync import Blobs, Datasets, Evaluation, Job, Network, Task, connect
 
 __all__ = [
     "AsyncNetwork",
@@ -24,12 +27,14 @@ __all__ = [
     "BlobStat",
     "Blobs",
     "Datasets",
+    "Evaluation",
     "Fetched",
     "Job",
     "Network",
     "QuorateError",
     "Receipt",
     "RefusedByChain",
+    "RoundReport",
     "Task",
     "TimedOut",
     "Unreachable",
