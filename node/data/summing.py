@@ -19,6 +19,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from chain.unixfs import DIGEST_BYTES, LEAF_BYTES
@@ -185,8 +186,8 @@ class Sums:
             return replace(current.closed, id=asked.id)
         current.size = asked.size
         self._changed.set()
-        base = await self._arrivals.obtain(asked.base, BlobKind.MODEL)
-        moments = await self._arrivals.obtain(asked.optimizer, BlobKind.OPTIMIZER) if asked.optimizer else None
+        base = await self._mapped(asked.base, BlobKind.MODEL)
+        moments = await self._mapped(asked.optimizer, BlobKind.OPTIMIZER) if asked.optimizer else None
         while (current.summed < asked.size or current.sums is None) and current.trouble is None and not current.over:
             await current.moved.wait()
         if current.trouble is not None:
@@ -194,6 +195,14 @@ class Sums:
         if current.over or current.sums is None:
             raise CannotSum("DROPPED", "the round was dropped while it was summed")
         return await self._finished(current, current.sums, asked, base, moments)
+
+    async def _mapped(self, cid: bytes, kind: BlobKind) -> memoryview:
+        """It stays though the blob may go: others may have closed the round long ago, and what it started from is
+        then kept by nobody."""
+        while True:
+            blob = await self._arrivals.obtain(cid, kind)
+            with suppress(NoSuchFile):
+                return self._store.view(blob.cid)
 
     def drop(self, job: bytes, number: int) -> None:
         current = self._rounds.pop((job, number), None)
@@ -407,7 +416,7 @@ class Sums:
             raise CannotSum("KERNELS_DIFFER", str(error) or type(error).__name__) from error
 
     async def _finished(
-        self, current: _Round, sums: Aggregation, asked: Close, base: Blob, moments: Blob | None
+        self, current: _Round, sums: Aggregation, asked: Close, base: memoryview, moments: memoryview | None
     ) -> Closed:
         try:
             closing = await self._closing(current, sums, asked, base, moments)
@@ -415,7 +424,7 @@ class Sums:
             raise CannotSum(refused.code, f"round {current.number} cannot be closed: {refused}") from refused
         while True:
             try:
-                outcome = await self._written(current, closing, base)
+                outcome = await self._written(current, closing, asked.base)
                 break
             except (NoSpace, DiskFull) as full:
                 # The round waits, as all that needs room does; its sums stay as they are.
@@ -433,37 +442,35 @@ class Sums:
         return current.closed
 
     async def _closing(
-        self, current: _Round, sums: Aggregation, asked: Close, base: Blob, moments: Blob | None
+        self, current: _Round, sums: Aggregation, asked: Close, base: memoryview, moments: memoryview | None
     ) -> Closing:
-        store = self._store
-        old = None if moments is None else store.view(moments.cid)
         if current.pile is None:
-            return await self._offload.run(sums.finish, asked.log_root, store.view(base.cid), old)
+            return await self._offload.run(sums.finish, asked.log_root, base, moments)
         async with self._reducing:
-            return await self._offload.run(sums.finish, asked.log_root, store.view(base.cid), old)
+            return await self._offload.run(sums.finish, asked.log_root, base, moments)
 
     def _touch(self, current: _Round) -> None:
         """With the answer, whoever has marked before it and collects what must stay cannot know of these yet."""
         for cid in current.made:
             self._store.touch(cid)
 
-    async def _written(self, current: _Round, closing: Closing, base: Blob) -> AggregationOutcome:
+    async def _written(self, current: _Round, closing: Closing, base: bytes) -> AggregationOutcome:
         """The outcome, once its blobs are durable here."""
         try:
             optimizer = await self._moments(current, closing)
             moments = None if optimizer is None else self._store.view(optimizer.cid)
             draft = await self._offload.run(self._store.write, BlobKind.MODEL, closing.model(moments))
         except Refused as refused:
-            outcome = closing.failed(refused.code, base.cid)
+            outcome = closing.failed(refused.code, base)
         else:
             current.made.add(draft.cid)
             model = await self._store.keep(draft)
-            outcome = closing.closed(model.cid, base.cid, b"" if optimizer is None else optimizer.cid)
+            outcome = closing.closed(model.cid, base, b"" if optimizer is None else optimizer.cid)
         current.made.add(outcome.record_cid)
         record = await self._store.keep(
             await self._offload.run(self._store.write, BlobKind.RECORD, iter((outcome.record,)))
         )
-        assert record.cid == outcome.record_cid, "a record is one leaf"
+        assert record.cid == outcome.record_cid, "a blob is named by its bytes"
         return outcome
 
     async def _moments(self, current: _Round, closing: Closing) -> Blob | None:
