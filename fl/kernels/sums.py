@@ -9,9 +9,9 @@ that went beyond the value.
 Values. x is the F32 that an update means, exactly: that of an f16 comes about without a denormal on the way, so no mode
 of the processor can take it.
 
-Several updates are summed in one call, tile by tile, so that a tile's sums are read from and written to memory once.
-Each kernel returns the largest magnitude that it met, so that the caller can assert what the bound rests on without
-another pass.
+Several updates are summed in one call, strip by strip: the sums of a strip stay in the nearest cache until all updates
+are added, and the processor fetches the next strip of one update while it works on another's. Each kernel returns the
+largest magnitude that it met, so that the caller can assert what the bound rests on without another pass.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from fl.kernels.compiled import kernel
 FUSED = 4
 """Updates in one call where there are as many: what pays for quantised ones, and hardly less than more would.
 Calls take this many or one, since each number is compiled on its own."""
+
+_STRIP = 512
+"""Values of each update between which the updates take turns. With 2,048 or more, a sum of f32 takes twice as long."""
 
 _SHIFT = 6755399441055744.0
 _SHIFT_BITS = 0x4338000000000000
@@ -51,11 +54,13 @@ def sum_f32(
 ) -> int:
     """Adds tiles `first` to `last` of every update. The magnitude is one of F32."""
     top = np.int32(0)
-    for tile in range(first, last):
+    end = edges[last]
+    for start in range(edges[first], end, _STRIP):
+        stop = min(start + _STRIP, end)
         for each in range(len(updates)):
             factor = factors[each]
-            part = sums[edges[tile] : edges[tile + 1]]
-            values = updates[each][edges[tile] : edges[tile + 1]]
+            part = sums[start:stop]
+            values = updates[each][start:stop]
             for i in range(part.size):
                 value = values[i]
                 exact = np.float64(value) * factor
@@ -82,11 +87,13 @@ def sum_f16(
 ) -> int:
     """Of the bits of f16. The magnitude is one of f16."""
     top = np.int32(0)
-    for tile in range(first, last):
+    end = edges[last]
+    for start in range(edges[first], end, _STRIP):
+        stop = min(start + _STRIP, end)
         for each in range(len(updates)):
             factor = factors[each]
-            part = sums[edges[tile] : edges[tile + 1]]
-            values = updates[each][edges[tile] : edges[tile + 1]]
+            part = sums[start:stop]
+            values = updates[each][start:stop]
             for i in range(part.size):
                 bits = np.int32(values[i])
                 magnitude = np.int32(bits & _HALF_MAGNITUDE)
@@ -116,11 +123,13 @@ def sum_bf16(
 ) -> int:
     """Of the bits of bf16. The magnitude is one of bf16."""
     top = np.int32(0)
-    for tile in range(first, last):
+    end = edges[last]
+    for start in range(edges[first], end, _STRIP):
+        stop = min(start + _STRIP, end)
         for each in range(len(updates)):
             factor = factors[each]
-            part = sums[edges[tile] : edges[tile + 1]]
-            values = updates[each][edges[tile] : edges[tile + 1]]
+            part = sums[start:stop]
+            values = updates[each][start:stop]
             for i in range(part.size):
                 bits = np.int32(values[i])
                 exact = np.float64(np.int32(bits << 16).view(np.float32)) * factor
@@ -149,14 +158,16 @@ def sum_q8(
 ) -> int:
     """x = f32(q)·scale of its block. The magnitude is that of a scale, one of F32."""
     top = np.int32(0)
-    for tile in range(first, last):
-        for each in range(len(updates)):
-            factor = factors[each]
-            for block in range(tiles[tile], tiles[tile + 1]):
+    for block in range(tiles[first], tiles[last]):
+        end = blocks[block + 1]
+        for start in range(blocks[block], end, _STRIP):
+            stop = min(start + _STRIP, end)
+            for each in range(len(updates)):
+                factor = factors[each]
                 scale = scales[each][block]
                 top = max(top, np.int32(np.float32(scale).view(np.int32) & _MAGNITUDE))
-                part = sums[blocks[block] : blocks[block + 1]]
-                values = updates[each][blocks[block] : blocks[block + 1]]
+                part = sums[start:stop]
+                values = updates[each][start:stop]
                 for i in range(part.size):
                     exact = np.float64(np.float32(values[i]) * scale) * factor
                     shifted = np.float64(exact + _SHIFT)
