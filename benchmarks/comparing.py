@@ -143,7 +143,9 @@ def measure(rule: str, schema: Schema, encoding: str, updates: Sequence[Update],
         aggregation.finish(LOG_ROOT, base)
         wall, processor = time.perf_counter() - wall, time.process_time() - processor
     parameters = schema.tensors[0].shape[0]
-    promised = 8 * parameters + threads * (TILE_BYTES + SCRATCH_BYTES + 12 * len(updates) ** 2) + 60 * len(updates) ** 2
+    count = len(updates)
+    each = TILE_BYTES + SCRATCH_BYTES + 8192 * count + 12 * count**2
+    promised = 8 * parameters + threads * each + 60 * count**2
     return {
         "seconds": round(wall, 2),
         "core_seconds": round(processor, 2),

@@ -11,7 +11,8 @@ exact whatever the size of the model, and sums over several ranges of coordinate
 
 The mask on h takes nothing away: it tells the compiler that factors have 26 bits, so that it multiplies these alone.
 
-A strip of every update is turned into y once and stays in a core's cache while all pairs are made of it.
+A strip of every update is turned into y once: 8 KiB an update. Pairs are made block by block of updates, so that what
+they are made of is in a core's cache, however many updates there are.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ _CROSS = 25
 _LOW_CROSS = (1 << _CROSS) - 1
 _LIMB = 52
 _LOW_LIMB = (1 << _LIMB) - 1
-_SCRATCH = 1 << 16
-"""Values of a strip, all updates together: 512 KiB, within a core's second cache."""
-_NARROWEST, _WIDEST = 64, 1 << 10
+_STRIP = 1 << 10
+_BLOCK = 32
+"""Updates of which a strip stays in a core's second cache, 256 KiB, while they are compared with as many others."""
 
 
 def pairs_of(count: int) -> int:
@@ -50,34 +51,34 @@ def exact(limbs: NDArray[np.int64]) -> list[int]:
 def add_distances(limbs: NDArray[np.int64], values: NDArray[np.float32], factor: float) -> None:
     """Adds Σ (y_a − y_b)² over the columns to the limbs of every pair of rows, factor = 2^G0."""
     count, width = values.shape
-    strip = max(_NARROWEST, min(_WIDEST, _SCRATCH // count))
-    grid = np.empty((count, strip), np.int64)
-    for start in range(0, width, strip):
-        size = min(strip, width - start)
+    grid = np.empty((count, _STRIP), np.int64)
+    for start in range(0, width, _STRIP):
+        size = min(_STRIP, width - start)
         for row in range(count):
             part = values[row, start : start + size]
             steps = grid[row]
             for i in range(size):
                 steps[i] = np.float64(np.float64(part[i]) * factor + _SHIFT).view(np.int64) - _SHIFT_BITS
-        pair = 0
-        for row in range(count):
-            one = grid[row]
-            for column in range(row):
-                other = grid[column]
-                low = cross = high = np.int64(0)
-                for i in range(size):
-                    distance = abs(one[i] - other[i])
-                    upper = (distance >> _HALF) & _LOW_HALF
-                    lower = distance & _LOW_HALF
-                    low += lower * lower
-                    cross += upper * lower
-                    high += upper * upper
-                low += limbs[pair, 0] + ((cross & _LOW_CROSS) << (_LIMB - _CROSS))
-                high += limbs[pair, 1] + (cross >> _CROSS) + (low >> _LIMB)
-                limbs[pair, 0] = low & _LOW_LIMB
-                limbs[pair, 1] = high & _LOW_LIMB
-                limbs[pair, 2] += high >> _LIMB
-                pair += 1
+        for rows in range(0, count, _BLOCK):
+            for columns in range(0, rows + 1, _BLOCK):
+                for row in range(rows, min(rows + _BLOCK, count)):
+                    one = grid[row]
+                    for column in range(columns, min(columns + _BLOCK, row)):
+                        other = grid[column]
+                        low = cross = high = np.int64(0)
+                        for i in range(size):
+                            distance = abs(one[i] - other[i])
+                            upper = (distance >> _HALF) & _LOW_HALF
+                            lower = distance & _LOW_HALF
+                            low += lower * lower
+                            cross += upper * lower
+                            high += upper * upper
+                        pair = row * (row - 1) // 2 + column
+                        low += limbs[pair, 0] + ((cross & _LOW_CROSS) << (_LIMB - _CROSS))
+                        high += limbs[pair, 1] + (cross >> _CROSS) + (low >> _LIMB)
+                        limbs[pair, 0] = low & _LOW_LIMB
+                        limbs[pair, 1] = high & _LOW_LIMB
+                        limbs[pair, 2] += high >> _LIMB
 
 
 @kernel
@@ -85,8 +86,8 @@ def add_norms(limbs: NDArray[np.int64], values: NDArray[np.float32], factor: flo
     """Adds Σ y² over the columns to the limbs of every row: as `add_distances` does, of a row and zeros."""
     count, width = values.shape
     for row in range(count):
-        for start in range(0, width, _WIDEST):
-            part = values[row, start : start + min(_WIDEST, width - start)]
+        for start in range(0, width, _STRIP):
+            part = values[row, start : start + min(_STRIP, width - start)]
             low = cross = high = np.int64(0)
             for i in range(part.size):
                 step = abs(np.float64(np.float64(part[i]) * factor + _SHIFT).view(np.int64) - _SHIFT_BITS)

@@ -27,7 +27,7 @@ _SHIFT_BITS = 0x4338000000000000
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _SIGN = np.int32(31)
 _SCRATCH = 1 << 17
-"""Keys of a strip, all updates together: 256 KiB, within a core's second cache."""
+"""Keys of a strip, all updates together: 512 KiB, within a core's second cache."""
 _NARROWEST, _WIDEST = 16, 512
 
 
@@ -75,7 +75,7 @@ def sum_ordered(
     """Writes Σ y of the sorted values `first` to `last` − 1 of each column, factor = 2^G0, with the comparators of
     `network` for these. Rows of `values` are updates."""
     count, width = values.shape
-    strip = max(_NARROWEST, min(_WIDEST, _SCRATCH // count))
+    strip = max(_NARROWEST, min(_WIDEST, _SCRATCH // count // _NARROWEST * _NARROWEST))
     keys = np.empty((count, strip), np.int32)
     for start in range(0, width, strip):
         size = min(strip, width - start)
@@ -123,7 +123,7 @@ def sum_closest(
     """
     count = rows.size
     width = values.shape[1]
-    strip = max(_NARROWEST, min(_WIDEST, _SCRATCH // count))
+    strip = max(_NARROWEST, min(_WIDEST, _SCRATCH // count // _NARROWEST * _NARROWEST))
     keys = np.empty((count, strip), np.int32)
     medians = np.empty(strip, np.int64)
     window = np.empty(strip, np.int64)

@@ -5,7 +5,7 @@ exact on the grid of G0; the lowest score is best, and of equal ones the first i
 update, multi-Krum the mean of the m best: A = Σ y over these, den = m·2^G0. Krum needs n ≥ 2f+3; multi-Krum also that
 its m best need not hold a faulty one.
 
-Beside tiles, the memory is 12·n² bytes for each thread and less than 50·n² for the distances as integers.
+Beside tiles, the memory is 8 KiB·n + 12·n² bytes for each thread and less than 50·n² for the distances as integers.
 """
 
 from __future__ import annotations
