@@ -20,11 +20,23 @@ from fl.check import check_transaction
 from fl.datasets import RegisterDataset, WithdrawDataset, dataset_id
 from fl.errors import CODES, DecidedBy, PendingJob, Refused
 from fl.evaluation import SubmitEvaluation
-from fl.jobs import CreateJob, JoinJob, LeaveJob, ResumeJob, StopJob
+from fl.jobs import CreateJob, JoinJob, LeaveJob, PauseJob, ResumeJob, StopJob
 from fl.members import RegisterMember, RevokeMember
-from fl.records import MAX_OPEN_JOBS, ConfigEntry, Kind
+from fl.records import MAX_OPEN_JOBS, CohortRules, ConfigEntry, Kind, TensorGroup
+from fl.rounds import CheckIn
 from fl.tensors.layout import Schema, TensorSpec
-from tests.fl.builders import GENESIS_MS, HOUR_MS, Actor, Running, ledger, make_rules, running_job, signing_key
+from tests.fl.builders import (
+    GENESIS_MS,
+    HOUR_MS,
+    Actor,
+    Running,
+    created_job,
+    ledger,
+    make_rules,
+    result_item,
+    running_job,
+    signing_key,
+)
 from tests.fl.test_evaluation import REFUSED as OF_ANSWERS
 
 IDENTITY_KEY = b"\x01\x01" + bytes(31)
@@ -52,9 +64,18 @@ def with_values(running: Running, value: float) -> bytes:
     return running.trainers[0].sign(replace(body, payload=payload, cid=raw_cid(payload)))
 
 
+def beside(running: Running, **rules: object) -> Running:
+    """Another job of the same people on the same chain."""
+    chain = running.ledger
+    job = created_job(chain, running.creator, make_rules(**{"name": "other", **rules}))
+    accepted = chain.job(job).rules_hash
+    chain.block(*(each.sign(JoinJob(job, accepted)) for each in running.trainers))
+    return Running(chain, job, running.creator, running.trainers)
+
+
 def with_index(running: Running, index: int) -> bytes:
     """An update of another job, in topk, whose second index is put behind the encoder's back."""
-    sparse = running_job(running.ledger, name="sparse", encoding="topk", share_ppm=1_000_000)
+    sparse = beside(running, name="sparse", encoding="topk", share_ppm=1_000_000)
     body = sparse.body(sparse.trainers[0])
     header = 8 + int.from_bytes(body.payload[:8], "little")
     place = header + 4 + 4
@@ -90,7 +111,9 @@ BYTES: dict[str, Case] = {
     "BAD_SCHEMA": lambda r: creation(r, schema=F64_SCHEMA, initial=bytes(36)),
     "BAD_CONFIG": lambda r: creation(r, config=(ConfigEntry("lr", 1, "decimal", "1e-3"),)),
     "BAD_MODEL": lambda r: creation(r, model=b"not a model"),
-    "NOT_SUPPORTED": lambda r: creation(r, privacy="sealed"),
+    "BAD_GROUPS": lambda r: creation(r, groups=(TensorGroup("head", ("bias",)),)),
+    "NOT_SUPPORTED": lambda r: creation(r, mode="whenever"),
+    "PRIVACY_NOT_OFFERED": lambda r: creation(r, privacy="sealed"),
     "WRONG_HEADER": lambda r: r.trainers[0].sign(r.body(r.trainers[1])),
     "NON_FINITE": lambda r: with_values(r, float("nan")),
     "OUT_OF_RANGE": lambda r: with_values(r, 257.0),
@@ -167,6 +190,52 @@ def withdrawn(running: Running) -> bytes:
     return running.creator.sign(body)
 
 
+def in_check_in(running: Running) -> bytes:
+    return update(beside(running, cohort=CohortRules(check_in_ms=1_000)))
+
+
+def absent_from_check_in(running: Running) -> bytes:
+    other = beside(running, cohort=CohortRules(check_in_ms=1_000), minimum=2)
+    other.ledger.block(*(who.sign(CheckIn(other.job, 1)) for who in other.trainers[1:]))
+    other.ledger.block(after_ms=1_000)
+    other.ledger.blocks(2)
+    return update(other)
+
+
+def buffers(running: Running, closed: int) -> Running:
+    """A job without rounds that has closed so many buffers, and whose next is full and being aggregated."""
+    other = beside(running, mode="async", discounts=(1024, 724), maximum=2, target=2, rounds=9)
+    for _ in range(closed):
+        other.submit(*other.trainers[:2])
+        other.ledger.block(items=[result_item(other.ledger.aggregations[-1])])
+    return other
+
+
+def too_stale(running: Running) -> bytes:
+    other = buffers(running, 2)
+    return other.update(other.trainers[2], round=1, base=other.ledger.round(other.job, 1).base)
+
+
+def between_buffers(running: Running) -> bytes:
+    other = buffers(running, 1)
+    other.submit(*other.trainers[:2])
+    return other.update(other.trainers[2])
+
+
+def to_be_paused(running: Running) -> bytes:
+    assert running.ledger.status_of(running.creator.sign(PauseJob(running.job))) == "ok"
+    return running.creator.sign(PauseJob(running.job))
+
+
+def weightless(running: Running) -> bytes:
+    """Of one of four members of an organisation that weighs 3 together."""
+    chain = running.ledger
+    people, by = [chain.actor(f"clinic-{number}") for number in range(4)], chain.actor("registrar")
+    chain.block(*(by.sign(RegisterMember(who.name, who.key.public, ("trainer",), "clinic")) for who in people))
+    other = beside(replace(running, trainers=people), organisation_cap=3, cap=3)
+    return update(other)
+
+
 STATE: dict[str, Case] = {
     "VALID_UNTIL_FAR": lambda r: r.creator.sign(StopJob(r.job), valid_until_ms=GENESIS_MS + 25 * HOUR_MS),
     "UNAUTHORISED": lambda r: r.trainers[0].sign(CreateJob(make_rules(name="mine"), b"")),
@@ -186,6 +255,13 @@ STATE: dict[str, Case] = {
     "WRONG_ROUND": lambda r: update(r, round=2),
     "LATE": after_failure_of_round_one,
     "DUPLICATE": duplicate,
+    "JOB_PAUSED": to_be_paused,
+    "NO_CHECK_IN": lambda r: r.trainers[0].sign(CheckIn(r.job, 1)),
+    "NOT_COLLECTING": in_check_in,
+    "NOT_CHECKED_IN": absent_from_check_in,
+    "TOO_STALE": too_stale,
+    "BUFFER_CLOSED": between_buffers,
+    "NO_WEIGHT": weightless,
     "WRONG_BASE": lambda r: update(r, base=raw_cid(b"another model")),
     "STORED_LIMIT": more_than_is_stored,
     "UNKNOWN_DATASET": lambda r: r.creator.sign(WithdrawDataset(bytes(32))),
@@ -200,7 +276,7 @@ def codes(decided_by: DecidedBy) -> set[str]:
 
 def test_every_code_has_a_case_here() -> None:
     assert BYTES.keys() == codes(DecidedBy.BYTES) - {"BLOB_MISSING", "BLOB_FULL"}, "what a node holds it alone knows"
-    assert STATE.keys() | OF_ANSWERS.keys() == codes(DecidedBy.STATE)
+    assert STATE.keys() <= codes(DecidedBy.STATE) <= STATE.keys() | OF_ANSWERS.keys()
     assert codes(DecidedBy.NOBODY) == {"EXPIRED", "NONCE_USED", "NONCE_FAR", "WRONG_KEY"}
 
 
@@ -240,7 +316,9 @@ def test_a_refused_transaction_changes_nothing_but_its_account_and_the_counts() 
     before = dict(running.ledger.state)
     outcome = running.ledger.block(update(running, base=raw_cid(b"another model")))
     account = b"acct/" + running.trainers[0].account
-    assert outcome.writes.keys() == {account, b"receipts", b"meta"}
+    assert outcome.writes.keys() == {account, b"receipts", b"events", b"meta"}
+    told = running.ledger.events[-1]
+    assert (told.kind, told.subject, told.code) == ("update_refused", running.trainers[0].account, "WRONG_BASE")
     assert {key for key in before if before[key] != running.ledger.state[key]} == outcome.writes.keys()
 
 
