@@ -30,7 +30,7 @@ from fl.audit.checks import log_of, read_entry
 from fl.audit.recorded import History, history_of
 from fl.client.blobfile import mapped
 from fl.client.blobs import Progress, quiet
-from fl.client.errors import BadInput, RefusedByChain, Unverified
+from fl.client.errors import BadInput, QuorateError, RefusedByChain, Unverified
 from fl.client.nodes import Node, Reply, Request, Untrue, Unusable, from_base64
 from fl.jobrules import zero_model_cid
 from fl.records import Entry, Event, EventKind, Phase, Round
@@ -45,6 +45,10 @@ _ENTRY_BYTES = 512
 _BATCHES_KEPT = 4
 _EVENTS = 100
 _EVENT_BYTES = 64 * 1024
+_BLOB_S = 3.0
+"""What a round is made of is at the nodes or not: it is not on its way."""
+_SETTLED = frozenset({"UNKNOWN_BLOB", "BLOB_NOT_YOURS"})
+"""All nodes have answered, and where one blob is gone others are too: each of those is asked for once."""
 _BATCH_BYTES = MAX_BATCH_BYTES + 1024
 
 
@@ -57,6 +61,7 @@ class Recordings:
         self._id = bytes.fromhex(job.id)
         self._progress = progress
         self._batches: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()
+        self._patience_s = min(_BLOB_S, network.nodes.patience_s)
         self.directory = network.home / "audit" / job.id[:16]
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -155,7 +160,12 @@ class Recordings:
     async def blob(self, cid: bytes) -> memoryview:
         """Mapped, every byte of it compared with the CID."""
         path = self.directory / cid_text(cid)
-        await self.network.blobs.get(cid_text(cid), path, progress=self._progress)
+        try:
+            await self.network.blobs.get(cid_text(cid), path, progress=self._progress, patience_s=self._patience_s)
+        except QuorateError as error:
+            if error.code in _SETTLED:
+                self._patience_s = 0.0
+            raise
         return mapped(path)
 
     async def model(self, cid: bytes) -> memoryview:
