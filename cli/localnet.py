@@ -33,6 +33,7 @@ def localnet() -> None:
 @directory_argument
 @click.option("--validators", type=click.IntRange(1, MOST_VALIDATORS), default=4, show_default=True)
 @click.option("--trainers", type=click.IntRange(0, MOST_TRAINERS), default=0, show_default=True)
+@click.option("--evaluators", type=click.IntRange(0, MOST_TRAINERS), default=0, show_default=True)
 @click.option("--name", default="localnet", show_default=True, help="Of the chain.")
 @click.option("--open-admission", is_flag=True, help="Let anyone register as a member.")
 @click.option("--containers", is_flag=True, help="Name validators by host, as docker-compose.yml does.")
@@ -42,6 +43,7 @@ def init(
     directory: Path,
     validators: int,
     trainers: int,
+    evaluators: int,
     name: str,
     open_admission: bool,
     containers: bool,
@@ -53,7 +55,7 @@ def init(
         line(f"There is a network in {directory} already.")
     else:
         remark("Keys are not encrypted (insecure-no-passphrase): this is for local networks only.")
-        plan = Plan(validators, trainers, name, containers, open_admission, Params())
+        plan = Plan(validators, trainers, name, containers, open_admission, Params(), evaluators)
         with explained():
             network = LocalNetwork.create(directory, plan)
     faulty = (len(network.members) - 1) // 3

@@ -52,6 +52,12 @@ def test_init_says_how_many_may_fail_and_how_many_must_agree(tmp_path: Path, n: 
     assert quorate("genesis", "verify", tmp_path / "net" / "genesis.bin").code == 0
 
 
+def test_init_makes_members_who_evaluate(tmp_path: Path) -> None:
+    done("localnet", "init", tmp_path / "net", "--validators", 1, "--trainers", 1, "--evaluators", 2)
+    keys = {path.stem for path in (tmp_path / "net" / "keys").glob("*.key")}
+    assert keys >= {"trainer-0", "evaluator-0", "evaluator-1"} and "trainer-1" not in keys
+
+
 def test_init_says_that_nothing_is_encrypted(tmp_path: Path) -> None:
     ran = done("localnet", "init", tmp_path / "net", "--validators", 1)
     assert "insecure-no-passphrase" in ran.err
