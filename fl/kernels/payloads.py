@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.kernels.reading import read_bf16, read_f16, read_f32, read_q8
-from fl.kernels.sums import sum_bf16, sum_f16, sum_f32, sum_q8, sum_topk
+from fl.kernels.sums import BROKEN, sum_bf16, sum_f16, sum_f32, sum_q8, sum_topk
 from fl.tensors.dense import Dense
 from fl.tensors.encodings import UpdateForm
 from fl.tensors.floats import largest
@@ -113,9 +113,12 @@ class TopKPayloads(Payloads):
     def read(self, each: int, start: int, out: NDArray[np.float32]) -> int:
         indices, scales = self._indices[each], self._scales[each]
         low, high = np.searchsorted(indices, (start, start + out.size))
+        places = indices[low:high].astype(np.int64) - start
+        if places.size and (places[0] < 0 or places[-1] >= out.size or (np.diff(places) <= 0).any()):
+            return BROKEN
         out[:] = 0
         by_value = scales[np.arange(low, high) // BLOCK]
-        out[indices[low:high] - np.uint32(start)] = self._values[each][low:high].astype(np.float32) * by_value
+        out[places] = self._values[each][low:high].astype(np.float32) * by_value
         return largest(scales)
 
 
