@@ -10,6 +10,7 @@ them is looked at: joining and leaving count them first.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from fl.execution import Execution
@@ -36,6 +37,7 @@ from fl.state import (
     rules_key,
     seated_key,
 )
+from fl.tensors.grid import MAX_UPDATES
 
 _MILLION = 10**6
 _NOBODY = Seated(b"")
@@ -142,9 +144,21 @@ def _seat_in_organisation(state: State, job_id: bytes, job: Job, account: bytes,
 # Sets of seats
 
 
-def read_seats(seats: bytes) -> int:
+def read_seats(seats: bytes | bytearray) -> int:
     return int.from_bytes(seats, "little")
 
 
 def written_seats(seats: int) -> bytes:
     return seats.to_bytes((seats.bit_length() + 7) // 8, "little")
+
+
+def places_of(seats: int) -> Iterator[int]:
+    """Rising. By its digits: to shift a number of a hundred thousand bits for each of them takes a second."""
+    return (place for place, digit in enumerate(reversed(f"{seats:b}")) if digit == "1")
+
+
+def with_places(places: Iterable[int]) -> int:
+    seats = bytearray(MAX_UPDATES // 8)
+    for place in places:
+        seats[place >> 3] |= 1 << (place & 7)
+    return read_seats(seats)

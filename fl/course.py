@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from chain.certificate import Result
 from chain.log import EMPTY
-from fl.cohort import candidates, cohort_size, is_listed, put_candidates, seated
+from fl.cohort import candidates, cohort_size, is_listed, places_of, put_candidates, seated, with_places
 from fl.deadlines import later
 from fl.evaluation import open_if_due
 from fl.execution import Execution
@@ -100,13 +100,12 @@ def _settle(execution: Execution, job_id: bytes, job: Job, rules: JobRules, curr
 def draw(execution: Execution, job_id: bytes, job: Job, rules: JobRules, current: Round) -> None:
     """By the beacon of the block after the one that settled the candidates."""
     state, key = execution.state, round_key(job_id, current.number)
-    listed = candidates(state, job_id, current.number) or 0
-    seats = (seat.to_bytes(_SEAT_BYTES, "big") for seat in range(listed.bit_length()) if listed >> seat & 1)
-    chosen = 0
-    for seat in drawn(execution.block.beacon, key, seats, cohort_size(rules)):
-        chosen |= 1 << int.from_bytes(seat, "big")
-    put_candidates(state, job_id, current.number, chosen)
-    execution.event(EventKind.ROUND_DRAWN, job_id, current.number, value=chosen.bit_count())
+    places = places_of(candidates(state, job_id, current.number) or 0)
+    seats = (place.to_bytes(_SEAT_BYTES, "big") for place in places)
+    chosen = drawn(execution.block.beacon, key, seats, cohort_size(rules))
+    cohort = with_places(int.from_bytes(seat, "big") for seat in chosen)
+    put_candidates(state, job_id, current.number, cohort)
+    execution.event(EventKind.ROUND_DRAWN, job_id, current.number, value=cohort.bit_count())
     go_on(execution, job_id, job, rules, current)
 
 

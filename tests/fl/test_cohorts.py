@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl.cohort import candidates, read_seats, seated, written_seats
+from fl.cohort import candidates, places_of, read_seats, seated, with_places, written_seats
 from fl.jobs import JoinJob, LeaveJob
 from fl.lots import drawn
 from fl.machine import execute_block, wants_block_at
@@ -67,6 +67,7 @@ def test_sets_of_seats_are_written_in_the_fewest_bytes(places: set[int]) -> None
     written = written_seats(seats)
     assert read_seats(written) == seats and len(written) <= 2**14
     assert not written or written[-1]
+    assert list(places_of(seats)) == sorted(places) and with_places(places) == seats
 
 
 # The draw
