@@ -136,7 +136,7 @@ class AsyncJob:
     async def reports(self, first: int = 1, last: int | None = None) -> list[RoundReport]:
         """Of the rounds from `first` to `last` that are over: what was reported and measured, proven."""
         newest = (await self.status()).round
-        numbers = range(first, (newest if last is None else min(last, newest)) + 1)
+        numbers = range(max(1, first), (newest if last is None else min(last, newest)) + 1)
         reports: list[RoundReport] = []
         for start in range(0, len(numbers), _READ_AT_ONCE):
             reports += filter(None, await asyncio.gather(*map(self._report, numbers[start : start + _READ_AT_ONCE])))

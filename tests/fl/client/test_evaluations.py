@@ -92,6 +92,10 @@ def test_each_round_s_model_is_measured_and_the_best_one_named(chain: Running, e
     status = job.status()
     assert (status.status, status.best_round, status.best_value) == (JobStatus.FINISHED, 2, 750_000)
     assert [each.status for each in evaluator.receipts()] == ["ok"] * 4
+    reports = job.reports()
+    assert [(each.round, each.metrics, each.updates) for each in reports] == [(n, {"loss": 1.0}, 1) for n in (1, 2, 3)]
+    assert [each.evaluation["loss"] for each in reports] == [2, 4, 6]
+    assert [each.round for each in job.reports(-5, 2)] == [1, 2] and job.reports(4) == []
 
 
 def test_joining_twice_is_harmless_and_leaving_ends_what_is_asked(evaluated: Evaluated) -> None:
