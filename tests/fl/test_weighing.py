@@ -8,15 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chain.codec import encode
 from chain.genesis import GenesisError
+from chain.log import Frontier
 from fl.cohort import members_in_cohort
 from fl.datasets import RegisterDataset, WithdrawDataset, dataset_id
 from fl.jobs import JoinJob, LeaveJob
 from fl.machine import genesis_state
 from fl.members import RegisterMember
-from fl.records import METRIC_NAN, CohortRules, Phase, TensorGroup
+from fl.records import METRIC_NAN, CohortRules, MetricSum, Phase, TensorGroup
 from fl.rounds import CheckIn, entries_of
-from fl.state import State
+from fl.state import State, round_key
+from fl.tensors.grid import MAX_UPDATES
 from fl.updates import form_of
 from tests.fl.builders import (
     Actor,
@@ -315,3 +318,30 @@ def test_whether_an_update_is_taken_depends_on_no_other_updates_values(
     assert running.ledger.status_of(running.update(last, examples=2**32, metrics=(2**63 - 2,), value=256.0)) == "ok"
     assert running.ledger.receipts[-1].weight == 2**20
     assert running.round.weight == sum(weights(running)) <= 4 * 2**20
+
+
+# Bounds
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_last_update_of_the_largest_round_overflows_nothing(sign: int) -> None:
+    """All of 131,072 updates weigh 2^20, report 2^32 examples and a metric at the end of its range."""
+    count, metric = MAX_UPDATES - 1, sign * (2**63 - 2)
+    running = running_job(weights="examples", cap=2**20, maximum=MAX_UPDATES, groups=HALVES)
+    total = (count * metric * 2**32).to_bytes(16, "big", signed=True)
+    almost_full = replace(
+        running.round,
+        cohort=MAX_UPDATES,
+        updates=Frontier(count, (bytes(32),) * count.bit_count()),
+        weights=(0, count * 2**20),
+        examples=count * 2**32,
+        sums=(MetricSum(total, count * 2**32, 0),),
+    )
+    running.ledger.state[round_key(running.job, 1)] = encode(almost_full)
+    last = running.update(running.trainers[0], group=1, examples=2**32, metrics=(metric,))
+    assert running.ledger.status_of(last) == "ok"
+    full = running.round
+    assert (full.phase, full.updates.size, full.weights) == (Phase.AGGREGATING, MAX_UPDATES, (0, 2**37))
+    assert (full.examples, full.means) == (2**49, (metric,))
+    late = running.update(running.trainers[1], group=1)
+    assert running.ledger.status_of(late) == "LATE"
