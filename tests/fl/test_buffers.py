@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.cid import raw_cid
-from fl.jobs import LeaveJob
+from fl.jobs import JoinJob, LeaveJob
 from fl.records import JobStatus, Phase
 from fl.rounds import entries_of
 from fl.tensors.encodings import Place, check_payload
@@ -164,6 +164,18 @@ def test_a_buffer_that_failed_ages_the_updates_before_it() -> None:
         running.ledger.blocks(6, after_ms=1_000)
     assert running.round.number > 3 and running.round.version == 0
     assert running.ledger.status_of(started_from(running, running.trainers[0], 1)) == "TOO_STALE"
+
+
+def test_who_joins_during_a_buffer_is_in_the_next_one() -> None:
+    running = buffered_job(trainers=4, target=3)
+    late = running.trainers.pop()
+    running.ledger.block(late.sign(LeaveJob(running.job)))
+    running.ledger.block(late.sign(JoinJob(running.job, running.ledger.job(running.job).rules_hash)))
+    body = running.body(late)
+    assert running.ledger.status_of(late.sign(body)) == "NOT_JOINED"
+    running.submit(*running.trainers)
+    with_result(running)
+    assert running.ledger.status_of(late.sign(body)) == "ok"
 
 
 def test_when_everybody_has_answered_a_buffer_waits_no_longer() -> None:

@@ -288,6 +288,29 @@ def test_who_leaves_during_the_check_in_is_not_waited_for_whether_it_checked_in_
     assert (running.round.phase, running.round.cohort) == (Phase.COLLECTING, 3)
 
 
+def test_a_check_in_that_was_extended_leaves_the_round_its_own_extension() -> None:
+    running = drawn_job(size=0, check_in_ms=5_000)
+    running.ledger.block(after_ms=5_000)
+    assert running.round.extended
+    check_in(running, *running.trainers)
+    assert (running.round.phase, running.round.extended, running.round.closing_height) == (Phase.COLLECTING, False, 0)
+    running.ledger.block(after_ms=10_000)
+    assert running.round.extended and running.round.phase == Phase.COLLECTING
+
+
+def test_who_leaves_once_a_round_is_settled_still_was_in_its_cohort() -> None:
+    running = drawn_job(size=4, target=2)
+    running.ledger.block()
+    first, second, third, fourth = cohort(running)
+    running.submit(first, second)
+    running.ledger.blocks(2)
+    assert running.round.phase == Phase.AGGREGATING
+    running.ledger.block(third.sign(LeaveJob(running.job)))
+    running.ledger.block(items=[result_item(running.ledger.aggregations[-1])])
+    running.ledger.block(fourth.sign(LeaveJob(running.job)))
+    assert running.ledger.round(running.job, 1).cohort == 4
+
+
 def test_a_crowd_is_seated_and_drawn_from() -> None:
     people = 300
     running = running_job(trainers=people, target=100, maximum=100, cohort=CohortRules(size=100))
