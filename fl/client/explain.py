@@ -21,8 +21,9 @@ from fl.client.errors import QuorateError
 from fl.client.nodes import Reply, Request
 from fl.client.roundaudit import BASE, PAYLOADS, RoundAudit
 from fl.client.verify import Course, gather
-from fl.records import Event, EventKind, Joined, Member, Phase
-from fl.state import joined_key, member_key
+from fl.cohort import is_listed, read_seats
+from fl.records import Candidates, Event, EventKind, Joined, Member, Phase
+from fl.state import candidates_key, joined_key, member_key
 
 ANSWERED, REFUSED, SILENT = "answered", "refused", "silent"
 
@@ -156,17 +157,23 @@ async def _refusals(audit: RoundAudit) -> dict[bytes, list[str]]:
 
 
 async def _silent(audit: RoundAudit, others: set[bytes], remarks: list[str]) -> list[bytes]:
-    """Who had joined before the round and was not heard of."""
-    rules, number, found = audit.job.rules, audit.number, []
+    """Who might have answered and was not heard of."""
+    job, drawn, found = bytes.fromhex(audit.job.id), await _drawn(audit), []
     async for account in _listed(audit):
         if account in others:
             continue
-        joined = await audit.network.record(Joined, joined_key(bytes.fromhex(audit.job.id), account))
-        if joined is not None and joined.from_round <= number:
+        joined = await audit.network.record(Joined, joined_key(job, account))
+        if joined is not None and joined.from_round <= audit.number and (drawn is None or drawn >> joined.seat & 1):
             found.append(account)
-    if found and (rules.cohort.size or rules.cohort.check_in_ms):
+    if found and drawn is None and is_listed(audit.job.rules):
         remarks.append("Of those who are silent, some may not have been drawn, or not have checked in.")
     return found
+
+
+async def _drawn(audit: RoundAudit) -> int | None:
+    """The seats of those who could answer, where the state has them: for a job's newest round."""
+    listed = await audit.network.record(Candidates, candidates_key(bytes.fromhex(audit.job.id)))
+    return read_seats(listed.seats) if listed is not None and listed.round == audit.number else None
 
 
 async def _listed(audit: RoundAudit) -> AsyncIterator[bytes]:

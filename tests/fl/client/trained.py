@@ -23,7 +23,7 @@ from fl.rules.rule import written_settings
 from fl.state import entry_key, round_key
 from fl.tensors.encodings import Place, encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
-from fl.updates import form_of
+from fl.updates import form_of, schema_of
 from tests.fl.builders import Actor, make_rules, signing_key
 from tests.fl.client.chainlet import Running
 
@@ -63,16 +63,17 @@ class Trained:
         """The newest."""
         return self.chain.ledger.round(self.job)
 
-    def body(self, place: int, **changes: Any) -> SubmitUpdate:
-        """An update unlike any other; a large one is spread as a blob."""
-        current, member = self.round, self.people[place]
-        source = np.random.default_rng([current.number, place])
+    def body(self, place: int, *, of: int | None = None, group: int = 0, **changes: Any) -> SubmitUpdate:
+        """An update unlike any other; a large one is spread as a blob. `of` is the round that it answers, if not the
+        newest."""
+        current, member = self.round if of is None else self.chain.ledger.round(self.job, of), self.people[place]
+        source = np.random.default_rng([self.round.number, place])
         delta = {
             each.name: source.normal(0, 0.1, each.shape).astype(np.float32)
-            for each in self.rules.schema.tensors
+            for each in schema_of(self.rules, group).tensors
             if each.role == AVERAGED
         }
-        payload = encode_update(form_of(self.rules, 0), Place(self.job, current.number, member.account), delta)
+        payload = encode_update(form_of(self.rules, group), Place(self.job, current.number, member.account), delta)
         inline = len(payload) <= INLINE_BYTES
         if not inline:
             self.running.do(self.chain.spread, payload, BlobKind.UPDATE, member.account)
@@ -82,7 +83,7 @@ class Trained:
             base=current.base,
             examples=10 * (place + 1),
             metrics=(1_000_000 * place,),
-            group=0,
+            group=group,
             cid=raw_cid(payload) if inline else cid_of(payload),
             payload=payload if inline else b"",
         )
