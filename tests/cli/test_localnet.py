@@ -230,9 +230,7 @@ def test_stopping_a_job_wants_a_yes_in_a_pipe(net: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("more", "said"), [("\ntargets = 3", "'targets'"), ('\nname = "other"', "Cannot overwrite")]
-)
+@pytest.mark.parametrize(("more", "said"), [("\ntargets = 3", "'targets'"), ('\nname = "other"', "Cannot overwrite")])
 def test_a_job_file_with_a_mistake_creates_nothing(net: Path, tmp_path: Path, more: str, said: str) -> None:
     path = describe_job(tmp_path)
     path.write_text(more.strip() + "\n" + path.read_text())
