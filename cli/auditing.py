@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.output import F, line, on_terminal, waiting
+from cli.output import F, line, on_terminal
 from cli.transfer import Broken, size_text
 from fl.client.errors import QuorateError
 
 if TYPE_CHECKING:
     from fl.audit.steps import Step
-    from fl.client.blobs import Progress
     from fl.client.network import AsyncNetwork
     from fl.client.verify import Report
 
@@ -31,6 +33,8 @@ _COUNTS = {
 }
 _MARKS = {"ok": ("ok", "green"), "failed": ("FAILED", "red"), "missing": ("missing", "yellow")}
 _FINDINGS_SHOWN = 5
+_LINES_S = 0.1
+"""Between two lines of progress."""
 
 Spread = Callable[[Sequence[Callable[[], int]]], list[int]]
 
@@ -73,21 +77,46 @@ def threads() -> Iterator[Spread]:
         yield lambda pieces: list(pool.map(lambda piece: piece(), pieces))
 
 
+class Looking:
+    """How far it is, in one line of a terminal that the lines of the answer make room in; in pipes nothing."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._shown = sys.stderr.isatty()
+        self._writing = threading.Lock()
+        self._next_s = 0.0
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """From any thread."""
+        with self._writing:
+            if self._shown and time.monotonic() >= self._next_s:
+                self._next_s = time.monotonic() + _LINES_S
+                self._write(f"{self._what}: {_so_far(step, done, total)}")
+
+    def tell(self, step: Step) -> None:
+        self.clear()
+        tell_step(step)
+
+    def clear(self) -> None:
+        with self._writing:
+            if self._shown:
+                self._write("")
+
+    def _write(self, text: str) -> None:
+        width = shutil.get_terminal_size().columns - 1
+        sys.stderr.write(f"\r\x1b[2K{text[:width]}")
+        sys.stderr.flush()
+
+
 @contextmanager
-def looking(what: str) -> Iterator[Progress]:
-    """How far it is, on a terminal; in pipes nothing."""
+def looking(what: str) -> Iterator[Looking]:
+    shown = Looking(what)
     try:
-        if not sys.stderr.isatty():
-            yield _silent
-            return
-        with waiting(what) as say:
-            yield lambda step, done, total: say(_so_far(step, done, total))
+        yield shown
     except KeyboardInterrupt:
         raise Broken from None
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    pass
+    finally:
+        shown.clear()
 
 
 def _so_far(step: str, done: int, total: int) -> str:

@@ -14,7 +14,6 @@ from cli.auditing import (
     looking,
     need_kernels,
     report_data,
-    tell_step,
     threads,
     with_archives,
 )
@@ -57,7 +56,7 @@ def verify(client: Client, job: str, number: int, archives: tuple[str, ...], kep
 
             with_archives(network, archives)
             audit = RoundAudit(network, job, number, progress)
-            report = await verify_round(audit, recompute, tell_step)
+            report = await verify_round(audit, recompute, progress.tell)
             if report.verified and not kept:
                 audit.recordings.clear()
             return report

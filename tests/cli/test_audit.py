@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cli.output import Exit
 from fl.client.keyfile import save_key
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from tests.cli.run import done, quorate
+from tests.cli.test_output import on_a_terminal
 from tests.fl.builders import signing_key
 from tests.fl.client.chainlet import Running, running
 from tests.fl.client.trained import LARGE, Trained
@@ -45,6 +47,16 @@ def test_a_round_is_verified_in_lines_and_in_json(chain: Running) -> None:
     data = done("verify", "digits", number, "--json", *options(chain)).data
     assert data["verified"] and [each["step"] for each in data["steps"]] == [name for _, name, _ in steps]
     assert not list((chain.directory / "home").rglob("audit/*")), "nothing of it is left"
+
+
+def test_on_a_terminal_it_is_told_line_by_line(chain: Running) -> None:
+    job = Trained(chain)
+    number = job.train()
+    told = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_a_terminal("verify", "digits", number, *options(chain)))
+    steps = [line.split()[:2] for line in re.split(r"[\r\n]+", told) if line.startswith("ok ")]
+    assert ["ok", "head"] in steps and ["ok", "closing"] in steps and "is verified" in told
+    assert "trainer-003" in on_a_terminal("explain", "digits", number, *options(chain))
+    assert "reproduced" in on_a_terminal("replay", "digits", "--rounds", number, *options(chain))
 
 
 def test_what_fails_is_named_and_ends_in_code_6(chain: Running) -> None:
