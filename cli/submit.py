@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--delta", is_flag=True, help="The file holds the difference to the round's model, not the new weights.")
 @click.option("--examples", type=int, required=True, help="How many examples they were trained on.")
 @click.option("--metric", "metrics", multiple=True, metavar="NAME=VALUE", help="Each metric that the job names.")
+@click.option("--group", help="Of tensors: which one the file changes, in a job that names groups.")
 @click.option("--round", "number", type=int, help="Submit to this round or not at all.")
 @click.option("--timeout", "timeout_s", default=60.0, show_default=True, help="Seconds until a round must be open.")
 @client_options
@@ -35,6 +36,7 @@ def submit(
     delta: bool,
     examples: int,
     metrics: tuple[str, ...],
+    group: str | None,
     number: int | None,
     timeout_s: float,
 ) -> None:
@@ -63,8 +65,8 @@ def submit(
             await tasks.aclose()
         if number is not None and task.round != number:
             raise BadInput("OTHER_ROUND", f"Round {task.round} is open, not {number}.", "Train on its model first.")
-        given = {"delta": arrays} if delta else {"weights": arrays}
-        return await task.submit(**given, examples=examples, metrics=values)
+        weights, change = (None, arrays) if delta else (arrays, None)
+        return await task.submit(weights=weights, delta=change, examples=examples, metrics=values, group=group)
 
     with waiting("Submitting"):
         receipt = client.run(work)
