@@ -29,6 +29,7 @@ def dataset() -> None:
 @click.option("--file", "file", type=FILE, help="Its bytes: they give it its CID and its size.")
 @click.option("--cid", help="The CID of its bytes, wherever they are.")
 @click.option("--size", "size_bytes", type=click.IntRange(min=0), default=0, help="In bytes, where no file says it.")
+@click.option("--examples", type=click.IntRange(min=0), default=0, help="It holds so many; updates may weigh by that.")
 @click.option("--stored", is_flag=True, help="The validators keep the bytes and give them to anyone, until withdrawn.")
 @click.option("--schema", default="", help="What is in it, for readers.")
 @click.option("--policy", default="", help="What it may be used for, for readers.")
@@ -41,6 +42,7 @@ def register(
     file: Path | None,
     cid: str | None,
     size_bytes: int,
+    examples: int,
     stored: bool,
     schema: str,
     policy: str,
@@ -58,6 +60,7 @@ def register(
                 file=file,
                 cid=cid,
                 size_bytes=size_bytes,
+                examples=examples,
                 stored=stored,
                 schema=schema,
                 policy=policy,
@@ -122,6 +125,7 @@ def show(client: Client, name_or_id: str, owner: str | None) -> None:
         "owner": entry.owner.hex(),
         "cid": cid_text(entry.cid) if entry.cid else None,
         "size_bytes": entry.size_bytes,
+        "examples": entry.examples or None,
         "stored": entry.stored,
         "schema": entry.schema,
         "policy": entry.policy,

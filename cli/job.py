@@ -349,13 +349,14 @@ def round_row(found: AsyncJob, current: Round) -> list[str]:
 @click.argument("name_or_id")
 @click.option("--accept", help="Hash of the rules that were agreed on; any others are refused.")
 @_ROLE
+@click.option("--dataset", help="The own one that is trained on, by name or id.")
 @client_options
 @reading
-def join(client: Client, name_or_id: str, accept: str | None, role: str) -> None:
+def join(client: Client, name_or_id: str, accept: str | None, role: str, dataset: str | None) -> None:
     """Join a job under its rules."""
 
     async def work(network: AsyncNetwork) -> Receipt | None:
-        return await (await network.job(name_or_id)).join(accept, role=role)
+        return await (await network.job(name_or_id)).join(accept, role=role, dataset=dataset)
 
     receipt = client.run(work)
     data = {"joined": True, "receipt": None if receipt is None else receipt_data(receipt)}

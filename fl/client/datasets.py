@@ -50,6 +50,7 @@ class AsyncDatasets:
         file: str | os.PathLike[str] | None = None,
         cid: str | None = None,
         size_bytes: int = 0,
+        examples: int = 0,
         stored: bool = False,
         schema: str = "",
         policy: str = "",
@@ -57,8 +58,8 @@ class AsyncDatasets:
         progress: Progress = quiet,
     ) -> Registered:
         """Tell the chain of a data set: of this file, of the one that the CID names, or of one that is not named at all
-        (then `size_bytes` is what you say). With `stored`, the file is put to a node and the validators keep it; named
-        by a CID, it has to be there already."""
+        (then `size_bytes` is what you say). `examples` is how many it holds, which updates may weigh by. With `stored`,
+        the file is put to a node and the validators keep it; named by a CID, it has to be there already."""
         if file is not None and cid is not None:
             raise BadInput("ONE_OF_TWO", "Give a file or a CID, not both.", "The file's CID follows from its bytes.")
         if stored and file is None and cid is None:
@@ -68,7 +69,7 @@ class AsyncDatasets:
             named, size_bytes = await self._named(Path(file), stored, progress)
         elif named and stored:
             size_bytes = await self._network.blobs.size_bytes(cid_text(named))
-        body = RegisterDataset(name, named, size_bytes, stored, schema, policy, licence)
+        body = RegisterDataset(name, named, size_bytes, stored, schema, policy, licence, examples)
         receipt = await self._network.send(body)
         return Registered(
             dataset_id(bytes.fromhex(receipt.tx)).hex(), cid_text(named) if named else "", size_bytes, receipt

@@ -206,14 +206,18 @@ class AsyncJob:
 
     # Membership
 
-    async def join(self, accept: str | None = None, *, role: str = Role.TRAINER.value) -> Receipt | None:
+    async def join(
+        self, accept: str | None = None, *, role: str = Role.TRAINER.value, dataset: str | None = None
+    ) -> Receipt | None:
         """Join under the job's rules, as a trainer or as an evaluator; None if that has been done. With `accept`, the
-        hash of the rules that were agreed on, joining is refused under any others."""
+        hash of the rules that were agreed on, joining is refused under any others. `dataset` is the own one that is
+        trained on, by name or id: a job whose updates weigh by data sets wants it."""
         if accept is not None and accept.lower() != self.rules_hash:
             raise RefusedByChain.of("WRONG_RULES", f"The rules of {self.name} hash to {self.rules_hash}.")
         if await (self.is_evaluator() if role == Role.EVALUATOR else self.joined()):
             return None
-        body = JoinJob(self._id, bytes.fromhex(self.rules_hash), role=role)
+        named = bytes.fromhex((await self.network.datasets.find(dataset))[0]) if dataset is not None else b""
+        body = JoinJob(self._id, bytes.fromhex(self.rules_hash), role, named)
         receipt = await self.network.send(body, allow=("ALREADY_JOINED",))
         return receipt if receipt.accepted else None
 

@@ -236,10 +236,11 @@ class Job:
         """The same as bytes: for models that fit into memory several times."""
         return self._loop.run(self._job.model_bytes(round))
 
-    def join(self, accept: str | None = None, *, role: str = "trainer") -> Receipt | None:
+    def join(self, accept: str | None = None, *, role: str = "trainer", dataset: str | None = None) -> Receipt | None:
         """Join under the job's rules, as a "trainer" or as an "evaluator"; None if that has been done. With `accept`,
-        the hash of the rules that were agreed on, joining is refused under any others."""
-        return self._loop.run(self._job.join(accept, role=role))
+        the hash of the rules that were agreed on, joining is refused under any others. `dataset` is the own one that is
+        trained on, by name or id: a job whose updates weigh by data sets wants it."""
+        return self._loop.run(self._job.join(accept, role=role, dataset=dataset))
 
     def leave(self, *, role: str = "trainer") -> Receipt:
         return self._loop.run(self._job.leave(role=role))
@@ -323,6 +324,7 @@ class Datasets:
         file: str | os.PathLike[str] | None = None,
         cid: str | None = None,
         size_bytes: int = 0,
+        examples: int = 0,
         stored: bool = False,
         schema: str = "",
         policy: str = "",
@@ -330,14 +332,15 @@ class Datasets:
         progress: Progress = quiet,
     ) -> Registered:
         """Tell the chain of a data set: of this file, of the one that the CID names, or of one that is not named at all
-        (then `size_bytes` is what you say). With `stored`, the file is put to a node and the validators keep it; named
-        by a CID, it has to be there already."""
+        (then `size_bytes` is what you say). `examples` is how many it holds, which updates may weigh by. With `stored`,
+        the file is put to a node and the validators keep it; named by a CID, it has to be there already."""
         return self._loop.run(
             self._datasets.register(
                 name,
                 file=file,
                 cid=cid,
                 size_bytes=size_bytes,
+                examples=examples,
                 stored=stored,
                 schema=schema,
                 policy=policy,

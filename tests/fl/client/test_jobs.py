@@ -58,6 +58,19 @@ def test_trainers_train_a_job_to_its_end(chain: Running) -> None:
         network.close()
 
 
+def test_whoever_joins_with_a_data_set_weighs_what_it_says_to_hold(chain: Running) -> None:
+    chain.create(make_rules(target=1, minimum=1, maximum=1, weights="dataset", cap=100))
+    with connect(**chain.settings()) as network:
+        job = network.job("digits")
+        with pytest.raises(RefusedByChain) as refused:
+            job.join()
+        assert refused.value.code == "UNKNOWN_DATASET"
+        network.datasets.register("trials", examples=70)
+        job.join(dataset="trials")
+        task = next(iter(job.tasks()))
+        assert task.submit(delta=ones(task.model), examples=3, metrics={"loss": 1}).weight == 70
+
+
 @pytest.fixture
 def joined(chain: Running) -> Any:
     """A job that one trainer keeps going, and the trainer in it."""
