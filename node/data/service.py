@@ -143,6 +143,9 @@ class DataNode:
                 if task.done():
                     task.result()
         finally:
+            if not self._failure.cancel():
+                # Whoever ends this process meanwhile need not hear of it.
+                self._failure.exception()
             tasks = [*work, *repairs, *self._requests.values()]
             for task in tasks:
                 task.cancel()
