@@ -36,6 +36,7 @@ from schemathesis.specs.openapi.checks import (
 from chain.cid import raw_cid
 from chain.codec import pack
 from fl.errors import CODES
+from fl.evaluation import SubmitEvaluation
 from fl.jobs import CreateJob, JoinJob, StopJob
 from fl.rounds import SubmitUpdate
 from node.data.door.routes import BLOBS
@@ -168,6 +169,8 @@ def test_transactions_with_flipped_bits_get_a_code_each(served: Served, rounds: 
     bodies = [
         CreateJob(make_rules(name="fuzzed"), b""),
         JoinJob(job, bytes(32)),
+        JoinJob(job, bytes(32), role="evaluator"),
+        SubmitEvaluation(job, 1, raw_cid(b"x"), 1, (0,)),
         StopJob(bytes(32)),
         SubmitUpdate(job, 1, b"\x01\x55\x12\x20" + bytes(32), 1, (0,), 0, raw_cid(b"x"), b"x"),
     ]
