@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from fl.client.apps import App, Holdings, Named, holdings
-from fl.client.errors import BadInput, QuorateError, RefusedByChain
+from fl.client.errors import BadInput, RefusedByChain
 from fl.client.jobfile import JobFile
 from fl.client.report import RoundReport, report_of
 from fl.client.sync import Job, Network
 from fl.client.trainer import evaluate_for, train_for
 from fl.evaluators import UNDER_WAY
 from fl.records import JobStatus, Phase, Role
-
-log = logging.getLogger("quorate.run")
 
 _LOOK_AGAIN_S = 0.5
 _OVER = (JobStatus.FINISHED, JobStatus.STOPPED, JobStatus.PAUSED)
@@ -131,15 +127,3 @@ def followed(job: Job, app: App, held_out: object, alive: Callable[[], None] = l
         if status.status in _OVER and told >= status.round:
             return
         time.sleep(_LOOK_AGAIN_S)
-
-
-def check_finished(status: JobStatus) -> None:
-    if status == JobStatus.PAUSED:
-        raise QuorateError("JOB_PAUSED", "Too many rounds failed in a row: the job is paused.", "See its rounds.")
-
-
-def saved_model(job: Job, path: Path) -> str:
-    """Writes the job's newest model; its CID."""
-    cid, blob = job.model_bytes()
-    path.write_bytes(blob)
-    return cid

@@ -9,5 +9,5 @@ signatures (execution checks none) and time. Time is virtual: a block comes when
 hour takes as long as its arithmetic. The same seed gives the same models.
 
 Reading order: `conditions` (how trainers behave), `chain` (blocks in one process), `closing` (a frozen round becomes a
-model), `play` (who does what, when).
+model), `play` (who does what, when), `simulate` (all of it for a job file and its app).
 """
