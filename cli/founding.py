@@ -181,7 +181,8 @@ def _params(values: Mapping[str, object]) -> Params:
 
 
 def _member(table: _Table) -> GenesisMember:
-    member = GenesisMember(table.take("name", str), _key(table.take("key", str), "[[member]]"), table.names("roles"))
+    name, key = table.take("name", str), _key(table.take("key", str), "[[member]]")
+    member = GenesisMember(name, key, table.names("roles"), table.take("organisation", str, ""))
     table.done()
     return member
 
@@ -211,6 +212,8 @@ def render_founding(founding: Founding, every_param: bool = False) -> str:
         roles = ", ".join(map(quoted, member.roles))
         lines += ["", "[[member]]", f"name = {quoted(member.name)}", f"key = {quoted(member.key.hex())}"]
         lines.append(f"roles = [{roles}]")
+        if member.organisation:
+            lines.append(f"organisation = {quoted(member.organisation)}")
     return "\n".join(lines) + "\n"
 
 

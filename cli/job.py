@@ -379,6 +379,32 @@ def leave(client: Client, name_or_id: str, role: str) -> None:
 
 @job.command()
 @click.argument("name_or_id")
+@client_options
+@reading
+def pause(client: Client, name_or_id: str) -> None:
+    """Let the open round end, and open no other. A job's creator and registrars may."""
+
+    async def work(network: AsyncNetwork) -> Receipt:
+        return await (await network.job(name_or_id)).pause()
+
+    tell_receipt(client.run(work))
+
+
+@job.command()
+@click.argument("name_or_id")
+@client_options
+@reading
+def resume(client: Client, name_or_id: str) -> None:
+    """Go on with a job that was paused, by hand or by rounds that failed."""
+
+    async def work(network: AsyncNetwork) -> Receipt:
+        return await (await network.job(name_or_id)).resume()
+
+    tell_receipt(client.run(work))
+
+
+@job.command()
+@click.argument("name_or_id")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @client_options
 @reading

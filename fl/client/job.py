@@ -31,7 +31,7 @@ from fl.cohort import is_listed, read_seats
 from fl.errors import Refused
 from fl.evaluation import SubmitEvaluation
 from fl.jobrules import rules_hash, zero_model_cid
-from fl.jobs import JoinJob, LeaveJob, StopJob
+from fl.jobs import JoinJob, LeaveJob, PauseJob, ResumeJob, StopJob
 from fl.records import (
     Answer,
     Candidates,
@@ -223,6 +223,14 @@ class AsyncJob:
 
     async def leave(self, *, role: str = Role.TRAINER.value) -> Receipt:
         return await self.network.send(LeaveJob(self._id, role))
+
+    async def pause(self) -> Receipt:
+        """Let the open round end and open no other until the job is resumed; its creator and registrars may."""
+        return await self.network.send(PauseJob(self._id))
+
+    async def resume(self) -> Receipt:
+        """Go on with a job that was paused, by hand or by rounds that failed."""
+        return await self.network.send(ResumeJob(self._id))
 
     async def stop(self) -> Receipt:
         """End the job for everyone; its creator and registrars may."""

@@ -245,6 +245,14 @@ class Job:
     def leave(self, *, role: str = "trainer") -> Receipt:
         return self._loop.run(self._job.leave(role=role))
 
+    def pause(self) -> Receipt:
+        """Let the open round end and open no other until the job is resumed; its creator and registrars may."""
+        return self._loop.run(self._job.pause())
+
+    def resume(self) -> Receipt:
+        """Go on with a job that was paused, by hand or by rounds that failed."""
+        return self._loop.run(self._job.resume())
+
     def stop(self) -> Receipt:
         """End the job for everyone; its creator and registrars may."""
         return self._loop.run(self._job.stop())

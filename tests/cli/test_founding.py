@@ -29,6 +29,7 @@ delta_ms = 300
 name = "alice"
 key = "{alice}"
 roles = ["trainer"]
+organisation = "grove"
 """
 
 
@@ -72,7 +73,7 @@ def test_a_genesis_holds_what_its_params_say(genesis: Path) -> None:
     found = decode(Genesis, genesis.read_bytes(), MAX_GENESIS_BYTES)
     assert found.params.delta_ms == 300
     assert found.time_ms == 1767225600123
-    assert [member.name for member in found.members] == ["alice"]
+    assert [(member.name, member.organisation) for member in found.members] == [("alice", "grove")]
     assert [validator.name for validator in found.validators] == list(NAMES)
 
 

@@ -179,6 +179,18 @@ def test_an_outage_longer_than_any_patience_does_not_end_a_loop(chain: Running, 
     assert answered == [1, 2, 3]
 
 
+def test_a_job_is_paused_and_resumed_by_its_creator_alone(chain: Running) -> None:
+    chain.create(make_rules(target=2, minimum=2))
+    with connect(**chain.settings("creator", home="creator")) as creator, connect(**chain.settings()) as trainer:
+        trainer.job("digits").join()
+        with pytest.raises(RefusedByChain) as refused:
+            trainer.job("digits").pause()
+        assert refused.value.code == "UNAUTHORISED"
+        job = creator.job("digits")
+        assert job.pause().status == "ok" and job.status().status == JobStatus.PAUSED
+        assert job.resume().status == "ok" and job.status().status == JobStatus.WAITING
+
+
 def test_what_is_sent_once_is_given_up_in_an_outage_and_kept(chain: Running, joined: tuple[Network, Job]) -> None:
     network, job = joined
     for face in chain.faces:
