@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -139,8 +140,7 @@ def test_indices_that_do_not_rise_write_nothing_beyond_their_tiles_and_are_repor
             changed = np.flatnonzero(sums != before)
             assert all(edges[first] <= each < edges[first + 1] for each in changed)
         assert max(tops) > payloads.limit
-        parts = zip(edges[:-1], edges[1:], strict=True)
-        tops = [payloads.read(0, int(start), np.empty(stop - start, np.float32)) for start, stop in parts]
+        tops = [payloads.read(0, start, np.empty(stop - start, np.float32)) for start, stop in pairwise(edges.tolist())]
         assert max(tops) > payloads.limit
         assert not room[:1000].any() and not room[-1000:].any()
 
