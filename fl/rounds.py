@@ -102,12 +102,23 @@ def _check_numbers(body: SubmitUpdate, rules: JobRules) -> None:
         raise Refused("UNKNOWN_GROUP")
 
 
+def check_check_in(body: CheckIn, tx: Transaction, params: Params, rules_of: RulesOf) -> None:
+    rules = rules_of(body.job)
+    if rules is None:
+        raise PendingJob(body.job)
+    _check_has_check_in(rules)
+
+
+def _check_has_check_in(rules: JobRules) -> None:
+    if not rules.cohort.check_in_ms:
+        raise Refused("NO_CHECK_IN")
+
+
 def check_in(execution: Execution, call: Call, body: CheckIn) -> Effect:
     state = execution.state
     member_in_role(state, call.sender, Role.TRAINER)
     job, rules, joined = _taking_part(state, call.sender, body.job)
-    if not rules.cohort.check_in_ms:
-        raise Refused("NO_CHECK_IN")
+    _check_has_check_in(rules)
     current = _newest(state, body.job, body.round, job, joined, done=joined.checked_in)
     if current.phase != Phase.CHECK_IN:
         raise Refused("LATE", "The check-in of this round is over.")

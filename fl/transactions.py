@@ -43,7 +43,7 @@ from fl.jobs import (
 )
 from fl.members import RegisterMember, RevokeMember, check_registration, register_member, revoke_member
 from fl.records import Kind
-from fl.rounds import CheckIn, SubmitUpdate, check_in, check_update, submit_update, tell_refusal
+from fl.rounds import CheckIn, SubmitUpdate, check_check_in, check_in, check_update, submit_update, tell_refusal
 from fl.state import RulesOf
 
 B = TypeVar("B")
@@ -81,7 +81,7 @@ KINDS: dict[int, KindRow[Any]] = {
         KindRow(Kind.RESUME_JOB, ResumeJob, any_bytes, resume_job),
         KindRow(Kind.JOIN_JOB, JoinJob, check_joining, join_job),
         KindRow(Kind.LEAVE_JOB, LeaveJob, check_leaving, leave_job),
-        KindRow(Kind.CHECK_IN, CheckIn, any_bytes, check_in),
+        KindRow(Kind.CHECK_IN, CheckIn, check_check_in, check_in),
         KindRow(Kind.SUBMIT_UPDATE, SubmitUpdate, check_update, submit_update, tell_refusal),
         KindRow(Kind.SUBMIT_EVALUATION, SubmitEvaluation, check_evaluation, submit_evaluation),
     )
