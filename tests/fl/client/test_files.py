@@ -150,7 +150,7 @@ def test_a_home_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
     assert "QUORATE_HOME" in caught.value.todo
 
 
-BLOCKED = "node consensus cli fl.kernels aiohttp.web numba llvmlite plyvel uvloop prometheus_client rich click"
+BLOCKED = "node consensus cli aiohttp.web numba llvmlite plyvel uvloop prometheus_client rich click"
 
 
 def test_the_sdk_needs_nothing_of_a_nodes_dependencies() -> None:
