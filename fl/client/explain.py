@@ -177,15 +177,17 @@ async def _drawn(audit: RoundAudit) -> int | None:
 
 
 async def _listed(audit: RoundAudit) -> AsyncIterator[bytes]:
-    """The job's members of today, as a node lists them."""
+    """The job's members of today, as a node lists them; no more than there are."""
     query = {"limit": str(_PAGE)}
-    while True:
+    left = (await audit.job.status()).members
+    while left > 0:
         asked = Request("GET", f"/v1/jobs/{audit.job.id}/members", query)
         page = await audit.network.nodes.ask(asked, Reply.fields)
         members, following = page.get("members"), page.get("next")
         for each in members if isinstance(members, list) else []:
             text = each.get("account") if isinstance(each, dict) else None
-            if isinstance(text, str) and _ACCOUNT.fullmatch(text):
+            if isinstance(text, str) and _ACCOUNT.fullmatch(text) and left > 0:
+                left -= 1
                 yield bytes.fromhex(text)
         if not isinstance(following, str) or following <= query.get("cursor", ""):
             return

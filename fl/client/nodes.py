@@ -98,6 +98,8 @@ class Node:
     cool_until: float = 0.0
     faults: int = 0
     reason: str = ""
+    beside: bool = False
+    """Of no validator: its word on what is newest counts for nothing."""
 
     def failed(self, reason: str, retry_after_s: float = 0.0) -> None:
         self.faults += 1
@@ -130,7 +132,7 @@ class Nodes:
 
     def add(self, url: str) -> None:
         """One more to ask, beside those that the network file names: nothing is believed of anyone."""
-        self._nodes.append(Node(url, url.rstrip("/")))
+        self._nodes.append(Node(url, url.rstrip("/"), beside=True))
 
     async def close(self) -> None:
         if self._session is not None:
@@ -205,13 +207,13 @@ class Nodes:
         return answer
 
     async def ask_several(self, request: Request, read: Callable[[Reply], T], wanted: int) -> list[T]:
-        """Answers of `wanted` different nodes; fewer only by raising Unreachable, or Unverified if some lie."""
+        """Answers of the nodes of `wanted` validators; fewer only by raising Unreachable, or Unverified if some lie."""
         ends = time.monotonic() + self.patience_s
         pause = _PAUSE_S
         answers: dict[str, T] = {}
         while True:
             untrue: dict[str, Exception] = {}
-            left = [node for node in self.in_order() if node.name not in answers]
+            left = [node for node in self.in_order() if not node.beside and node.name not in answers]
             while left and len(answers) < wanted:
                 asked, left = left[: wanted - len(answers)], left[wanted - len(answers) :]
                 found = await asyncio.gather(
@@ -226,7 +228,7 @@ class Nodes:
                         untrue[node.name] = answer
             if len(answers) >= wanted:
                 return list(answers.values())
-            if len(self._nodes) - len(untrue) < wanted:
+            if sum(not node.beside for node in self._nodes) - len(untrue) < wanted:
                 raise _given_up(request.path, untrue)
             if time.monotonic() + pause > ends:
                 raise Unreachable(

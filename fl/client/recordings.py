@@ -53,16 +53,16 @@ _BATCH_BYTES = MAX_BATCH_BYTES + 1024
 
 
 class Recordings:
-    """Of one job."""
+    """Of one job, for the audit of one round of it."""
 
-    def __init__(self, network: AsyncNetwork, job: AsyncJob, progress: Progress = quiet) -> None:
+    def __init__(self, network: AsyncNetwork, job: AsyncJob, number: int, progress: Progress = quiet) -> None:
         self.network = network
         self.job = job
         self._id = bytes.fromhex(job.id)
         self._progress = progress
         self._batches: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()
         self._patience_s = min(_BLOB_S, network.nodes.patience_s)
-        self.directory = network.home / "audit" / job.id[:16]
+        self.directory = network.home / "audit" / f"{job.id[:16]}-{number}"
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def clear(self) -> None:

@@ -100,7 +100,7 @@ class RoundAudit:
 
     async def check_records(self) -> Step:
         self.job = await self.network.job(self._name)
-        self.recordings = Recordings(self.network, self.job, self._progress)
+        self.recordings = Recordings(self.network, self.job, self.number, self._progress)
         rules, current = self.job.rules, await self.recordings.ended(self.number)
         record: Job = await self.job.status()
         self.current, self._bases = current, {current.number: current.base}

@@ -18,6 +18,7 @@ from chain.transaction import Transaction
 from fl.aggregation import in_turn
 from fl.audit.recompute import verified
 from fl.audit.steps import Step, Verdict
+from fl.client.errors import Unreachable
 from fl.client.network import connect_async
 from fl.client.roundaudit import RoundAudit
 from fl.client.verify import Report, verify_round
@@ -145,6 +146,20 @@ def test_one_node_that_lies_is_passed_over(chain: Running) -> None:
         face.tells_entries = lambda leaves: leaves[:-1]
         face.tells_batch = lambda signed: replace(signed, batch=replace(signed.batch, created=77))
     assert verify(chain, number).verified
+
+
+async def test_an_archive_is_no_validator_and_vouches_for_no_head(chain: Running) -> None:
+    """Of four validators' nodes two have to prove the newest state; the others and an archive do not make up for it."""
+    archive = chain.run(chain.chain.open_archive())
+    async with await connect_async(**chain.settings(None)) as network:
+        network.nodes.add(archive.url)
+        for face in chain.faces[:3]:
+            face.down = True
+        with pytest.raises(Unreachable) as caught:
+            await network.head()
+        assert caught.value.code == "TOO_FEW_NODES"
+        chain.faces[0].down = False
+        assert await network.head() == chain.chain.height
 
 
 # What nodes tell

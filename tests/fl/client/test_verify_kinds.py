@@ -104,6 +104,17 @@ def test_who_was_not_drawn_is_not_silent_as_long_as_the_state_knows(chain: Runni
     assert all(part.refusals == ("NOT_DRAWN",) for part in found.parts if part.standing == REFUSED)
 
 
+def test_a_round_of_an_earlier_epoch_is_verified(chain: Running) -> None:
+    """By the validators of today, who have signed the state anew."""
+    job = Trained(chain)
+    number = job.train()
+    chain.do(job.chain.hand_over)
+    chain.do(job.chain.hand_over)
+    report = verify(chain, number, key=None)
+    assert report.verified and "of epoch 2" in report.steps[0].sentence
+    assert len(explain(chain, number).parts) == 4
+
+
 def test_a_key_that_was_rotated_since_rests_on_the_state(chain: Running) -> None:
     job = Trained(chain)
     who, second, third = job.people[0], signing_key("second"), signing_key("third")
