@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -403,6 +404,22 @@ def test_distances_are_exact_whatever_the_number_of_threads(monkeypatch: pytest.
     record = record_of(averaged(rules, updates, base, spread=spread).outcome.record)
     apart = 40_000 * 2**102
     assert [int.from_bytes(each, "big") for each in record.scores] == [0, apart, 0, apart, 0, apart, 0]
+
+
+def test_the_page_on_aggregation_tells_every_rule_its_settings_and_what_it_needs() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "aggregation.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")
+    ]
+    listed = {cells[0].strip("`"): cells[1] for cells in reversed(rows) if len(cells) == 3 and "," not in cells[0]}
+    assert listed.keys() == RULES.keys()
+    for name, rule in RULES.items():
+        told = re.findall(r"`(\w+)`(?: \(([^)]+)\))?", listed[name])
+        assert sorted(setting for setting, _ in told) == sorted(each.name for each in rule.settings), name
+        defaults = {each.name: each.default for each in rule.settings}
+        assert all((float(value) if value else None) == defaults[setting] for setting, value in told), name
+    most = {cells[0].strip("`"): int(cells[2]) for cells in rows if len(cells) == 4}
+    assert most == {name: rule_of(name).most for name in GOOD}
 
 
 def test_plain_python_gives_the_same_bytes_as_compiled_kernels() -> None:
