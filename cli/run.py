@@ -181,7 +181,7 @@ def _on_network(
 
 
 def _columns(rules: JobRules) -> tuple[str, ...]:
-    measured = (*rules.metrics, *(f"{name} (evaluators)" for name in rules.evaluation.metrics))
+    measured = (*rules.metrics, *(f"eval {name}" for name in rules.evaluation.metrics))
     return ("ROUND", "STATE", "UPDATES", "WEIGHT", *map(str.upper, measured), "HELD OUT", "LATE", "FAILED", "REFUSED")
 
 
