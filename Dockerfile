@@ -56,6 +56,8 @@ COPY --from=build-trainer /opt/quorate /opt/quorate
 
 FROM base AS node
 COPY --from=build /opt/quorate /opt/quorate
+# Compiled here once, so that a new container's first round need not wait for it.
+RUN python -c "from fl.kernels.golden import check_golden; check_golden()"
 ENV QUORATE_CONFIG=/var/lib/quorate/node.toml
 EXPOSE 7600 7601 7680 7681
 # Ready is more than alive: executed up to the newest certificate, linked to a quorum, not draining.

@@ -12,6 +12,7 @@ $(STAMP): pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -c "from fl.kernels.golden import check_golden; check_golden()"  # compiles them, for all processes
 	touch $@
 
 demo: $(STAMP)  ## four validators, eight trainers, ten rounds, one crash

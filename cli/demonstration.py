@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chain.cid import cid_text, raw_cid
-from cli.localnets import LocalNetwork, Plan, make_room
+from cli.localnets import LocalNetwork, Plan, compile_kernels, make_room
 from cli.trainers import Trainers
 from fl.client.apps import ACCURACY, LOSS
 from fl.client.digits import CLASSES, FEATURES, deal, load_digits, save
@@ -112,6 +112,8 @@ def perform(script: Script, audience: Audience) -> Outcome:
     began = time.monotonic()
     outcome = Outcome()
     make_room(script.directory, MARK)
+    audience.doing("Compiling, if that was not done on this machine")
+    compile_kernels()
     audience.doing("Preparing keys, a genesis and the trainers' data")
     training, held_out = load_digits()
     shares = deal(training, script.trainers)

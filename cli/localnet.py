@@ -9,7 +9,7 @@ import click
 
 from chain.genesis import Params
 from cli.explain import explained
-from cli.localnets import MOST_TRAINERS, MOST_VALIDATORS, LocalNetwork, Plan
+from cli.localnets import MOST_TRAINERS, MOST_VALIDATORS, LocalNetwork, Plan, compile_kernels
 from cli.node import progress
 from cli.output import fields, json_wanted, line, reading, remark, table, tell, waiting
 from fl.client.errors import Unverified
@@ -87,6 +87,8 @@ def up(directory: Path, names: tuple[str, ...], timeout_s: float) -> None:
     """Start the validators (all, or those NAMED) that do not run, and wait until they are ready."""
     network = LocalNetwork.open(directory)
     chosen = names or tuple(network.members)
+    with waiting("Compiling, if that was not done on this machine"):
+        compile_kernels()
     for name in chosen:
         network.start(name)
     with waiting("Starting") as say:

@@ -77,6 +77,13 @@ class Plan:
     evaluators: int = 0
 
 
+def compile_kernels() -> None:
+    """Once on this machine, before several validators do it at the same time, each for itself."""
+    from fl.kernels.golden import check_golden
+
+    check_golden()
+
+
 class LocalNetwork:
     def __init__(self, directory: Path, chain_id: str, members: list[Member], trainers: list[str]) -> None:
         self.directory = directory

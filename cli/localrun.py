@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cli.localnets import LocalNetwork, Plan, make_room
+from cli.localnets import LocalNetwork, Plan, compile_kernels, make_room
 from cli.participation import created, followed
 from cli.run import Ended
 from cli.trainers import Trainers
@@ -32,6 +32,8 @@ def perform(
     say: Callable[[str], None],
 ) -> Ended:
     """Runs the job to its end; all processes end with it, whatever happens."""
+    say("compiling, if that was not done on this machine")
+    compile_kernels()
     named = job.load_app()
     held_out = holdings(named.app, trainers, job.partition).held_out
     evaluators = EVALUATORS if job.draft(trainers).rules.evaluation.every else 0
