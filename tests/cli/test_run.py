@@ -11,6 +11,47 @@ from tests.cli.run import done, quorate
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "digits.toml"
+OWN = '''
+"""Everybody has a number, and the model learns their mean: the offset by all, the gain by nobody."""
+
+import numpy as np
+
+
+class Means:
+    def model(self):
+        return {"gain": np.ones(2, np.float32), "offset": np.zeros(2, np.float32)}
+
+    def data(self):
+        return None, 2.0
+
+    def parts(self, count, chance):
+        return [float(number) for number in range(count)]
+
+    def train(self, model, data, config, chance):
+        offset = model["offset"] + config["step"] * (data - model["offset"])
+        return {"offset": offset}, 1, {"distance": abs(data - float(model["offset"][0]))}
+
+    def evaluate(self, model, data):
+        return 1, {"error": abs(data - float(model["offset"][0]))}
+
+
+app = Means()
+'''
+OWN_JOB = """
+name = "means"
+app = "means_of_this_test:app"
+rounds = 12
+privacy = "visible-to-validators"
+encoding = "f32"
+metrics = ["distance"]
+[config]
+step = 0.5
+[groups]
+body = ["gain"]
+head = ["offset"]
+[evaluation]
+metrics = ["error"]
+"""
 
 
 @pytest.fixture
@@ -62,6 +103,15 @@ def test_what_the_chain_would_refuse_is_refused_with_its_code(short: Path, more:
     short.write_text(f"{more}\n{short.read_text()}")
     ran = quorate("run", short, "--simulate", 4, "--json")
     assert (ran.code, ran.data["code"]) == (4, "BAD_RULES")
+
+
+def test_ones_own_code_trains_on_data_of_any_kind(tmp_path: Path) -> None:
+    (tmp_path / "means_of_this_test.py").write_text(OWN)
+    (tmp_path / "means.toml").write_text(OWN_JOB)
+    data = done("run", tmp_path / "means.toml", "--simulate", 5, "--json").data
+    errors = [each["held_out"]["error"] for each in data["rounds"]]
+    assert errors == pytest.approx([2.0 * 0.5 ** (round + 1) for round in range(12)])
+    assert [each["evaluation"]["error"] for each in data["rounds"]] == pytest.approx(errors, abs=1e-6)
 
 
 @pytest.mark.slow
