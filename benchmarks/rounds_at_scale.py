@@ -5,9 +5,9 @@
 
 All members' updates come from one process (benchmarks.crowd). Meanwhile small updates of another job are sent at a
 steady pace, whether or not the ones before have been answered; the latency of each is from when it was due to when it
-was executed. It belongs to the part of the run in which it was sent: at rest, while the round collects, while it
-aggregates, as the first validator has it. Memory is RssAnon, the most of any process of a kind in that part; processor
-time is of all processes of a kind together.
+was executed. It belongs to the part of the run in which it was sent: at rest, while members join, while the round
+collects, while it aggregates, as the first validator has it. Memory is RssAnon, the most of any process of a kind in
+that part; processor time is of all processes of a kind together.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from fl.jobs import CreateJob
 from fl.kernels.golden import check_golden
 from fl.records import JobRules
 
-REST, COLLECTING, AGGREGATING, ENDED = "at rest", "collecting", "aggregating", "ended"
-PARTS = (REST, COLLECTING, AGGREGATING)
+REST, JOINING, COLLECTING, AGGREGATING, ENDED = "at rest", "joining", "collecting", "aggregating", "ended"
+PARTS = (REST, JOINING, COLLECTING, AGGREGATING)
 SMALL_PARAMETERS = 1000
 KINDS = ("core", "data")
 _LOOK_AGAIN_S = 0.1
@@ -144,6 +144,7 @@ async def measure(net: LocalNetwork, arguments: argparse.Namespace) -> dict[str,
                 Probes(load, small_job, small, members, watch).go_on(arguments.every_ms / 1000)
             )
             await asyncio.sleep(arguments.rest_s)
+            watch.turn(JOINING)
             crowd = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "benchmarks.crowd", str(net.directory), "--job", large_job.hex()),
