@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import TypeAlias
 
 from chain.cid import raw_cid
@@ -148,11 +149,10 @@ def _check_groups(rules: JobRules) -> None:
         if list(group.tensors) != sorted(set(group.tensors)):
             raise Refused("BAD_GROUPS", f"The tensors of the group {group.name} must be sorted and distinct.")
     averaged = {each.name for each in rules.schema.tensors if each.role == AVERAGED}
-    grouped = [tensor for group in rules.groups for tensor in group.tensors]
-    wrong = averaged.symmetric_difference(grouped)
-    if grouped and (wrong or len(grouped) != len(averaged)):
-        which = min(wrong, default="") or next(each for each in sorted(grouped) if grouped.count(each) > 1)
-        raise Refused("BAD_GROUPS", f"Every averaged tensor is in exactly one group, and no other tensor; see {which}.")
+    grouped = sorted(tensor for group in rules.groups for tensor in group.tensors)
+    wrong = averaged.symmetric_difference(grouped) | {one for one, other in pairwise(grouped) if one == other}
+    if grouped and wrong:
+        raise Refused("BAD_GROUPS", f"Each averaged tensor is in exactly one group, no other in any; see {min(wrong)}.")
 
 
 _Complaints: TypeAlias = list[tuple[bool, str]]
