@@ -245,6 +245,9 @@ def false(job: Trained, how: str) -> int:
         job.lie_of_entries(number, [replace(entries[0], index=7), *rest])
     elif how == "member":
         job.lie_of_entries(number, [replace(entries[0], member=entries[1].member), *rest])
+    elif how in ("tx_id", "cid", "round"):
+        other: dict[str, Any] = {"tx_id": bytes(32), "cid": rest[0].cid, "round": number + 1}
+        job.lie_of_entries(number, [replace(entries[0], **{how: other[how]}), *rest])
     elif how == "base":
         job.lie(number, base=job.round.base)
     elif how == "version":
@@ -273,6 +276,9 @@ def false(job: Trained, how: str) -> int:
         ("other place", {"transactions", "weights", "record", "model"}),
         ("no place", {"transactions", "weights", "record"}),
         ("member", {"transactions", "record", "model"}),
+        ("tx_id", {"transactions", "record", "closing"}),
+        ("cid", {"transactions", "record", "closing"}),
+        ("round", {"transactions", "record", "closing"}),
         ("base", {"history", "transactions", "record", "model", "closing"}),
         ("version", {"history"}),
         ("examples", {"weights"}),
