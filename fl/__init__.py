@@ -7,5 +7,6 @@ the blobs that a state needs (`fl.retention`). Everything in this room is a pure
 and links stay in the rooms above, except in `fl.client`, which is the member's side of the network.
 
 Reading order: `errors` (every refusal), `records` (what is stored), `transactions` (the table of kinds),
-`machine` (a block), `blobs` (what a transaction promises of bytes that it does not carry).
+`machine` (a block), `phases` and `course` (a round), `blobs` (what a transaction promises of bytes that it does not
+carry).
 """
