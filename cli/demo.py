@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,6 +13,7 @@ import click
 from cli.demonstration import Audience, Outcome, Row, Script, perform
 from cli.explain import explained
 from cli.output import Exit, console, envelope, json_wanted, line, on_terminal, reading, remark, rich_table
+from cli.trainers import orderly_end
 from fl.client.errors import QuorateError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def demo(directory: Path, rounds: int, trainers: int, timeout_s: float) -> None:
     Finality is the median time from signing an update to its proven receipt.
     """
     script = Script(directory, rounds, trainers, timeout_s=timeout_s)
-    with explained(), _orderly_end(), _stage(script) as audience:
+    with explained(), orderly_end(), _stage(script) as audience:
         outcome = perform(script, audience)
     if json_wanted():
         click.echo(envelope(_data(outcome, directory), "ok" if outcome.holds else "error"))
@@ -55,20 +55,6 @@ def demo(directory: Path, rounds: int, trainers: int, timeout_s: float) -> None:
     if not outcome.holds:
         failed = "; ".join(each.what for each in outcome.checks if not each.holds)
         raise QuorateError("DEMO_FAILED", f"This did not hold: {failed}.", f"Logs and data are in {directory}")
-
-
-@contextmanager
-def _orderly_end() -> Iterator[None]:
-    """SIGTERM ends the processes that were started, as an interrupt does."""
-
-    def end(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.client import FILE, Client
+from cli.explain import explained
 from cli.output import console, json_wanted, line, on_terminal, reading, remark, rich_table, tell, waiting
 from fl.client.errors import BadInput, QuorateError
 
@@ -132,9 +133,10 @@ def _simulate(job: JobFile, trainers: int, seed: int | None, out: Path | None) -
 
 def _on_localnet(job: JobFile, file: Path, trainers: int, directory: Path, out: Path | None) -> None:
     from cli.localrun import perform
+    from cli.trainers import orderly_end
 
     reports: list[RoundReport] = []
-    with waiting("Preparing") as say, _table(job.draft(trainers).rules) as show:
+    with explained(), orderly_end(), waiting("Preparing") as say, _table(job.draft(trainers).rules) as show:
 
         def seen(report: RoundReport) -> None:
             reports.append(report)
