@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.client import FILE, Client, client_options
-from cli.output import console, fields, json_wanted, line, on_terminal, reading, rich_table, table, tell, waiting
+from cli.output import (
+    console,
+    fields,
+    json_wanted,
+    line,
+    on_terminal,
+    reading,
+    remark,
+    rich_table,
+    table,
+    tell,
+    waiting,
+)
 from fl.client.errors import BadInput, RefusedByChain
 
 if TYPE_CHECKING:
@@ -27,6 +39,7 @@ if TYPE_CHECKING:
     from fl.records import Goal, Job, JobRules, Round
 
 _LOOK_AGAIN_S = 1.0
+COARSE_STEP = 2.0**-22
 _ROLE = click.option(
     "--role",
     type=click.Choice(("trainer", "evaluator")),
@@ -82,10 +95,17 @@ def create(client: Client, file: Path, if_missing: bool) -> None:
                     raise
         return await network.create_drafted(draft)
 
+    from fl.jobrules import grid_of
+
     with waiting("Creating the job"):
         made = client.run(work)
+    grid = grid_of(made.rules)
     data = {"id": made.id, "name": made.name, "rules_hash": made.rules_hash}
-    tell(data, lambda: fields(data))
+    # How finely values of an update are told apart, by what it weighs.
+    steps = {"step_at_weight_1": grid.resolution(1), "step_at_cap": grid.resolution(made.rules.cap)}
+    tell({**data, **steps}, lambda: fields({**data, **steps}))
+    if grid.resolution(1) > COARSE_STEP:
+        remark("Sums of this job are coarse where weights are small: lower range_bits, cap or maximum.")
 
 
 @job.command("list")

@@ -20,6 +20,7 @@ from fl.metrics import NO_SUM, is_over, mean
 from fl.phases import phase_after, phases_of
 from fl.records import NEVER, EventKind, Job, JobRules, JobStatus, Phase, Round
 from fl.rounds import aggregation_task
+from fl.rules import rule_of
 from fl.state import job_key, round_key
 from fl.updates import groups_of
 
@@ -125,7 +126,8 @@ def _cohort(execution: Execution, job_id: bytes, job: Job, current: Round) -> in
 def _freeze(execution: Execution, job_id: bytes, job: Job, rules: JobRules, current: Round) -> None:
     """No more updates: the validators aggregate what the log holds."""
     block = execution.block
-    work_ns = block.params.aggregation_ns_per_parameter_update * job.parameters * current.updates.size
+    effort = rule_of(rules.rule).effort(current.updates.size)
+    work_ns = block.params.aggregation_ns_per_parameter_update * job.parameters * effort
     span_ms = block.params.aggregation_base_ms - (-work_ns // 1_000_000)
     frozen = replace(
         current,

@@ -15,7 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.kernels.order import network, sum_closest
-from fl.rules.krum import FAULTY, MOST_COMPARED, Distances, check_enough, distances_between, neighbours_of, scores_by
+from fl.rules.krum import (
+    FAULTY,
+    MOST_COMPARED,
+    Distances,
+    check_enough,
+    distances_between,
+    effort_of_pairs,
+    neighbours_of,
+    scores_by,
+)
 from fl.rules.rule import AtOnce, ClosedUpdates, Mean, Setting, SettingKind, Settings
 from fl.rules.tiles import over_tiles
 
@@ -27,6 +36,9 @@ class Bulyan(AtOnce):
 
     def fewest(self, settings: Settings) -> int:
         return 4 * int(settings[FAULTY]) + 3
+
+    def effort(self, updates: int) -> int:
+        return effort_of_pairs(updates)
 
     def reduce(self, updates: ClosedUpdates, sums: NDArray[np.int64], settings: Settings) -> Mean:
         check_enough(updates, self.fewest(settings))

@@ -113,6 +113,10 @@ class Rule(ABC):
         """Updates without which it means nothing."""
         return 1
 
+    def effort(self, updates: int) -> int:
+        """What so many updates take, in units of what one takes that is summed: the time for a result grows with it."""
+        return updates
+
 
 class Streaming(Rule):
     all_at_once = False

@@ -11,8 +11,9 @@ from chain.genesis import Params
 from chain.log import EMPTY, append, leaf_digest, prove, verify_log
 from fl.jobs import LeaveJob
 from fl.machine import wants_block_at
-from fl.records import METRIC_NAN, METRIC_PLUS_INFINITY, EventKind, JobStatus, Phase
+from fl.records import METRIC_NAN, METRIC_PLUS_INFINITY, EventKind, JobStatus, Phase, RuleSetting
 from fl.rounds import entries_of, open_aggregations
+from fl.rules import RULES
 from fl.state import updates_log
 from tests.fl.builders import Running, ledger, result_item, running_job
 
@@ -206,6 +207,21 @@ def test_the_time_to_aggregate_grows_with_parameters_and_updates() -> None:
     running = running_job(ledger(params=params))
     task = running.freeze()
     assert task.deadline_ms == running.ledger.time_ms + 1_000 + 3 * running.ledger.job(running.job).parameters * 4
+
+
+def test_the_time_to_aggregate_grows_with_the_square_where_all_pairs_are_compared() -> None:
+    assert [rule.effort(640) for rule in (RULES["fedavg"], RULES["median"], RULES["krum"], RULES["bulyan"])] == [
+        640,
+        640,
+        640 + 12_800,
+        640 + 12_800,
+    ]
+    settings = (RuleSetting("faulty", 0),)
+    params = Params(aggregation_base_ms=1_000, aggregation_ns_per_parameter_update=3_000_000)
+    rules = {"rule": "krum", "settings": settings, "minimum": 3, "target": 32, "maximum": 32}
+    running = running_job(ledger(params=params, trainers=32), 32, **rules)
+    task = running.freeze()
+    assert task.deadline_ms == running.ledger.time_ms + 1_000 + 3 * running.ledger.job(running.job).parameters * 64
 
 
 def test_a_result_in_the_very_block_of_the_deadline_still_counts() -> None:
