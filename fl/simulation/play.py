@@ -93,8 +93,8 @@ class Cast(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A round that is over, and the evaluation of its model with it: their records, what became of those who did not
-    count, and the model that the job had then."""
+    """A round that is over, and the evaluation of its model with it: their records, and what became of those who did
+    not count."""
 
     record: Round
     evaluation: Evaluation | None
@@ -104,7 +104,6 @@ class Seen:
     """Trainers for whose answers the round did not wait."""
     refused: Mapping[str, int]
     """Answers by the code that they were refused with."""
-    model: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +148,9 @@ class Play:
         cast: Cast,
         trainers: int,
         conditions: Conditions,
-        tell: Callable[[Seen], None] = lambda seen: None,
+        tell: Callable[[Seen, bytes], None] = lambda seen, model: None,
     ) -> None:
+        """`tell` hears of each round that is over, with the model that the job had then."""
         self._rules = draft.rules
         self._cast = cast
         self._conditions = conditions
@@ -277,8 +277,8 @@ class Play:
         missing = record.cohort - record.updates.size - tally.failed - tally.refused.total()
         late = 0 if self._rules.discounts else max(0, missing)
         model = self._chain.blobs[record.model or record.base]
-        self._seen.append(Seen(record, evaluation, tally.failed, late, tally.refused, model))
-        self._tell(self._seen[-1])
+        self._seen.append(Seen(record, evaluation, tally.failed, late, tally.refused))
+        self._tell(self._seen[-1], model)
 
     def _forget(self, job: Job) -> None:
         """What nobody will ask for: older models, records of rounds."""

@@ -90,12 +90,12 @@ def simulate(
     cast = AppCast(acting, held, draft.rules, conditions.evaluators, conditions.seed)
     reports: list[RoundReport] = []
 
-    def seen(each: Seen) -> None:
+    def seen(each: Seen, model: bytes) -> None:
         told = report_of(
             draft.rules,
             each.record,
             each.evaluation,
-            held_out=cast.examine(each.model),
+            held_out=cast.examine(model),
             failed=each.failed,
             late=each.late,
             refused=dict(each.refused),

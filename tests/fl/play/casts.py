@@ -57,5 +57,14 @@ def drafted(trainers: int, **rules: Any) -> Draft:
     return draft_job("toy", START, **(given | rules))
 
 
-def played(trainers: int, cast: Known | None = None, conditions: Conditions | None = None, **rules: Any) -> Played:
-    return Play(drafted(trainers, **rules), cast or Known(), trainers, conditions or Conditions()).run()
+def played(
+    trainers: int,
+    cast: Known | None = None,
+    conditions: Conditions | None = None,
+    models: list[bytes] | None = None,
+    **rules: Any,
+) -> Played:
+    """`models` are told, one for each round."""
+    told: list[bytes] = [] if models is None else models
+    draft, people = drafted(trainers, **rules), cast or Known()
+    return Play(draft, people, trainers, conditions or Conditions(), lambda seen, model: told.append(model)).run()
