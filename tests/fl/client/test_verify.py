@@ -215,6 +215,12 @@ def test_what_all_nodes_lie_about_is_named_by_its_step(chain: Running, lies: dic
     assert {each.name for each in later if each.verdict == Verdict.FAILED} <= also, "and nothing else is blamed"
 
 
+def test_a_log_that_is_too_short_is_said_to_be(chain: Running) -> None:
+    number = Trained(chain).train()
+    all_nodes(chain, tells_entries=lambda leaves: leaves[:-1])
+    assert "3 of 4 entries" in step(verify(chain, number, key=None), "log").sentence
+
+
 # What a quorum certifies that lies
 
 
