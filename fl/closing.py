@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from chain.cid import raw_cid
 from chain.codec import encode
+from chain.unixfs import cid_of
 from fl.errors import Refused
 from fl.kernels import KERNEL_VERSION, apply_mean
 from fl.kernels.denormals import check_denormals
@@ -192,7 +192,7 @@ class Closing:
                 copies=copies_of(self.found.fingerprints),
             )
         )
-        return AggregationOutcome(not code, code, model_cid, optimizer_cid, record, raw_cid(record))
+        return AggregationOutcome(not code, code, model_cid, optimizer_cid, record, cid_of(record))
 
 
 def _applying(mean: GroupMean) -> Write:

