@@ -134,7 +134,7 @@ def measure_sum(
     return rate(form.layout.parameters * len(payloads), repeats, run)
 
 
-def cached(encoding: str, repeats: int) -> dict[str, float]:
+def cached(encoding: str, repeats: int, truncated: bool = False) -> dict[str, float]:
     form = form_for(encoding, TILE)
     values = np.random.default_rng(2).standard_normal(TILE).astype(np.float32) / 8
     group = placed(form, [encode_update(form, PLACE, {"w": values})] * FUSED)
@@ -142,7 +142,7 @@ def cached(encoding: str, repeats: int) -> dict[str, float]:
 
     def run() -> None:
         for _ in range(200):
-            group.sum(sums, factors, 0, 1, False)
+            group.sum(sums, factors, 0, 1, truncated)
 
     return rate(200 * TILE * FUSED, repeats, run)
 
