@@ -102,7 +102,8 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    state: int
+    """Of what comes out of the block; the state has its own."""
+
     events: int
     nodes: int
     rows: int
@@ -135,10 +136,11 @@ class Execution:
         return frontier
 
     def mark(self) -> Mark:
-        return Mark(self.state.mark(), len(self.events), len(self._nodes), len(self.rows), len(self.models))
+        self.state.mark()
+        return Mark(len(self.events), len(self._nodes), len(self.rows), len(self.models))
 
     def roll_back(self, mark: Mark) -> None:
-        self.state.roll_back(mark.state)
+        self.state.roll_back()
         del self.events[mark.events :]
         del self._nodes[mark.nodes :]
         del self.rows[mark.rows :]

@@ -181,13 +181,16 @@ def open_jobs(read: Read) -> OpenJobs:
 class State:
     """Records decoded once a block, written once a block, and put back when a transaction is refused."""
 
-    __slots__ = ("_read", "_records", "_stored", "_undo")
+    __slots__ = ("_read", "_records", "_stored", "_touched", "_undo")
 
     def __init__(self, read: Read) -> None:
         self._read = read
         self._stored: dict[bytes, bytes | None] = {}
         self._records: dict[bytes, object | None] = {}
-        self._undo: list[tuple[bytes, object | None]] = []
+        self._touched: set[bytes] = set()
+        """Keys, of records that may have been put back meanwhile."""
+        self._undo: dict[bytes, object | None] = {}
+        """What was there when the mark was set."""
 
     def get(self, cls: type[T], key: bytes) -> T | None:
         if key not in self._records:
@@ -207,18 +210,19 @@ class State:
     def delete(self, key: bytes, cls: type[object]) -> None:
         self._set(cls, key, None)
 
-    def mark(self) -> int:
-        return len(self._undo)
+    def mark(self) -> None:
+        """What came before stays. One row may be put by every transaction of a block: no two versions are kept."""
+        self._undo.clear()
 
-    def roll_back(self, mark: int) -> None:
-        while len(self._undo) > mark:
-            key, record = self._undo.pop()
-            self._records[key] = record
+    def roll_back(self) -> None:
+        """To the mark."""
+        self._records.update(self._undo)
+        self._undo.clear()
 
     def writes(self) -> dict[bytes, bytes | None]:
         """What differs from the rows read, sorted by key."""
         changed: dict[bytes, bytes | None] = {}
-        for key in sorted({key for key, _ in self._undo}):
+        for key in sorted(self._touched):
             record = self._records[key]
             data = None if record is None else encode(record)
             if data != self._stored[key]:
@@ -226,5 +230,6 @@ class State:
         return changed
 
     def _set(self, cls: type[object], key: bytes, record: object | None) -> None:
-        self._undo.append((key, self.get(cls, key)))
+        self._undo.setdefault(key, self.get(cls, key))
+        self._touched.add(key)
         self._records[key] = record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,19 @@ from fl.execution import OK, Effect
 from fl.jobrules import rules_hash
 from fl.jobs import CreateJob, JoinJob, job_id
 from fl.machine import execute_block, genesis_state, wants_block_at
-from fl.records import EventKind, Kind, Meta
-from fl.state import EVENTS, META, RECEIPTS, CorruptState, account_key, job_name_key, read_record, rules_key
+from fl.records import EventKind, Kind, Meta, Seated
+from fl.state import (
+    EVENTS,
+    META,
+    RECEIPTS,
+    CorruptState,
+    State,
+    account_key,
+    job_name_key,
+    read_record,
+    rules_key,
+    seated_key,
+)
 from tests.fl.builders import Ledger, ledger, make_genesis, make_rules, running_job, validator
 from tests.fl.scenario import play
 
@@ -47,6 +59,20 @@ def test_execution_leaves_the_state_that_it_reads_alone() -> None:
     first = execute_block(running.ledger.state.get, block)
     assert running.ledger.state == before
     assert execute_block(running.ledger.state.get, block) == first
+
+
+def test_a_row_that_every_transaction_of_a_block_puts_is_held_once() -> None:
+    state, key = State({}.get), seated_key(bytes(32))
+    tracemalloc.start()
+    for number in range(512):
+        state.mark()
+        state.put(key, Seated(number.to_bytes(2**14, "little")))
+        state.put(key, Seated(b""))
+        state.roll_back() if number % 2 else state.put(key, Seated(number.to_bytes(2**14, "big")))
+    held_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert state.get(Seated, key) == Seated((510).to_bytes(2**14, "big"))
+    assert held_bytes < 2**17
 
 
 def test_writes_are_only_what_changed() -> None:
