@@ -62,7 +62,7 @@ def test_execution_leaves_the_state_that_it_reads_alone() -> None:
 
 
 def test_a_row_that_every_transaction_of_a_block_puts_is_held_once() -> None:
-    state, key = State({}.get), seated_key(bytes(32))
+    state, key = State(lambda key: None), seated_key(bytes(32))
     tracemalloc.start()
     for number in range(512):
         state.mark()
