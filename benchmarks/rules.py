@@ -1,103 +1,56 @@
-"""What each rule of aggregation takes for a round, beside what bounds it, as JSON and as a table.
+"""What a whole round takes under each rule and encoding, as JSON: from the first update added to the last byte of the
+model, without disk and hashing of files.
 
-    python -m benchmarks.rules [--updates 100] [--parameters 10000000] [--encoding f32] [--threads 1 2]
-                               [--rules median krum ...] [--directory /var/tmp] [--out rules.json]
+    python -m benchmarks.rules [--parameters 2000000] [--updates 20] [--repeats 3] [--rules median krum] [--out r.json]
 
-Updates lie in files that are mapped, as in a node, and were read once before: of all of them, with every kernel
-compiled, one round is aggregated. Processor time is that of the whole process, from adding the updates to the last byte
-of the model; memory is RssAnon, what no file backs, at its most beyond what it was before, looked at every 5 ms.
-`promised` is the bound: the sums, a chunk of what is written, and for rules that look at all updates at once for each
-thread a tile and what it sorts or compares in, and the distances.
-
-Rates are in 10^9 values of updates a core-second. Beside them stands what bounds them, measured in the same run:
-`cached` is the same loop over tiles that stay in the cache, `bandwidth` what a pass that reads and writes int64 moves,
-divided by the bytes that the rule has to move for a value: the update's own and its share of the sums.
+`rate` is 10^9 values of updates a core-second, on one thread. Beside it, from the same run: `from_memory`, what the
+memory's bandwidth would allow if each byte of updates and sums were moved once; `from_cache`, the rule's own loops over
+values that lie in a core's cache; `share`, the rate of the lesser of the two. `memory_bytes` is what Python and numpy
+held at the most, beyond the updates and the base, which are mapped files in a node.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import mmap
-import os
 import platform
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from threading import Event, Thread
-from typing import Any
+import tracemalloc
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.kernels import PLACE, bandwidth, cached, form_for, placed, spread_over
-from benchmarks.processes import anonymous_bytes
-from fl.aggregation import TILE_BYTES, Aggregation, AggregationRules, Update, in_turn
-from fl.jobrules import SYNCHRONOUS, VISIBLE_TO_VALIDATORS, grid_of, zero_model_cid
-from fl.kernels import FUSED, KERNEL_VERSION
+from benchmarks.kernels import bandwidth, cached
+from fl.aggregation import Aggregation, AggregationRules, Update, in_turn
+from fl.jobrules import EQUAL, SYNCHRONOUS, VISIBLE_TO_VALIDATORS, grid_of, zero_model
+from fl.kernels import FUSED
+from fl.kernels.distances import LIMBS, add_norms
 from fl.kernels.golden import check_golden
-from fl.kernels.payloads import Payloads
 from fl.records import JobRules
-from fl.rules import RULES, check_rule, rule_of
-from fl.rules.rule import AtOnce, settings_of, written_settings
-from fl.tensors.closing import payload_fingerprint
+from fl.rules import RULES
+from fl.rules.rule import AtOnce, Settings, Streaming, settings_of, written_settings
 from fl.tensors.encodings import Place, encode_update
 from fl.tensors.grid import Grid
 from fl.tensors.layout import AVERAGED, TILE, Schema, TensorSpec
-from fl.tensors.model import build_model
 from fl.updates import form_of
-from fl.weights import EQUAL
 
-JOB, LOG_ROOT = bytes(32), bytes(32)
-SCRATCH_BYTES = 2 * 1024 * 1024
-"""What a kernel sorts or compares in, and a little."""
-
-
-def settings_for(rule: str, updates: int) -> dict[str, int | float]:
-    """A tenth of the updates may be faulty, and every one is clipped."""
-    tenth = updates // 10
-    chosen: dict[str, dict[str, int | float]] = {
-        "clipped_mean": {"norm": 1.0},
-        "median": {},
-        "trimmed_mean": {"share": 10},
-        "krum": {"faulty": tenth},
-        "multi_krum": {"faulty": tenth, "chosen": updates - 2 * tenth},
-        "bulyan": {"faulty": tenth},
-    }
-    return chosen.get(rule, {})
+JOB = bytes(32)
+GIVEN: dict[str, Settings] = {
+    "clipped_mean": {"norm": 100.0},
+    "trimmed_mean": {"share": 1, "of": 10},
+    "krum": {"faulty": 3},
+    "multi_krum": {"faulty": 3, "chosen": 5},
+    "bulyan": {"faulty": 3},
+}
 
 
-class Peak:
-    """The most anonymous memory of this process while this was on, beyond what it was before."""
-
-    def __enter__(self) -> Peak:
-        self._over = Event()
-        self._before = self._most = anonymous_bytes(os.getpid())
-        self._thread = Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.005):
-            self._most = max(self._most, anonymous_bytes(os.getpid()))
-
-    @property
-    def bytes(self) -> int:
-        return self._most - self._before
-
-
-def rules_of(rule: str, schema: Schema, encoding: str, updates: int) -> AggregationRules:
-    rules = JobRules(
+def job(rule: str, encoding: str, parameters: int, updates: int) -> JobRules:
+    return JobRules(
         name="rules",
-        schema=schema,
-        initial=zero_model_cid(schema),
+        schema=Schema((TensorSpec("w", "F32", (parameters,), AVERAGED),)),
+        initial=bytes(36),
         mode=SYNCHRONOUS,
         rule=rule,
         encoding=encoding,
@@ -107,7 +60,7 @@ def rules_of(rule: str, schema: Schema, encoding: str, updates: int) -> Aggregat
         target=updates,
         minimum=updates,
         maximum=updates,
-        deadline_ms=60_000,
+        deadline_ms=1,
         grace_ms=0,
         rounds=1,
         max_failed=1,
@@ -116,170 +69,136 @@ def rules_of(rule: str, schema: Schema, encoding: str, updates: int) -> Aggregat
         config=(),
         app="",
         app_digest=b"",
-        settings=written_settings(rule_of(rule), settings_for(rule, updates)),
+        settings=written_settings(RULES[rule], GIVEN.get(rule, {})),
+        share_ppm=10_000 if encoding == "topk" else 0,
     )
-    check_rule(rules)
-    return AggregationRules(JOB, 0, rules, 1)
 
 
-def mapped(path: Path) -> memoryview:
-    with path.open("rb") as file:
-        return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-
-
-def written(directory: Path, schema: Schema, encoding: str, updates: int) -> list[Update]:
-    """Each normal around a mean of its own."""
-    rules = rules_of("median", schema, encoding, updates)
-    form, made = form_of(rules.rules, 0), []
-    draw = np.random.default_rng(1)
-    for index in range(updates):
-        place = Place(JOB, 0, index.to_bytes(32, "big"))
-        values = draw.standard_normal(schema.tensors[0].shape, np.float32) * np.float32(0.1) + np.float32(index / 1e4)
-        path = directory / str(index)
-        path.write_bytes(encode_update(form, place, {"w": values}))
-        payload = mapped(path)
-        fingerprint = payload_fingerprint(payload, len(form.header(place)))
-        made.append(Update(index, 0, place.member, 1, 0, payload, fingerprint))
+def updates_of(rules: JobRules, values: NDArray[np.float32], count: int) -> list[Update]:
+    form = form_of(rules, 0)
+    made = []
+    for index in range(count):
+        member = bytes([index]) * 32
+        payload = encode_update(form, Place(JOB, 1, member), {"w": np.roll(values, 977 * index)})
+        made.append(Update(index, 1, member, 1, 0, payload, member))
     return made
 
 
-def measure(rule: str, schema: Schema, encoding: str, updates: Sequence[Update], threads: int) -> dict[str, float]:
-    base = build_model(schema, {"w": np.zeros(schema.tensors[0].shape, np.float32)})
-    parameters, count = schema.tensors[0].shape[0], len(updates)
-    with ThreadPoolExecutor(threads) as pool, Peak() as peak:
-        # Its threads are there before, with their stacks.
-        list(pool.map(time.sleep, [0.05] * threads))
-        wall, processor = time.perf_counter(), time.process_time()
-        aggregation = Aggregation(rules_of(rule, schema, encoding, count), spread_over(pool))
-        for start in range(0, count, FUSED):
-            aggregation.add(*updates[start : start + FUSED])
-        closing = aggregation.finish(LOG_ROOT, base, None)
-        written = closing.moments()
-        with tempfile.TemporaryFile() as file:
-            if written is not None:
-                file.writelines(written)
-                file.flush()
-            moments = None if written is None else memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-            for _ in closing.model(moments):
-                pass
-        wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    return {
-        "seconds": round(wall, 2),
-        "core_seconds": round(processor, 2),
-        "rate": round(parameters * count / processor / 1e9, 3),
-        "memory_mib": round(peak.bytes / 2**20, 1),
-        "promised_mib": round(promised(rule, parameters, count, threads) / 2**20, 1),
-    }
+def closed(rules: JobRules, updates: Sequence[Update], base: bytes) -> None:
+    sums = Aggregation(AggregationRules(JOB, 1, rules, 1))
+    for start in range(0, len(updates), FUSED):
+        sums.add(*updates[start : start + FUSED])
+    closing = sums.finish(bytes(32), base)
+    moments = None if (chunks := closing.moments()) is None else b"".join(chunks)
+    for _ in closing.model(moments):
+        pass
 
 
-def promised(rule: str, parameters: int, count: int, threads: int) -> int:
-    sums = 8 * parameters + SCRATCH_BYTES
-    if not rule_of(rule).all_at_once:
-        return sums
-    return sums + threads * (TILE_BYTES + SCRATCH_BYTES + 8192 * count + 12 * count**2) + 60 * count**2
+def best(repeats: int, run: Callable[[], object]) -> float:
+    run()
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        run()
+        seconds.append(time.process_time() - start)
+    return min(seconds)
 
 
 class InCache:
-    """As many tiles as the sums of eight, of updates of which there is one tile each."""
+    """Updates whose every tile is the same few values."""
 
-    def __init__(self, payloads: Payloads, count: int, grid: Grid) -> None:
-        width = max(1024, min(TILE, TILE_BYTES // (4 * count) // 1024 * 1024))
-        self.count, self.grid, self.spread = count, grid, in_turn
-        self.edges = tuple(range(0, 9 * width, width))
-        self._payloads = payloads
+    spread = staticmethod(in_turn)
+
+    def __init__(self, grid: Grid, count: int, parameters: int) -> None:
+        self.grid, self.count = grid, count
+        width = 1024
+        self.edges = tuple(range(0, parameters // width * width + 1, width))
+        self._values = np.random.default_rng(2).standard_normal((count, width)).astype(np.float32)
 
     def tile(self, tile: int, out: NDArray[np.float32]) -> None:
-        for each in range(self.count):
-            self._payloads.read(each, 0, out[each])
+        np.copyto(out, self._values)
 
 
-def in_cache(rule: str, encoding: str, count: int, grid: Grid) -> float:
-    found = rule_of(rule)
-    if not isinstance(found, AtOnce):
-        return cached(encoding, 5, truncated=rule == "clipped_mean")["median"]
-    form = form_for(encoding, TILE)
-    values = np.random.default_rng(2).standard_normal((count, TILE)).astype(np.float32) / 8
-    each = placed(form, [encode_update(form, PLACE, {"w": row}) for row in values])
-    updates = InCache(each, count, grid)
-    settings = settings_of(found, written_settings(found, settings_for(rule, count)))
-    sums = np.zeros(updates.edges[-1], np.int64)
-    best = 0.0
-    for _ in range(3):
-        began = time.process_time()
-        found.reduce(updates, sums, settings)
-        best = max(best, count * sums.size / (time.process_time() - began) / 1e9)
-    return round(best, 3)
+def from_cache(rules: JobRules, count: int, repeats: int) -> float:
+    rule = RULES[rules.rule]
+    if isinstance(rule, Streaming):
+        summed = cached(rules.encoding, repeats, rule.clips)["median"]
+        return 1 / (1 / summed + 1 / measured_in_cache(repeats)) if rule.clips else summed
+    assert isinstance(rule, AtOnce)
+    updates = InCache(grid_of(rules), count, 256 * 1024)
+    sums, settings = np.zeros(256 * 1024, np.int64), settings_of(rule, rules.settings)
+    return count * sums.size / best(repeats, lambda: rule.reduce(updates, sums, settings)) / 1e9
 
 
-def bounded(rule: str, schema: Schema, encoding: str, count: int, moved: float) -> dict[str, float]:
-    form = form_for(encoding, schema.tensors[0].shape[0])
-    shared = count if rule_of(rule).all_at_once else FUSED
+def measured_in_cache(repeats: int) -> float:
+    """How long updates are, of which those are clipped that are too long."""
+    values, limbs = np.ones((1, TILE), np.float32), np.zeros((1, LIMBS), np.int64)
+
+    def run() -> None:
+        for _ in range(200):
+            add_norms(limbs, values, 2.0**42)
+
+    return 200 * TILE / best(repeats, run) / 1e9
+
+
+def measure(rules: JobRules, values: NDArray[np.float32], count: int, repeats: int, moved: float) -> dict[str, float]:
+    updates, base = updates_of(rules, values, count), zero_model(rules.schema)
+    seconds = best(repeats, lambda: closed(rules, updates, base))
+    tracemalloc.start()
+    closed(rules, updates, base)
+    memory = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    rate = count * values.size / seconds / 1e9
+    stored = form_of(rules, 0).data_bytes / values.size
+    # Of the rules that look at all at once, the sums are written and read once; of the others by every call.
+    of_sums = 16 / count if RULES[rules.rule].all_at_once else 16 / FUSED
+    memory_rate, cache_rate = moved / (stored + of_sums), from_cache(rules, count, repeats)
     return {
-        "cached": in_cache(rule, encoding, count, grid_of(rules_of(rule, schema, encoding, count).rules)),
-        "bandwidth": round(moved / (form.data_bytes / form.layout.parameters + 16 / shared), 3),
+        "rate": round(rate, 3),
+        "from_memory": round(memory_rate, 3),
+        "from_cache": round(cache_rate, 3),
+        "share": round(rate / min(memory_rate, cache_rate), 2),
+        "memory_bytes": memory,
     }
-
-
-def table(report: dict[str, Any]) -> str:
-    threads = str(report["threads"][0])
-    lines = [
-        "| rule | rate | cached | bandwidth | of the lower | MiB | promised |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for rule, found in report["rules"].items():
-        bound, measured = found["bounds"], found["threads"][threads]
-        least = min(bound["cached"], bound["bandwidth"])
-        lines.append(
-            f"| `{rule}` | {measured['rate']} | {bound['cached']} | {bound['bandwidth']} "
-            f"| {measured['rate'] / least:.0%} | {measured['memory_mib']} | {measured['promised_mib']} |"
-        )
-    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--updates", type=int, default=100)
-    parser.add_argument("--parameters", type=int, default=10_000_000)
-    parser.add_argument("--encoding", default="f32")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rules", nargs="+", choices=tuple(RULES), default=list(RULES))
-    parser.add_argument("--directory", help="where the updates are written for as long as this takes")
+    parser.add_argument("--parameters", type=int, default=2_000_000)
+    parser.add_argument("--updates", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rules", nargs="+", default=sorted(RULES))
     parser.add_argument("--out", help="write the JSON there instead of to standard output")
     options = parser.parse_args(arguments)
     check_golden()
-    schema = Schema((TensorSpec("w", "F32", (options.parameters,), AVERAGED),))
-    with tempfile.TemporaryDirectory(dir=options.directory) as directory:
-        updates = written(Path(directory), schema, options.encoding, options.updates)
-        moved = bandwidth(options.parameters, 5, in_turn)["median"]
-        figures = {
-            rule: {
-                "bounds": bounded(rule, schema, options.encoding, options.updates, moved),
-                "threads": {
-                    str(threads): measure(rule, schema, options.encoding, updates, threads)
-                    for threads in options.threads
-                },
-            }
-            for rule in options.rules
-            if options.encoding in rule_of(rule).encodings
-        }
+    values = np.random.default_rng(1).standard_normal(options.parameters).astype(np.float32) / 8
+    moved = bandwidth(options.parameters, options.repeats, in_turn)["median"]
     report = {
-        "benchmark": "rules",
-        "kernel_version": KERNEL_VERSION,
-        "updates": options.updates,
         "parameters": options.parameters,
-        "encoding": options.encoding,
-        "threads": options.threads,
+        "updates": options.updates,
         "machine": platform.machine(),
-        "cpus": os.cpu_count(),
         "python": platform.python_version(),
-        "numpy": np.__version__,
         "bandwidth_gb_s": moved,
-        "rules": figures,
+        "rules": {
+            name: {
+                encoding: measure(
+                    job(name, encoding, options.parameters, options.updates),
+                    values,
+                    options.updates,
+                    options.repeats,
+                    moved,
+                )
+                for encoding in sorted(RULES[name].encodings)
+            }
+            for name in options.rules
+        },
     }
-    print(table(report))
     text = json.dumps(report, indent=2) + "\n"
     if options.out:
-        Path(options.out).write_text(text, encoding="utf-8")
+        with open(options.out, "w", encoding="utf-8") as file:
+            file.write(text)
+    else:
+        sys.stdout.write(text)
 
 
 if __name__ == "__main__":
