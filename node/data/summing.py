@@ -18,12 +18,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from chain.unixfs import DIGEST_BYTES, LEAF_BYTES
-from fl.aggregation import Aggregation, AggregationOutcome, AggregationRules, Closing, Update
+from fl.aggregation import Aggregation, AggregationOutcome, AggregationRules, Closing, Update, Work
 from fl.blobs import BlobKind
 from fl.errors import Refused
 from fl.kernels import KERNEL_VERSION
@@ -193,7 +194,7 @@ class Sums:
         if current.trouble is not None:
             raise current.trouble
         if current.over or current.sums is None:
-            raise CannotSum("DROPPED", "the round was dropped while it was summed")
+            raise _dropped()
         return await self._finished(current, current.sums, asked, base, moments)
 
     async def _mapped(self, cid: bytes, kind: BlobKind) -> memoryview:
@@ -355,7 +356,11 @@ class Sums:
 
     def _new_sums(self, current: _Round) -> Aggregation:
         rules = AggregationRules(current.job, current.number, current.rules, current.step)
-        return Aggregation(rules, self._offload.spread)
+
+        def spread(pieces: Sequence[Work]) -> Iterable[int]:
+            return self._offload.spread([partial(_unless_over, current, piece) for piece in pieces])
+
+        return Aggregation(rules, spread)
 
     def _add(self, current: _Round, sums: Aggregation, group: list[Addend]) -> None:
         updates = []
@@ -392,6 +397,8 @@ class Sums:
         if isinstance(error, DiskFailure):
             self._failure = error
             self._changed.set()
+            return
+        if current.over:
             return
         code = error.code if isinstance(error, Refused) else "SUM_FAILED"
         current.trouble = CannotSum(code, f"round {current.number} cannot be summed: {error}")
@@ -480,6 +487,17 @@ class Sums:
         draft = await self._offload.run(self._store.write, BlobKind.OPTIMIZER, chunks)
         current.made.add(draft.cid)
         return await self._store.keep(draft)
+
+
+def _dropped() -> CannotSum:
+    return CannotSum("DROPPED", "the round was dropped while it was summed")
+
+
+def _unless_over(current: _Round, piece: Work) -> int:
+    """Nobody waits for a round that was dropped, and others may wait for what it takes."""
+    if current.over:
+        raise _dropped()
+    return piece()
 
 
 def _update(addend: Addend, payload: Bytes, values: bytes) -> Update:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from chain.codec import decode
-from fl.aggregation import Aggregation, AggregationRules, Update
+from fl.aggregation import Aggregation, AggregationRules, Update, Work
 from fl.blobs import PUBLIC_KINDS, BlobKind
 from fl.jobrules import zero_model
 from fl.kernels import KERNEL_VERSION
@@ -234,3 +234,32 @@ def test_an_update_counts_for_the_group_that_it_names() -> None:
         assert first == 0 < second
 
     on_a_street(1, story)
+
+
+def test_a_round_that_is_dropped_while_its_updates_are_compared_takes_no_more_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    updates = given(3, LARGE)
+    done: list[int] = []
+
+    async def story(street: Street) -> None:
+        house = street.houses[0]
+        assert house.machine.node is not None
+        node = house.machine.node
+
+        def spread(pieces: Sequence[Work]) -> list[int]:
+            for piece in pieces:
+                done.append(piece())
+                node.sums.drop(JOB, 1)
+            return done
+
+        monkeypatch.setattr(node._ports.offload, "spread", spread)
+        for _, data in updates:
+            await house.put(data)
+        await house.plane.add(JOB, 1, LARGE, 1, [each for each, _ in updates])
+        with pytest.raises(DataFault) as fault:
+            await close(house, LARGE, 3)
+        assert fault.value.fault == "DROPPED"
+
+    on_a_street(1, story)
+    assert len(done) == 1
