@@ -61,7 +61,7 @@ def explain(client: Client, what: str, number: int | None, archives: tuple[str, 
     }
 
     def show() -> None:
-        table(_COLUMNS, [_row(each) for each in found.parts])
+        table(_COLUMNS, [_row(each) for each in found.parts], only_telling=True)
         for each in found.remarks:
             remark(each)
 

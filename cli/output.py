@@ -104,15 +104,19 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    """On a terminal with borders; in a pipe one line a row, columns apart by tabs."""
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "", *, only_telling: bool = False
+) -> None:
+    """On a terminal with borders, and if it is told so without columns that say nothing; in a pipe one line a row,
+    columns apart by tabs."""
     texts = [[_text(cell) for cell in row] for row in rows]
     if not on_terminal():
         click.echo("\t".join(columns))
         for row in texts:
             click.echo("\t".join(row))
         return
-    console().print(rich_table(columns, texts, title))
+    shown = telling(columns, texts) if only_telling else (columns, texts)
+    console().print(rich_table(*shown, title))
 
 
 def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> RenderableType:
@@ -120,12 +124,20 @@ def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    drawn = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, collapse_padding=True)
     for column in columns:
         drawn.add_column(column, overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     return drawn
+
+
+def telling(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], usual: str = ""
+) -> tuple[list[str], list[list[str]]]:
+    """Without the columns that say nothing, or the usual in every row: a terminal is narrow."""
+    kept = [place for place in range(len(columns)) if any(row[place] not in ("", usual) for row in rows)]
+    return [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 
 def fields(values: Mapping[str, object]) -> None:

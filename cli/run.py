@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import click
 
 from cli.client import FILE, Client
 from cli.explain import explained
-from cli.output import console, json_wanted, line, on_terminal, reading, remark, rich_table, tell, waiting
+from cli.output import console, json_wanted, line, on_terminal, reading, remark, rich_table, tell, telling, waiting
 from fl.client.errors import BadInput, QuorateError
 
 if TYPE_CHECKING:
@@ -182,13 +182,12 @@ def _on_network(
 # What is shown
 
 
-def _columns(rules: JobRules) -> tuple[str, ...]:
-    measured = (*rules.metrics, *(f"eval {name}" for name in rules.evaluation.metrics))
-    return ("ROUND", "STATE", "UPDATES", "WEIGHT", *map(str.upper, measured), "HELD OUT", "LATE", "FAILED", "REFUSED")
+def _columns(rules: JobRules, held_out: Sequence[str]) -> tuple[str, ...]:
+    measured = (*rules.metrics, *(f"eval {name}" for name in rules.evaluation.metrics), *held_out)
+    return ("ROUND", "STATE", "UPDATES", "WEIGHT", *map(str.upper, measured), "LATE", "FAILED", "REFUSED")
 
 
-def _cells(rules: JobRules, report: RoundReport) -> list[str]:
-    held_out = " ".join(f"{name}={value:.4g}" for name, value in report.held_out.items())
+def _cells(rules: JobRules, report: RoundReport, held_out: Sequence[str]) -> list[str]:
     refused = " ".join(f"{code}×{count}" for code, count in sorted(report.refused.items()))
     return [
         str(report.round),
@@ -197,7 +196,7 @@ def _cells(rules: JobRules, report: RoundReport) -> list[str]:
         str(report.weight),
         *(_number(report.metrics.get(name)) for name in rules.metrics),
         *(_number(report.evaluation.get(name)) for name in rules.evaluation.metrics),
-        held_out,
+        *held_out,
         str(report.late or ""),
         str(report.failed or ""),
         refused,
@@ -205,22 +204,38 @@ def _cells(rules: JobRules, report: RoundReport) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    if value is None:
+        return ""
+    return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 1000 else f"{value:.4g}"
 
 
 @contextmanager
 def _table(rules: JobRules) -> Iterator[Callable[[list[RoundReport]], None]]:
-    columns = _columns(rules)
-    if on_terminal():
-        from rich.live import Live
-
-        with Live(console=console(), auto_refresh=False) as live:
-            yield lambda reports: live.update(
-                rich_table(columns, [_cells(rules, each) for each in reports[-_MOST_ROWS:]]), refresh=True
-            )
+    if not on_terminal():
+        yield lambda reports: _tell_last(rules, reports)
         return
-    line("\t".join(columns))
-    yield lambda reports: line("\t".join(_cells(rules, reports[-1])))
+    from rich.live import Live
+
+    with Live(console=console(), auto_refresh=False) as live:
+
+        def redraw(reports: list[RoundReport]) -> None:
+            names = sorted({name for report in reports for name in report.held_out})
+            rows = [
+                _cells(rules, report, [_number(report.held_out.get(name)) for name in names])
+                for report in reports[-_MOST_ROWS:]
+            ]
+            columns = _columns(rules, [f"held out {name}" for name in names])
+            live.update(rich_table(*telling(columns, rows, usual="closed")), refresh=True)
+
+        yield redraw
+
+
+def _tell_last(rules: JobRules, reports: list[RoundReport]) -> None:
+    """A pipe's columns are there before it is known what is measured on what is held out."""
+    if len(reports) == 1:
+        line("\t".join(_columns(rules, ["held out"])))
+    held_out = " ".join(f"{name}={_number(value)}" for name, value in reports[-1].held_out.items())
+    line("\t".join(_cells(rules, reports[-1], [held_out])))
 
 
 def _conclude(job: JobFile, where: str, reports: list[RoundReport], ended: Ended, out: Path | None) -> None:

@@ -27,7 +27,7 @@ import numpy as np
 
 from fl.client.digits import CLASSES, FEATURES, load_digits
 from fl.client.errors import BadInput
-from fl.client.jobdraft import Arrays, ConfigValue
+from fl.client.jobdraft import Arrays, ConfigValue, check_table
 from fl.client.partition import SEED, Partition, divided
 from fl.client.perceptron import Data, accuracy, initial_model, mean_loss, train
 from fl.records import JobRules
@@ -64,6 +64,7 @@ class Digits:
     def train(
         self, model: Arrays, data: Data, config: Mapping[str, ConfigValue], chance: np.random.Generator
     ) -> Trained:
+        check_table("config", config, dict.fromkeys(_NUMBERS, float) | dict.fromkeys(_COUNTS, int))
         numbers = {name: float(config.get(name, usual)) for name, usual in _NUMBERS.items()}
         counts = {name: int(config.get(name, usual)) for name, usual in _COUNTS.items()}
         weights, loss = train(

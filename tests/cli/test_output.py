@@ -15,6 +15,7 @@ import pytest
 
 from cli.localnets import LocalNetwork, Plan
 from cli.node import progress
+from cli.output import telling
 from tests.cli.run import done, quorate
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,13 @@ def on_a_terminal(*arguments: object) -> str:
         assert running.wait(60) == 0
     os.close(shown)
     return text.decode()
+
+
+def test_a_narrow_table_leaves_out_what_is_as_usual_in_every_row() -> None:
+    columns, rows = ("ROUND", "STATE", "LATE", "FAILED"), [["1", "closed", "", ""], ["2", "closed", "1", ""]]
+    assert telling(columns, rows, usual="closed") == (["ROUND", "LATE"], [["1", ""], ["2", "1"]])
+    rows[1][1] = "failed"
+    assert telling(columns, rows, usual="closed")[0] == ["ROUND", "STATE", "LATE"]
 
 
 def test_a_table_is_drawn_on_a_terminal(genesis: Path) -> None:

@@ -114,6 +114,17 @@ def test_ones_own_code_trains_on_data_of_any_kind(tmp_path: Path) -> None:
     assert [each["evaluation"]["error"] for each in data["rounds"]] == pytest.approx(errors, abs=1e-6)
 
 
+def test_a_misspelt_setting_of_the_digits_is_refused(short: Path) -> None:
+    short.write_text(short.read_text().replace("epochs = 5", "epoch = 5"))
+    ran = quorate("run", short, "--simulate", 2, "--json")
+    assert (ran.code, ran.data["code"], ran.data["advice"]) == (2, "UNKNOWN_KEY", "Did you mean 'epochs'?")
+
+
+def test_a_pipe_gets_no_head_line_of_a_job_that_cannot_be(short: Path) -> None:
+    short.write_text(f'rule = "krum"\n{short.read_text()}')
+    assert quorate("run", short, "--simulate", 4).out == ""
+
+
 @pytest.mark.slow
 def test_the_same_file_runs_on_a_chain_of_its_own(short: Path, tmp_path: Path) -> None:
     directory, out = tmp_path / "run", tmp_path / "out"
