@@ -282,6 +282,8 @@ def metrics(client: Client, name_or_id: str, plot: Path | None) -> None:
         "plot": str(plot) if plot is not None else None,
     }
     tell(data, lambda: table(_CURVE_COLUMNS, [_curve_row(each, record) for each in reports]))
+    if plot is not None:
+        remark(f"drawn: {plot}")
 
 
 def _curve_row(report: RoundReport, record: Job) -> tuple[str, ...]:

@@ -108,7 +108,12 @@ def _measured(rules: JobRules, courses: Courses) -> dict[str, dict[str, float]]:
     from fl.tensors.model import parse_model
 
     if rules.app not in DIGITS:
-        raise BadInput("NOT_DIGITS", f"The job's app is {rules.app or 'not named'}, not the digits.", "Use --out.")
+        named = f"names the app {rules.app}" if rules.app else "names no app"
+        raise BadInput(
+            "NOT_DIGITS",
+            f"The job {named}, and only models of the app digits can be measured here.",
+            "Leave --evaluate out; -o FILE writes the model, for you to measure.",
+        )
     app = BUILT_IN["digits"]()
     _, held_out = app.data()
     models = {"actual": courses.actual.model, "without": courses.other.model}

@@ -154,7 +154,7 @@ def job_of(content: Mapping[str, Any], beside: Path) -> JobFile:
     check_table("", given, {**_OF_THE_CHAIN, "model": dict, "data": dict, "simulation": dict, "rule": dict})
     lacking = [key for key in ("name", "rounds", "privacy") if key not in given]
     if lacking:
-        raise BadInput("LACKING", f"There is no {' and no '.join(lacking)}.", "Every job says these.")
+        raise BadInput("LACKING", f"It does not say {' and '.join(lacking)}.", "Every job has to.")
     rules = given | _rule(rule)
     if "config" in rules:
         rules["config"] = {key: _by_round(value) for key, value in rules["config"].items()}

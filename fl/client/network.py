@@ -39,6 +39,9 @@ T = TypeVar("T")
 PATIENCE_S = 30.0
 
 
+_SEE_JOBS = "quorate job list tells which there are."
+
+
 class AsyncNetwork:
     """Made by `connect_async`; an async context manager."""
 
@@ -128,7 +131,7 @@ class AsyncNetwork:
     async def _job(self, job: bytes) -> AsyncJob:
         rules = self._rules.get(job) or await self.record(JobRules, rules_key(job))
         if rules is None:
-            raise RefusedByChain.of("UNKNOWN_JOB", f"No job has the id {job.hex()}.")
+            raise RefusedByChain("UNKNOWN_JOB", f"No job has the id {job.hex()}.", _SEE_JOBS)
         self._rules[job] = rules
         return AsyncJob(self, job, rules)
 
@@ -137,7 +140,7 @@ class AsyncNetwork:
             return bytes.fromhex(name_or_id)
         named = await self.record(Named, job_name_key(name_or_id)) if is_name(name_or_id) else None
         if named is None:
-            raise RefusedByChain.of("UNKNOWN_JOB", f"No job is named {name_or_id!r} on {self.name}.")
+            raise RefusedByChain("UNKNOWN_JOB", f"No job is named {name_or_id!r} on {self.name}.", _SEE_JOBS)
         return named.holder
 
     # Writing

@@ -30,7 +30,9 @@ async def account_of(network: AsyncNetwork, name_or_account: str) -> bytes:
         return bytes.fromhex(name_or_account)
     named = await network.record(Named, member_name_key(name_or_account)) if is_name(name_or_account) else None
     if named is None:
-        raise RefusedByChain.of("UNKNOWN_MEMBER", f"No member is named {name_or_account!r}.")
+        raise RefusedByChain(
+            "UNKNOWN_MEMBER", f"No member is named {name_or_account!r}.", "quorate explain JOB ROUND lists a round's."
+        )
     return named.holder
 
 
@@ -49,7 +51,7 @@ async def _bring(audit: RoundAudit) -> None:
     course = Course(lambda step: None)
     await gather(audit, course)
     for step in course.steps:
-        where = f"Round {audit.number}, {step.name}: {step.sentence}."
+        where = f"Round {audit.number}, {step.name}: {step.sentence.removesuffix('.')}."
         if step.verdict == Verdict.FAILED:
             raise Unverified("NOT_VERIFIED", where, "See quorate verify.")
         if step.verdict == Verdict.MISSING:

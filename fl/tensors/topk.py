@@ -40,7 +40,10 @@ class TopK:
 
     def __init__(self, layout: Layout, coding: Coding) -> None:
         if not 1 <= coding.share_ppm <= WHOLE_PPM:
-            raise Refused("BAD_RULES", f"The share of topk is 1 to {WHOLE_PPM} millionths, not {coding.share_ppm}.")
+            raise Refused(
+                "BAD_RULES",
+                f"topk needs a share of the values: above 0, at most 1, not {coding.share_ppm / WHOLE_PPM:g}.",
+            )
         self._layout = layout
         self._range_bits = coding.range_bits
         self.limit = floats.range_bits_as_f32(coding.range_bits - 7)
