@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks.kernels import bandwidth, cached
 from fl.aggregation import Aggregation, AggregationRules, Update, in_turn
-from fl.jobrules import EQUAL, SYNCHRONOUS, VISIBLE_TO_VALIDATORS, grid_of, zero_model
+from fl.jobrules import SYNCHRONOUS, VISIBLE_TO_VALIDATORS, grid_of, zero_model
 from fl.kernels import FUSED
 from fl.kernels.distances import LIMBS, add_norms
 from fl.kernels.golden import check_golden
@@ -35,6 +35,7 @@ from fl.tensors.encodings import Place, encode_update
 from fl.tensors.grid import Grid
 from fl.tensors.layout import AVERAGED, TILE, Schema, TensorSpec
 from fl.updates import form_of
+from fl.weights import EQUAL
 
 JOB = bytes(32)
 GIVEN: dict[str, Settings] = {
