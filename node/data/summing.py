@@ -6,7 +6,8 @@ closes; then it may exceed the budget, one round at a time. Inline updates belon
 always have room, so nobody waits with bytes in hand.
 
 Under a rule that looks at all updates at once, a round waits with the names of its updates, and with the inline ones in
-a file, until it closes. Then it takes its room in the budget; such rounds are reduced one at a time.
+a file, until it closes. Then it takes its room in the budget, one such round at a time: it holds a map of each update,
+and the system has so many of them for all.
 
 Open rounds take turns, one group of updates each: a round of large updates delays a small one by one group. The work
 of a rule that looks at all of them is done in pieces, beside the turns of the others. An update that is not here is
@@ -128,7 +129,6 @@ class Sums:
         self.check_kernels = check_kernels
         self._checking: asyncio.Task[None] | None = None
         self._rounds: dict[tuple[bytes, int], _Round] = {}
-        self._reducing = asyncio.Lock()
         self._changed = asyncio.Event()
         self._failure: DiskFailure | None = None
 
@@ -185,10 +185,11 @@ class Sums:
         if current.closed is not None:
             self._touch(current)
             return replace(current.closed, id=asked.id)
-        current.size = asked.size
-        self._changed.set()
+        # Before it takes what others wait for.
         base = await self._mapped(asked.base, BlobKind.MODEL)
         moments = await self._mapped(asked.optimizer, BlobKind.OPTIMIZER) if asked.optimizer else None
+        current.size = asked.size
+        self._changed.set()
         while (current.summed < asked.size or current.sums is None) and current.trouble is None and not current.over:
             await current.moved.wait()
         if current.trouble is not None:
@@ -307,7 +308,7 @@ class Sums:
             for addend, values in zip(group, prints, strict=True):
                 current.kept.append(_Kept(addend, values, 0, 0))
                 current.here.popleft()
-        elif current.sums is None and len(current.kept) == current.size and self._room(current):
+        elif current.sums is None and len(current.kept) == current.size and self._alone() and self._room(current):
             gone = self._gone(current, [each.addend for each in current.kept if not each.size_bytes])
             current.kept = [each for each in current.kept if each.addend.index not in gone]
             if not gone:
@@ -383,6 +384,10 @@ class Sums:
             sums.add(_update(each.addend, payload, each.fingerprint))
         return sums
 
+    def _alone(self) -> bool:
+        """Whether no round holds all of its updates."""
+        return all(each.pile is None or each.sums is None for each in self._rounds.values())
+
     def _room(self, current: _Round) -> bool:
         if current.sums_bytes <= ALWAYS_BYTES:
             return True
@@ -426,7 +431,7 @@ class Sums:
         self, current: _Round, sums: Aggregation, asked: Close, base: memoryview, moments: memoryview | None
     ) -> Closed:
         try:
-            closing = await self._closing(current, sums, asked, base, moments)
+            closing = await self._offload.run(sums.finish, asked.log_root, base, moments)
         except Refused as refused:
             raise CannotSum(refused.code, f"round {current.number} cannot be closed: {refused}") from refused
         while True:
@@ -447,14 +452,6 @@ class Sums:
         self._changed.set()
         self._touch(current)
         return current.closed
-
-    async def _closing(
-        self, current: _Round, sums: Aggregation, asked: Close, base: memoryview, moments: memoryview | None
-    ) -> Closing:
-        if current.pile is None:
-            return await self._offload.run(sums.finish, asked.log_root, base, moments)
-        async with self._reducing:
-            return await self._offload.run(sums.finish, asked.log_root, base, moments)
 
     def _touch(self, current: _Round) -> None:
         """With the answer, whoever has marked before it and collects what must stay cannot know of these yet."""

@@ -35,7 +35,7 @@ LARGE = rules(rule="median")
 ADAM = rules(rule="fedadam", schema=SMALL)
 
 
-def given(count: int, of: JobRules, round: int = 1, group: int = 0) -> list[tuple[Addend, bytes]]:
+def given(count: int, of: JobRules, round: int = 1, group: int = 0, job: bytes = JOB) -> list[tuple[Addend, bytes]]:
     made = []
     form = form_of(of, group)
     for index in range(count):
@@ -46,7 +46,7 @@ def given(count: int, of: JobRules, round: int = 1, group: int = 0) -> list[tupl
             for each in schema_of(of, group).tensors
             if each.role == AVERAGED
         }
-        data = encode_update(form, Place(JOB, round, member), delta)
+        data = encode_update(form, Place(job, round, member), delta)
         made.append((Addend(index, round, member, 1, group, cid_of(data), b""), data))
     return made
 
@@ -77,10 +77,17 @@ def expected(
 
 
 async def close(
-    house: House, of: JobRules, size: int, *, round: int = 1, base: bytes = b"", optimizer: bytes = b""
+    house: House,
+    of: JobRules,
+    size: int,
+    *,
+    round: int = 1,
+    base: bytes = b"",
+    optimizer: bytes = b"",
+    job: bytes = JOB,
 ) -> Closed:
     base = base or await house.plane.zeros(of.schema)
-    return await house.plane.close(JOB, round, LOG_ROOT, size, KERNEL_VERSION, base, optimizer)
+    return await house.plane.close(job, round, LOG_ROOT, size, KERNEL_VERSION, base, optimizer)
 
 
 @pytest.mark.parametrize("of", [MEDIAN, KRUM])
@@ -263,3 +270,29 @@ def test_a_round_that_is_dropped_while_its_updates_are_compared_takes_no_more_ti
 
     on_a_street(1, story)
     assert len(done) == 1
+
+
+def test_one_round_at_a_time_holds_all_of_its_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = b"k" * 32
+    first, second = given(3, LARGE), given(3, LARGE, job=other)
+    held: list[int] = []
+
+    async def story(street: Street) -> None:
+        house = street.houses[0]
+        assert house.machine.node is not None
+        node = house.machine.node
+
+        def spread(pieces: Sequence[Work]) -> list[int]:
+            held.append(node.sums.held_bytes)
+            return [piece() for piece in pieces]
+
+        monkeypatch.setattr(node._ports.offload, "spread", spread)
+        for _, data in (*first, *second):
+            await house.put(data)
+        await house.plane.add(JOB, 1, LARGE, 1, [each for each, _ in first])
+        await house.plane.add(other, 1, LARGE, 1, [each for each, _ in second])
+        for closed in await asyncio.gather(close(house, LARGE, 3), close(house, LARGE, 3, job=other)):
+            assert closed.ok
+
+    on_a_street(1, story)
+    assert held == [8 * PARAMETERS] * 2
