@@ -17,8 +17,8 @@ from contextlib import suppress
 from chain.codec import decode
 from fl.blobs import BlobKind
 from fl.execution import BlockOutcome
-from fl.records import Dataset, Event, EventKind
 from fl.jobrules import zero_model_cid
+from fl.records import Dataset, Event, EventKind
 from fl.state import DATASETS, JOBS, dataset_key, job_of, read_record, round_of, rules_of
 from fl.tensors.layout import Schema
 from node.data.messages import Finding
