@@ -29,6 +29,8 @@ class Expected:
     model: Values
     moments: Values
     denominators: tuple[int, ...]
+    totals: tuple[list[int], ...]
+    """A of each group that some update changes."""
 
 
 def expected_of(rules: AggregationRules, updates: Sequence[Update], base: bytes, moments: bytes = b"") -> Expected:
@@ -38,7 +40,7 @@ def expected_of(rules: AggregationRules, updates: Sequence[Update], base: bytes,
     old = {f"{name}#{tensor}": [0] * len(bits) for name in names for tensor, bits in model.items()}
     if moments:
         old |= _read(moments, set(old))
-    new_model, new_moments, denominators = dict(model), dict(old), []
+    new_model, new_moments, denominators, sums = dict(model), dict(old), [], []
     for group in range(groups_of(rules.rules)):
         tensors = sorted(each.name for each in schema_of(rules.rules, group).tensors if each.role == AVERAGED)
         own = sorted((each for each in updates if each.group == group), key=lambda each: each.index)
@@ -48,6 +50,7 @@ def expected_of(rules: AggregationRules, updates: Sequence[Update], base: bytes,
         rows = [_row(rules, update, tensors) for update in own]
         totals, denominator = _sums(rules, rows, [each.weight for each in own])
         denominators.append(denominator)
+        sums.append(totals)
         means = [oracles_moments.mean_of(total, denominator) for total in totals]
         for moment in names:
             before = _flat(old, [f"{moment}#{tensor}" for tensor in tensors])
@@ -61,7 +64,7 @@ def expected_of(rules: AggregationRules, updates: Sequence[Update], base: bytes,
             )
         ]
         _put(new_model, tensors, moved)
-    return Expected(new_model, new_moments, tuple(denominators))
+    return Expected(new_model, new_moments, tuple(denominators), tuple(sums))
 
 
 def found_in(rules: AggregationRules, model: bytes, moments: bytes) -> tuple[Values, Values]:

@@ -51,6 +51,18 @@ def test_three_rounds_equal_the_oracle_bit_for_bit(rule: str, encoding: str, gro
         model, moments = made.model, made.moments
 
 
+@pytest.mark.parametrize(("rule", "encoding", "grouped"), list(combinations()))
+def test_sums_equal_the_oracle_to_the_last_step(rule: str, encoding: str, grouped: bool) -> None:
+    """A step of the grid is mostly less than a model shows."""
+    rules = job_of(rule, encoding, groups=GROUPS if grouped else ())
+    base = build_model(SMALL, random_model(SMALL, 1))
+    updates = drawn(rules, COUNT, 300)
+    aggregation = Aggregation(rules)
+    aggregation.add(*updates)
+    found = aggregation.finish(LOG_ROOT, base).found
+    assert tuple(each.sums.tolist() for each in found.means) == expected_of(rules, updates, base).totals
+
+
 @EVERY_RULE
 @settings(max_examples=15, deadline=None)
 @given(order=st.permutations(range(COUNT)), at_once=st.integers(1, COUNT))
