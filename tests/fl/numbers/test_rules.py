@@ -15,13 +15,14 @@ from chain.codec import decode
 from fl import aggregation as aggregation_module
 from fl.aggregation import Aggregation, Update, Work
 from fl.errors import Refused
+from fl.jobrules import grid_of
 from fl.rules import RULES
-from fl.rules.rule import settings_of
+from fl.rules.rule import settings_of, written_settings
 from fl.tensors.closing import MAX_CLOSING_BYTES, ClosingRecord
 from fl.tensors.floats import INFINITY_BITS
 from fl.tensors.model import build_model, check_model, parse_model
 from fl.tensors.moments import moment_form
-from tests.fl.numbers.averaging import LOG_ROOT, Averaged, averaged, update_of
+from tests.fl.numbers.averaging import LOG_ROOT, Averaged, averaged, rules_of, update_of
 from tests.fl.numbers.builders import ROUND, SMALL, WIDE, flat_schema, random_model, random_tensors
 from tests.fl.numbers.expected import expected_of, found_in
 from tests.fl.numbers.jobs import COUNT, GIVEN, GROUPS, WIDE_GROUPS, combinations, drawn, job_of
@@ -269,3 +270,17 @@ def test_an_update_in_a_job_without_rounds_names_the_version_that_it_came_from()
     assert averaged(rules, updates, base).outcome.ok
     with pytest.raises(Refused, match="WRONG_HEADER"):
         averaged(rules, [updates[0], replace(late, round=ROUND)], base)
+
+
+@pytest.mark.parametrize("encoding", ["f32", "bf16"])
+def test_an_update_is_clipped_from_the_first_step_beyond_the_norm_on(encoding: str) -> None:
+    """A hundred ones are 10·2^G0 long, and measured with 1 + √100 steps more."""
+    schema, step = flat_schema(100), 2.0**-42
+    for spare, clipped in ((11, False), (10, True)):
+        norm = written_settings(RULES["clipped_mean"], {"norm": 10 + spare * step})
+        rules = rules_of(schema, encoding, cap=1, rule="clipped_mean", settings=norm)
+        assert grid_of(rules.rules).unweighted_bits == 42
+        aggregation = Aggregation(rules)
+        aggregation.add(update_of(rules, 0, 1, {"w": np.ones(100)}))
+        (mean,) = aggregation.finish(LOG_ROOT, build_model(schema, {"w": np.zeros(100)})).found.means
+        assert set((mean.sums < 2**42).tolist()) == {clipped}
