@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from cli.output import remark
 from fl.client.apps import App, Holdings, Named, holdings
 from fl.client.errors import BadInput, RefusedByChain
 from fl.client.jobfile import JobFile
@@ -49,13 +50,16 @@ def created(network: Network, file: JobFile, trainers: int | None = None) -> Job
 
 def awaited(network: Network, file: JobFile, wait_s: float) -> Job:
     """The file's job, once somebody has created it."""
-    ends = time.monotonic() + wait_s
+    ends, waiting = time.monotonic() + wait_s, False
     while True:
         try:
             found = network.job(file.name)
         except RefusedByChain as error:
             if error.code != "UNKNOWN_JOB" or time.monotonic() > ends:
                 raise
+            if not waiting:
+                remark(f"There is no job {file.name} yet; waiting until its creator has made it.")
+                waiting = True
             time.sleep(_LOOK_AGAIN_S)
             continue
         check_same_app(found, file)
