@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Annotated, TypeAlias
 
@@ -117,16 +117,44 @@ class Segment:
     stop: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """What the flat vector of a schema looks like. Block `b` holds the values `blocks[b]` to `blocks[b+1]`,
-    tile `t` the blocks `tiles[t]` to `tiles[t+1]`, that is the values `edges[t]` to `edges[t+1]`."""
+    tile `t` the blocks `tiles[t]` to `tiles[t+1]`, that is the values `edges[t]` to `edges[t+1]`. These are as long as
+    the model is large, and made when somebody works with it: a stranger's few bytes may name the largest of models."""
 
     segments: tuple[Segment, ...]
     parameters: int
-    blocks: NDArray[np.int64]
-    tiles: NDArray[np.int64]
-    edges: NDArray[np.int64]
+
+    @cached_property
+    def block_count(self) -> int:
+        return sum(-(-(each.stop - each.start) // BLOCK) for each in self.segments)
+
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        return self._cuts[0]
+
+    @property
+    def tiles(self) -> NDArray[np.int64]:
+        return self._cuts[1]
+
+    @property
+    def edges(self) -> NDArray[np.int64]:
+        return self._cuts[2]
+
+    @cached_property
+    def _cuts(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        blocks, tiles, edges = [0], [0], [0]
+        for segment in self.segments:
+            for end in (*range(segment.start + BLOCK, segment.stop, BLOCK), segment.stop):
+                blocks.append(end)
+                if end - edges[-1] >= TILE:
+                    tiles.append(len(blocks) - 1)
+                    edges.append(end)
+        if edges[-1] != self.parameters:
+            tiles.append(len(blocks) - 1)
+            edges.append(self.parameters)
+        return _fixed(blocks), _fixed(tiles), _fixed(edges)
 
 
 def check_schema(schema: Schema, max_parameters: int) -> None:
@@ -171,21 +199,12 @@ def numpy_dtype(dtype: str) -> np.dtype[np.generic]:
 @lru_cache(maxsize=64)
 def layout_of(schema: Schema) -> Layout:
     segments: list[Segment] = []
-    blocks, tiles, edges = [0], [0], [0]
     start = 0
     for spec in sorted((each for each in schema.tensors if each.role == AVERAGED), key=lambda each: each.name):
         stop = start + prod(spec.shape)
         segments.append(Segment(spec.name, spec.shape, start, stop))
-        for end in (*range(start + BLOCK, stop, BLOCK), stop):
-            blocks.append(end)
-            if end - edges[-1] >= TILE:
-                tiles.append(len(blocks) - 1)
-                edges.append(end)
         start = stop
-    if edges[-1] != start:
-        tiles.append(len(blocks) - 1)
-        edges.append(start)
-    return Layout(tuple(segments), start, _fixed(blocks), _fixed(tiles), _fixed(edges))
+    return Layout(tuple(segments), start)
 
 
 def _fixed(values: list[int]) -> NDArray[np.int64]:

@@ -44,7 +44,7 @@ class Q8:
         return (*values, *scales)
 
     def check(self, part: Bytes, start: int) -> None:
-        count = max(0, min(len(part) // 4, self._layout.blocks.size - 1 - start // 4))
+        count = max(0, min(len(part) // 4, self._layout.block_count - start // 4))
         if not count:
             return
         check_scales(array_at(part, "F32", count, 0), self._range_bits)
@@ -53,7 +53,7 @@ class Q8:
         """Every scale stands for itself."""
 
     def encode(self, tensors: Iterable[NDArray[Any]]) -> Iterator[Bytes]:
-        scales = np.empty(self._layout.blocks.size - 1, np.float32)
+        scales = np.empty(self._layout.block_count, np.float32)
         values = np.empty(self._layout.parameters, np.int8)
         block = place = 0
         for tensor in tensors:
@@ -81,10 +81,10 @@ class Q8:
         return flat
 
     def scales(self, payload: Bytes, offset: int) -> NDArray[np.float32]:
-        return array_at(payload, "F32", self._layout.blocks.size - 1, offset).view(np.float32)
+        return array_at(payload, "F32", self._layout.block_count, offset).view(np.float32)
 
     def values(self, payload: Bytes, offset: int) -> NDArray[np.int8]:
-        start = offset + 4 * (self._layout.blocks.size - 1)
+        start = offset + 4 * self._layout.block_count
         return array_at(payload, "I8", self._layout.parameters, start).view(np.int8)
 
 

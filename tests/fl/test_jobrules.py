@@ -14,8 +14,9 @@ from fl.errors import Refused
 from fl.jobrules import check_rules, grid_of
 from fl.phases import phase_after, phases_of
 from fl.records import CohortRules, ConfigEntry, JobRules, RuleSetting, TensorGroup
+from fl.tensors.encodings import ENCODINGS
 from fl.tensors.grid import MAX_UPDATES
-from fl.tensors.layout import Schema, TensorSpec
+from fl.tensors.layout import AVERAGED, Schema, TensorSpec, layout_of
 from fl.weights import weight_of
 from tests.fl.builders import SCHEMA, make_rules
 
@@ -204,3 +205,10 @@ def test_a_round_of_the_heaviest_updates_fits_its_record() -> None:
     assert MAX_UPDATES * 2**32 < 2**64
     assert MAX_UPDATES * 2**32 * 2**63 < 2**127
     assert grid_of(rules).denominator(2**37) <= 2**62
+
+
+@pytest.mark.parametrize("encoding", sorted(ENCODINGS.keys() - {"ring32"}))
+def test_rules_are_checked_without_making_what_grows_with_the_model(encoding: str) -> None:
+    schema = Schema((TensorSpec(f"largest.{encoding}", "F32", (2**27,), AVERAGED),))
+    check_rules(make_rules(schema=schema, encoding=encoding), Params())
+    assert "_cuts" not in vars(layout_of(schema))
