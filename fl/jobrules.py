@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
+from math import prod
 from typing import TypeAlias
 
 from chain.cid import raw_cid
@@ -55,6 +56,11 @@ def rules_hash(rules: JobRules) -> bytes:
 def parameters_of(schema: Schema) -> int:
     """Of the averaged tensors."""
     return layout_of(schema).parameters
+
+
+def kept_values(schema: Schema) -> int:
+    """Of the averaged and the frozen tensors: every round writes them."""
+    return sum(prod(each.shape) for each in model_tensors(schema))
 
 
 def zero_model(schema: Schema) -> bytes:

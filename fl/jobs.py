@@ -17,7 +17,7 @@ from fl.errors import Refused
 from fl.evaluation import stop_evaluation
 from fl.evaluators import join_evaluators, leave_evaluators
 from fl.execution import Call, Effect, Execution, NewModel
-from fl.jobrules import check_initial_model, check_rules, parameters_of, rules_hash, zero_model_cid
+from fl.jobrules import check_initial_model, check_rules, kept_values, parameters_of, rules_hash, zero_model_cid
 from fl.members import is_registrar, member_in_role
 from fl.phases import ENDED
 from fl.records import (
@@ -116,21 +116,23 @@ def _place(role: str) -> Role:
 def create_job(execution: Execution, call: Call, body: CreateJob) -> Effect:
     state, rules = execution.state, body.rules
     member_in_role(state, call.sender, Role.CREATOR)
-    # Unlike a tensor, rules become state that every later block relies on.
-    check_rules(rules, execution.block.params)
-    parameters = parameters_of(rules.schema)
+    # What costs least comes first.
     opened = execution.open_jobs()
-    in_open_jobs = sum(each.parameters for each in opened)
-    if len(opened) == MAX_OPEN_JOBS or in_open_jobs + parameters > execution.block.params.open_parameters:
+    if len(opened) == MAX_OPEN_JOBS:
         raise Refused("TOO_MANY_JOBS")
     named = state.get(Named, job_name_key(rules.name))
     if named is not None and any(each.job == named.holder for each in opened):
         raise Refused("NAME_TAKEN")
+    # Unlike a tensor, rules become state that every later block relies on.
+    check_rules(rules, execution.block.params)
+    kept = kept_values(rules.schema)
+    if sum(each.parameters for each in opened) + kept > execution.block.params.open_parameters:
+        raise Refused("TOO_MANY_JOBS")
     job = job_id(call.tx_id)
     state.put(rules_key(job), rules)
     state.put(job_name_key(rules.name), Named(job))
-    state.put(job_key(job), _created(execution, call, rules, parameters))
-    execution.set_open_job(OpenJob(job, NEVER, parameters))
+    state.put(job_key(job), _created(execution, call, rules, parameters_of(rules.schema)))
+    execution.set_open_job(OpenJob(job, NEVER, kept))
     execution.count(jobs=1)
     zeros = not body.model and rules.initial == zero_model_cid(rules.schema)
     execution.models.append(NewModel(rules.initial, body.model, rules.schema if zeros else None))

@@ -289,7 +289,8 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class OpenJob:
-    """`due_ms` is the block time at which the job wants a block: 0 for the very next one, or NEVER."""
+    """`due_ms` is the block time at which the job wants a block: 0 for the very next one, or NEVER. `parameters` are
+    all that its models hold, frozen ones too."""
 
     job: Digest
     due_ms: U64

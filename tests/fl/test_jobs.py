@@ -20,7 +20,7 @@ from fl.machine import execute_block, wants_block_at
 from fl.records import MAX_OPEN_JOBS, ConfigEntry, EventKind, JobStatus, Phase
 from fl.state import job_name_key, open_jobs, rules_of
 from fl.tensors.encodings import ENCODINGS
-from fl.tensors.layout import Schema, TensorSpec
+from fl.tensors.layout import AVERAGED, FROZEN, Schema, TensorSpec
 from fl.tensors.model import build_model
 from tests.fl.builders import (
     SCHEMA,
@@ -330,6 +330,15 @@ def test_the_parameters_of_all_open_jobs_together_are_bounded() -> None:
     for name in ("one", "two"):
         created_job(chain, creator, make_rules(name=name))
     assert chain.status_of(creator.sign(CreateJob(make_rules(name="three"), b""))) == "TOO_MANY_JOBS"
+
+
+def test_frozen_tensors_count_for_what_open_jobs_may_have_together() -> None:
+    chain = ledger(params=Params(job_parameters=9, open_parameters=17))
+    creator = chain.actor("creator")
+    schema = Schema((TensorSpec("head", "F32", (1,), AVERAGED), TensorSpec("trunk", "F64", (8,), FROZEN)))
+    job = created_job(chain, creator, make_rules(name="one", schema=schema))
+    assert chain.job(job).parameters == 1
+    assert chain.status_of(creator.sign(CreateJob(make_rules(name="two", schema=schema), b""))) == "TOO_MANY_JOBS"
 
 
 def test_the_list_of_open_jobs_is_bounded() -> None:
