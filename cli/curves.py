@@ -37,7 +37,7 @@ def check_drawing() -> None:
 
 
 def draw_curves(reports: Sequence[RoundReport], title: str, path: Path) -> None:
-    """Writes a PNG."""
+    """Writes a PNG, whatever the file is called."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -55,7 +55,10 @@ def draw_curves(reports: Sequence[RoundReport], title: str, path: Path) -> None:
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelsize=9)
-    figure.savefig(path)
+    try:
+        figure.savefig(path, format="png")
+    except OSError as error:
+        raise BadInput("UNWRITABLE", f"{path} cannot be written: {error.strerror}.", "Name another file.") from error
 
 
 def _draw_metric(panel: Axes, reports: Sequence[RoundReport], name: str) -> None:

@@ -258,8 +258,16 @@ def _conclude(job: JobFile, where: str, reports: list[RoundReport], ended: Ended
     if ended.status != "finished":
         if not json_wanted():
             show()
-        raise QuorateError("NOT_FINISHED", f"{job.name} is {ended.status}.", "See why its rounds failed.")
+        raise QuorateError("NOT_FINISHED", f"{job.name} is {ended.status}.", _why(reports))
     tell(data, show)
+
+
+def _why(reports: list[RoundReport]) -> str:
+    """Where a code says more."""
+    codes = {code for report in reports for code in (report.code, *report.refused) if code}
+    if not codes:
+        return "See who stopped or paused it."
+    return "What the codes mean: " + ", ".join(f"quorate explain {code}" for code in sorted(codes))
 
 
 def _written(job: JobFile, where: str, reports: list[RoundReport], ended: Ended, out: Path) -> list[Path]:

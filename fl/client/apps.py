@@ -104,9 +104,18 @@ def named_metrics(names: Sequence[str], found: Mapping[str, float]) -> dict[str,
 def answered_group(rules: JobRules, weights: Arrays) -> tuple[int, dict[str, Any]]:
     """The group of tensors that an answer is for, by its place, and its tensors: what an app gives beside them is left
     out. In a job without groups that is 0 and all averaged ones."""
-    averaged = {each.name for each in rules.schema.tensors if each.role == AVERAGED}
+    averaged = {each.name: each.shape for each in rules.schema.tensors if each.role == AVERAGED}
     given = {name: array for name, array in weights.items() if name in averaged}
+    for name, array in given.items():
+        if np.shape(array) != averaged[name]:
+            raise BadInput(
+                "WRONG_SHAPE",
+                f"The app gives {name} the shape {np.shape(array)}, and in the model it has {averaged[name]}.",
+                "Return the model's tensors as they came, with other values.",
+            )
     if not rules.groups:
+        if lacking := averaged.keys() - given.keys():
+            raise BadInput("UNKNOWN_TENSOR", f"The app gives no {', '.join(sorted(lacking))}.", "Return all tensors.")
         return 0, given
     for number, group in enumerate(rules.groups):
         if set(group.tensors) == given.keys():

@@ -87,3 +87,8 @@ def test_without_a_measured_goal_there_is_no_best_model(tmp_path: Path) -> None:
         refused = quorate("model", "get", "digits", "--best", *options)
         assert refused.code != 0 and "has been measured" in refused.err
         assert done("job", "show", "digits", "--json", *options).data["best"] is None
+
+
+def test_curves_that_cannot_be_written_are_an_error_of_the_path(evaluated: list[Any], tmp_path: Path) -> None:
+    ran = quorate("job", "metrics", "digits", "--plot", tmp_path / "none" / "curves.png", "--json", *evaluated)
+    assert (ran.code, ran.data["code"]) == (2, "UNWRITABLE")

@@ -90,6 +90,7 @@ def test_a_job_that_comes_to_no_end_is_a_failure(short: Path) -> None:
     short.write_text(short.read_text().replace("dropout = 0.05", "dropout = 1.0"))
     ran = quorate("run", short, "--simulate", 4, "--json")
     assert (ran.code, ran.data["code"]) == (1, "NOT_FINISHED")
+    assert "quorate explain BELOW_MINIMUM" in ran.data["advice"]
 
 
 @pytest.mark.parametrize("options", [(), ("--simulate", 3, "--localnet"), ("--localnet", "--network", "x.toml")])
@@ -123,6 +124,19 @@ def test_a_misspelt_setting_of_the_digits_is_refused(short: Path) -> None:
 def test_a_pipe_gets_no_head_line_of_a_job_that_cannot_be(short: Path) -> None:
     short.write_text(f'rule = "krum"\n{short.read_text()}')
     assert quorate("run", short, "--simulate", 4).out == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [("{'offset': np.zeros(3)}", "WRONG_SHAPE"), ("{'gain': np.zeros(2)}", "UNKNOWN_TENSOR")],
+)
+def test_code_that_returns_other_tensors_is_told_so(tmp_path: Path, given: str, code: str) -> None:
+    module = f"means_that_{code.lower()}"
+    (tmp_path / f"{module}.py").write_text(OWN.replace('return {"offset": offset}', f"return {given}"))
+    ungrouped = OWN_JOB.replace('[groups]\nbody = ["gain"]\nhead = ["offset"]\n', "")
+    (tmp_path / "means.toml").write_text(ungrouped.replace("means_of_this_test", module))
+    ran = quorate("run", tmp_path / "means.toml", "--simulate", 2, "--json")
+    assert (ran.code, ran.data["code"]) == (2, code)
 
 
 @pytest.mark.slow
