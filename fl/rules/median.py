@@ -18,8 +18,17 @@ class Median(AtOnce):
     name = "median"
     stale = True
 
+    def effort(self, updates: int) -> int:
+        return effort_of_sorting(updates)
+
     def reduce(self, updates: ClosedUpdates, sums: NDArray[np.int64], settings: Settings) -> Mean:
         return mean_of_ordered(updates, sums, (updates.count - 1) // 2)
+
+
+def effort_of_sorting(updates: int) -> int:
+    """A sorted value takes ever more: of 1,024 updates thrice what one takes that is added, of 4,096 fifteen times
+    that. More is left, for slow machines."""
+    return updates * max(1, updates.bit_length() - 8)
 
 
 def mean_of_ordered(updates: ClosedUpdates, sums: NDArray[np.int64], cut: int) -> Mean:

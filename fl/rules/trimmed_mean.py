@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.records import JobRules
-from fl.rules.median import mean_of_ordered
+from fl.rules.median import effort_of_sorting, mean_of_ordered
 from fl.rules.rule import AtOnce, ClosedUpdates, Mean, Setting, SettingKind, Settings
 
 _MOST_PARTS = 1_000_000
@@ -34,6 +34,9 @@ class TrimmedMean(AtOnce):
         """One value is left out at either end: with fewer updates it would be the mean."""
         share, of = _parts(settings)
         return -(-of // share) if share else 1
+
+    def effort(self, updates: int) -> int:
+        return effort_of_sorting(updates)
 
     def reduce(self, updates: ClosedUpdates, sums: NDArray[np.int64], settings: Settings) -> Mean:
         share, of = _parts(settings)
