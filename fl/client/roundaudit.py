@@ -35,8 +35,8 @@ BASE, MOMENTS, RECORD = "base", "moments", "record"
 
 _BLOBS_AT_ONCE = 4
 _ARCHIVE = (
-    "Nodes keep the updates of a job's last rounds (`keep_update_rounds`, 2 unless told otherwise) and its last models"
-    " (`keep_models`, 3): ask one that keeps all (`archive = true`) with --archive URL."
+    "Nodes keep updates and models of a job's last two or three rounds, unless told otherwise: ask one that keeps all"
+    " (`archive = true`) with --archive URL."
 )
 
 
