@@ -35,7 +35,7 @@ BASE, MOMENTS, RECORD = "base", "moments", "record"
 
 _BLOBS_AT_ONCE = 4
 _ARCHIVE = (
-    "Nodes keep updates and models of a job's last two or three rounds, unless told otherwise: ask one that keeps all"
+    "Nodes keep those of a job's last rounds (`keep_update_rounds`, `keep_models`): ask one that keeps all"
     " (`archive = true`) with --archive URL."
 )
 
