@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chain.codec import CodecError, encode
 from chain.unixfs import cid_of
 from fl.client.errors import BadInput
 from fl.client.measures import MICRO
@@ -146,6 +147,10 @@ def draft_job(
         evaluation=_evaluation(evaluation or {}),
         goal=_goal(goal or {}),
     )
+    try:
+        encode(rules)
+    except CodecError as error:
+        raise BadInput("BAD_RULES", f"The rules cannot be written: {error}.", "Check this value.") from None
     # Zeros need no bytes, however many there are.
     return Draft(rules, b"" if initial == zero_model_cid(schema) else blob)
 
@@ -172,11 +177,17 @@ def _minimum(given: int | float | None, target: int) -> int:
 
 
 def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
+    return _times(1000, seconds)
 
 
 def _ppm(share: float) -> int:
-    return round(share * 1_000_000)
+    return _times(1_000_000, share)
+
+
+def _times(scale: int, number: float) -> int:
+    if not math.isfinite(number):
+        raise BadInput("BAD_RULES", f"{number} is no span of time, no share and no metric.", "Give a finite number.")
+    return round(number * scale)
 
 
 def _discounts(mode: str, staleness: int | None) -> tuple[int, ...]:
@@ -214,7 +225,7 @@ def _goal(given: Table) -> Goal:
     if not given:
         return Goal()
     stop_at = given.get("stop_at")
-    value = 0 if stop_at is None else round(stop_at * MICRO)
+    value = 0 if stop_at is None else _times(MICRO, stop_at)
     return Goal(given.get("metric", ""), given.get("larger", True), stop_at is not None, value)
 
 

@@ -178,6 +178,18 @@ def test_what_is_no_job_file_is_refused(tmp_path: Path, text: str) -> None:
         read_job_file(tmp_path / "none.toml")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("grace_s = -5", "deadline_s = inf", "deadline_s = nan", "max_failed = -1", "cap = -1", "range_bits = 300"),
+        *("[cohort]\nsize = -1", "[cohort]\nover = inf", '[goal]\nmetric = "loss"\nstop_at = inf'),
+    ],
+)
+def test_numbers_that_no_rules_can_hold_are_refused(text: str) -> None:
+    with pytest.raises(BadInput, match=r"cannot be written|finite"):
+        job(f'app = "digits"\n{text}').draft()
+
+
 def test_the_target_is_all_who_train_unless_it_is_given() -> None:
     least = LEAST.replace("target = 4", 'app = "digits"')
     assert job("", least).draft(9).rules.target == 9
