@@ -152,7 +152,7 @@ def squared_distances(updates: NDArray[Any]) -> Values:
 
 def best(distances: Values, bad: int, wanted: int) -> list[int]:
     """By Krum's score, among all of them."""
-    closest = max(0, len(distances) - bad - 2)
+    closest = max(1, len(distances) - bad - 2)
     scores = [np.sort(np.delete(row, place))[:closest].sum() for place, row in enumerate(distances)]
     return [int(each) for each in np.argsort(scores, kind="stable")[:wanted]]
 

@@ -1,10 +1,10 @@
 """Bulyan: Krum chooses updates one after the other, and of these each coordinate keeps the values nearest its median.
 
 θ = n−2f times, the best of the updates that remain by Krum's score is chosen: with r of them left, the sum of its r−f−2
-smallest squared distances among them (none below 1; towards the end fewer remain than Krum alone would ask for). Of
-equal scores the first in the round's log is best. In each coordinate of the θ chosen, A is the sum of the β = θ−2f
-consecutive sorted y closest to their median, as `fl.kernels.order.sum_closest` says, and den = β·2^G0. It needs
-n ≥ 4f+3.
+smallest squared distances among them, or the smallest one where that is none: towards the end fewer remain than Krum
+alone would ask for. Of equal scores the first in the round's log is best. In each coordinate of the θ chosen, A is the
+sum of the β = θ−2f consecutive sorted y closest to their median, as `fl.kernels.order.sum_closest` says, and
+den = β·2^G0. It needs n ≥ 4f+3.
 
 Memory is that of Krum, and 8·n² bytes to choose by.
 """
@@ -70,10 +70,12 @@ def selected(distances: Distances, scores: list[int], faulty: int) -> list[int]:
     neighbours = neighbours_of(distances)
     furthest = [count - faulty - 3] * count
     chosen = []
-    for _ in range(count - 2 * faulty):
-        best = min(
-            (position for position in range(count) if remaining[position]), key=lambda each: (scores[each], each)
-        )
+    for left in range(count, 2 * faulty, -1):
+        others = [position for position in range(count) if remaining[position]]
+        if left <= faulty + 3:
+            for position in others:
+                scores[position] = min((distances[position][each] for each in others if each != position), default=0)
+        best = min(others, key=lambda each: (scores[each], each))
         chosen.append(best)
         remaining[best] = False
         for position in range(count):

@@ -55,11 +55,12 @@ def squared_norm(one: Column, bits: int) -> int:
 
 
 def by_score(rows: Sequence[Column], among: Sequence[int], faulty: int, bits: int) -> list[int]:
-    """Positions, the best first: by the sum of the |among| − f − 2 smallest distances to others, then by position."""
+    """Positions, the best first: by the sum of the |among| − f − 2 smallest distances to others, at least of
+    one, then by position."""
 
     def score(position: int) -> int:
         others = sorted(squared_distance(rows[position], rows[each], bits) for each in among if each != position)
-        return sum(others[: max(0, len(among) - faulty - 2)])
+        return sum(others[: max(1, len(among) - faulty - 2)])
 
     return sorted(among, key=lambda position: (score(position), position))
 

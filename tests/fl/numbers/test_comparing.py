@@ -217,7 +217,7 @@ def test_choosing_one_after_the_other_equals_scoring_anew_each_time(
     remaining = list(range(count))
     expected = []
     for _ in range(count - 2 * faulty):
-        counted = max(0, len(remaining) - faulty - 2)
+        counted = max(1, len(remaining) - faulty - 2)
         scores = {a: sum(sorted(rows[a][b] for b in remaining if b != a)[:counted]) for a in remaining}
         expected.append(min(remaining, key=lambda each: (scores[each], each)))
         remaining.remove(expected[-1])
