@@ -202,7 +202,7 @@ def run_seed(seed: int, direct: bool = True) -> Outcome:
     run = _Run(draw(seed), direct)
     with remembered():
         try:
-            simulate(run.main)
+            simulate(run.main, collected=True)
         except (Exception, Crash) as failure:
             if _told(failure) not in run.violations:
                 run.violations.append(_told(failure))
