@@ -159,7 +159,7 @@ def test_an_initial_model_that_came_as_a_blob_is_what_the_job_starts_from() -> N
         model[-4:] = b"\x00\x00\x80\x3f"
         cid = cid_of(bytes(model))
         training = Training(cluster, trainers=2, initial=cid)
-        training._models[cid] = bytes(model)
+        training._blobs[cid] = bytes(model)
         creation = cluster.sign("creator", CreateJob(training.rules, b""))
         answer = await submitted(cluster, 3, creation)
         assert answer.refused is not None and answer.refused.code == "BLOB_MISSING"

@@ -32,13 +32,15 @@ OTHERS = (1, 2, 3)
 class Said:
     """Every vote of one validator that anybody received, whichever incarnation had sent it."""
 
-    key: bytes
     votes: list[tuple[float, Vote]] = field(default_factory=list)
 
     def tap(self, now: float, source: str, target: str, channel: Channel, frame: bytes) -> None:
         if channel is Channel.CONSENSUS and source == f"n{LOST}" and frame[0] in (1, 2):
             message = from_frame(channel, frame)
-            self.votes.append((now, message.vote if isinstance(message, Proposal) else message))  # type: ignore[arg-type]
+            vote = message.vote if isinstance(message, Proposal) else message
+            if isinstance(vote, Vote) and vote.signer == LOST:
+                # It also passes on what others had signed.
+                self.votes.append((now, vote))
 
     def of(self, *kinds: VoteKind, since: float = 0.0) -> list[Vote]:
         return [vote for now, vote in self.votes if vote.kind in kinds and now >= since]
@@ -75,7 +77,7 @@ Script = Callable[[Cluster, Said], Coroutine[None, None, None]]
 def play(script: Script, seed: int = 6, n: int = 4, set_changes: tuple[SetChange, ...] = (), **params: int) -> None:
     async def main() -> None:
         cluster = Cluster(genesis_of(n, Params(**params), set_changes=set_changes), seed)
-        said = Said(consensus_key(LOST).public)
+        said = Said()
         cluster.network.tap(said.tap)
         await cluster.start()
         await script(cluster, said)
