@@ -88,7 +88,7 @@ class Load:
         self._nodes = nodes
 
     async def post(self, place: int, transactions: Sequence[bytes]) -> list[dict[str, Any]]:
-        """Until each is executed there; a node that has no room is asked again."""
+        """Until each is executed there; a node that has no room, or wants a sender to be slower, is asked again."""
         url = f"{self._nodes[place % len(self._nodes)]}/v1/transactions?wait=executed"
         headers = {"Content-Type": "application/msgpack"}
         while True:
@@ -96,9 +96,13 @@ class Load:
                 content = await answer.json(content_type=None)
                 if answer.status == 200:
                     refused = [each for each in content["answers"] if "code" in each]
-                    if refused:
+                    if not refused:
+                        return list(content["answers"])
+                    if refused[0]["code"] != "RATE_LIMITED":
                         raise SystemExit(f"refused: {refused[0]}")
-                    return list(content["answers"])
+                    # What was taken of these is known by its id, and not taken twice.
+                    await asyncio.sleep(refused[0]["retry_after"])
+                    continue
                 if answer.status not in (202, 429, 503):
                     raise SystemExit(f"{answer.status}: {content}")
                 await asyncio.sleep(0.2 if answer.status != 202 else 0)

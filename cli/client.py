@@ -79,13 +79,34 @@ class Client:
         raise failure or BadFile("NO_ADDRESSES", f"{self.network} names no node that answers clients.", "Get another.")
 
     def pages(self, path: str, name: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        page = self.ask(f"{path}?limit={PAGE}")
-        found += page[name]
-        while page.get("next") is not None:
-            page = self.ask(f"{path}?limit={PAGE}&cursor={page['next']}")
-            found += page[name]
-        return found
+        """All of a list, unproven, from a node that is as far as the newest state that is proven here."""
+        from fl.client.nodes import Behind, Node, Reply, Request, Unusable
+
+        async def work(network: AsyncNetwork) -> list[dict[str, Any]]:
+            newest = await network.head()
+
+            def read(reply: Reply) -> tuple[list[dict[str, Any]], str | None]:
+                page = reply.fields()
+                rows, following, height = page.get(name), page.get("next"), page.get("height")
+                if not (isinstance(rows, list) and isinstance(following, str | None) and isinstance(height, int)):
+                    raise Unusable("no page of a list")
+                if height < newest:
+                    raise Behind(f"its list is of height {height}, and {newest} is proven")
+                return rows, following
+
+            async def all_of(node: Node) -> list[dict[str, Any]]:
+                found: list[dict[str, Any]] = []
+                query = {"limit": str(PAGE)}
+                while True:
+                    rows, following = await network.nodes.ask_one(node, Request("GET", path, query), read)
+                    found += rows
+                    if following is None:
+                        return found
+                    query["cursor"] = following
+
+            return await network.nodes.ask_in_turn(path, all_of)
+
+        return self.run(work)
 
 
 def _is_encrypted(key: Path) -> bool:

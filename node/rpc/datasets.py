@@ -36,8 +36,11 @@ class DatasetView(TypedDict):
 
 
 class DatasetsView(TypedDict):
+    """`height` is that of the state listed."""
+
     datasets: list[DatasetView]
     next: HexDigest | None
+    height: U64
 
 
 async def datasets(api: Api, request: Request) -> Response:
@@ -50,7 +53,7 @@ async def datasets(api: Api, request: Request) -> Response:
             following = identity.hex()
             break
         views.append(_view(identity, decode(Dataset, data, len(data))))
-    return json_response(DatasetsView(datasets=views, next=following))
+    return json_response(DatasetsView(datasets=views, next=following, height=api.executed_height))
 
 
 async def dataset(api: Api, request: Request) -> Response:

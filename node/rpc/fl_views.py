@@ -161,8 +161,11 @@ class JobWithRulesView(JobView):
 
 
 class JobsView(TypedDict):
+    """`height` is that of the state listed."""
+
     jobs: list[JobView]
     next: HexDigest | None
+    height: U64
 
 
 class JobMemberView(TypedDict):

@@ -123,7 +123,7 @@ async def jobs(api: Api, request: Request) -> Response:
     views, following = _page(
         rows, _JOBS, request[LIMIT], lambda identity, data: job_view(identity, decode(Job, data, len(data)))
     )
-    return json_response(JobsView(jobs=views, next=following))
+    return json_response(JobsView(jobs=views, next=following, height=api.executed_height))
 
 
 async def job(api: Api, request: Request) -> Response:
