@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,17 +12,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.explain import explained
 from cli.http import Place, fetch
 from cli.output import F
 from fl.client.errors import BadFile, QuorateError, Unreachable
 from fl.client.networkfile import NETWORK_FILE, read_network
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
     from numpy.typing import NDArray
 
     from chain.unixfs import Buffer
     from fl.client.network import AsyncNetwork
+    from fl.client.networks import Chosen
 
 T = TypeVar("T")
 
@@ -35,11 +35,26 @@ PAGE = 100
 class Client:
     """Which network, and in whose name."""
 
-    network: Path
-    key: Path | None
+    given: str | None
+    """A network's file or name; None: the usual one."""
+    named_key: Path | None
     passphrase: str | None
     home: Path | None
     patience_s: float
+
+    @property
+    def chosen(self) -> Chosen:
+        from fl.client.networks import Networks
+
+        return Networks(self.home).choose(self.given)
+
+    @property
+    def network(self) -> Path:
+        return self.chosen.file
+
+    @property
+    def key(self) -> Path | None:
+        return self.named_key if self.named_key is not None else self.chosen.key
 
     def run(self, work: Callable[[AsyncNetwork], Coroutine[Any, Any, T]]) -> T:
         """Connected, with everything that it reads proven from the network file on."""
@@ -59,12 +74,12 @@ class Client:
         return asyncio.run(connected())
 
     def secret(self) -> bytes | None:
-        if self.key is None or (self.passphrase is None and not _is_encrypted(self.key)):
-            return None
-        from node.keystore import read_passphrase
+        from fl.client.keyfile import is_encrypted, read_passphrase
 
-        with explained():
-            return read_passphrase(self.passphrase or "prompt").secret
+        key = self.key
+        if key is None or (self.passphrase is None and not is_encrypted(key)):
+            return None
+        return read_passphrase(self.passphrase or "prompt")
 
     def ask(self, path: str) -> dict[str, Any]:
         """From the first node that answers, unproven: for lists, and for what is on its way."""
@@ -109,25 +124,38 @@ class Client:
         return self.run(work)
 
 
-def _is_encrypted(key: Path) -> bool:
-    try:
-        return bool(json.loads(key.read_bytes()).get("cipher", "none") != "none")
-    except (OSError, ValueError, AttributeError):
-        # Loading it says what is wrong with it.
-        return False
+def complete_network(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """In a shell: the names there are, else files."""
+    from click.shell_completion import CompletionItem
+
+    from fl.client.networks import Networks
+
+    known = [CompletionItem(each) for each in Networks().names() if each.startswith(incomplete)]
+    return known or [CompletionItem(incomplete, type="file")]
 
 
 def client_options(command: F) -> F:
     """Adds the options and hands the command a `Client` as its first argument."""
 
     def called(
-        network: Path, key: Path | None, passphrase: str | None, home: Path | None, patience_s: float, **rest: Any
+        network: str | None, key: Path | None, passphrase: str | None, home: Path | None, patience_s: float, **rest: Any
     ) -> Any:
         return command(Client(network, key, passphrase, home, patience_s), **rest)
 
     options = (
-        click.option("--network", type=FILE, default=NETWORK_FILE, envvar="QUORATE_NETWORK", show_default=True),
-        click.option("--key", type=FILE, envvar="QUORATE_KEY", help="Key file of the account that acts."),
+        click.option(
+            "--network",
+            metavar="FILE|NAME",
+            shell_complete=complete_network,
+            envvar="QUORATE_NETWORK",
+            help=f"Which one.  [default: the one that `network use` chose, else {NETWORK_FILE}]",
+        ),
+        click.option(
+            "--key",
+            type=FILE,
+            envvar="QUORATE_KEY",
+            help="Key file of the account that acts.  [default: the network's, if it has a name]",
+        ),
         click.option(
             "--passphrase", envvar="QUORATE_PASSPHRASE_FROM", help="Of the key: prompt, file:PATH or credential:NAME."
         ),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.client import FILE, Client
+from cli.client import FILE, Client, complete_network
 from cli.explain import explained
 from cli.output import console, json_wanted, line, on_terminal, reading, remark, rich_table, tell, telling, waiting
 from fl.client.errors import BadInput, QuorateError
@@ -43,7 +43,12 @@ class Ended:
     "--simulate", "simulated", type=click.IntRange(1, 10_000), metavar="N", help="In this process: N trainers."
 )
 @click.option("--localnet", is_flag=True, help="On four validators on this machine, each trainer a process.")
-@click.option("--network", type=FILE, help="On the chain of this network file, in the name of --key.")
+@click.option(
+    "--network",
+    metavar="FILE|NAME",
+    shell_complete=complete_network,
+    help="On the chain of this network, in the name of --key.",
+)
 @click.option("--seed", type=click.IntRange(0), help="Of a simulation, in place of the file's.")
 @click.option("--trainers", type=click.IntRange(1, 64), default=4, show_default=True, help="With --localnet.")
 @click.option("--directory", type=DIRECTORY, default=Path("run"), show_default=True, help="With --localnet: its files.")
@@ -61,7 +66,7 @@ def run(
     file: Path,
     simulated: int | None,
     localnet: bool,
-    network: Path | None,
+    network: str | None,
     seed: int | None,
     trainers: int,
     directory: Path,
@@ -83,9 +88,7 @@ def run(
     docs/simulation.md lists what a job file says.
     """
     if (simulated is not None) + localnet + (network is not None) != 1:
-        raise BadInput(
-            "ONE_OF_THREE", "Where is it to run?", "Give one of --simulate N, --localnet and --network FILE."
-        )
+        raise BadInput("ONE_OF_THREE", "Where is it to run?", "Give one of --simulate N, --localnet and --network.")
     from fl.client.jobfile import read_job_file
 
     job = read_job_file(file)
@@ -96,7 +99,6 @@ def run(
     elif localnet:
         _on_localnet(job, file, trainers, directory, out)
     else:
-        assert network is not None
         client = Client(network, key, passphrase, home, 30.0)
         _on_network(job, client, part, accept, wait_s, out)
 

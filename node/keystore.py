@@ -10,10 +10,8 @@ Key files are those of `fl.client.keyfile`: encrypted, for their owner alone, ne
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ from chain.keys import SEED_BYTES, SigningKey
 from consensus.beacon import first_commitment
 from fl.client import keyfile
 from fl.client.errors import BadFile
-from fl.client.keyfile import read_private, save_key, sync_directory, write_new
+from fl.client.keyfile import save_key, sync_directory, write_new
 
 VALIDATOR_FORMAT = "quorate-validator-1"
 VALIDATOR_FILE = "validator.json"
@@ -66,47 +64,8 @@ def generate(entropy: Callable[[int], bytes]) -> ValidatorKeys:
 def read_passphrase(source: str, *, confirm: bool = False) -> Passphrase:
     """From `prompt`, `file:PATH`, `credential:NAME` (systemd's LoadCredential=), or
     `insecure-no-passphrase`."""
-    kind, _, place = source.partition(":")
-    if source == "insecure-no-passphrase":
-        return NO_PASSPHRASE
-    if source == "prompt":
-        text = _asked("Passphrase: ")
-        if confirm and _asked("The same again: ") != text:
-            raise KeystoreError("PASSPHRASES_DIFFER", "The two passphrases differ; nothing was written.")
-        secret = text.encode()
-    elif kind == "file" and place:
-        with _as_ours():
-            secret = read_private(Path(place)).rstrip(b"\r\n")
-    elif kind == "credential" and place and "/" not in place:
-        directory = os.environ.get("CREDENTIALS_DIRECTORY")
-        if not directory:
-            raise KeystoreError(
-                "NO_CREDENTIALS",
-                f"CREDENTIALS_DIRECTORY is not set; start the node by a systemd unit with LoadCredential={place}:PATH.",
-            )
-        # systemd guards this directory itself, with access lists that show as permissions of the group.
-        secret = _bytes(Path(directory) / place).rstrip(b"\r\n")
-    else:
-        raise KeystoreError(
-            "BAD_PASSPHRASE_SOURCE",
-            f"'{source}' is no source of a passphrase; use prompt, file:PATH, credential:NAME "
-            f"or insecure-no-passphrase.",
-        )
-    if not secret:
-        raise KeystoreError("EMPTY_PASSPHRASE", "The passphrase is empty; choose one, or insecure-no-passphrase.")
-    return Passphrase(secret)
-
-
-def _asked(prompt: str) -> str:
-    with warnings.catch_warnings():
-        # Rather than a passphrase in the open, or waiting for what nobody can type.
-        warnings.simplefilter("error", getpass.GetPassWarning)
-        try:
-            return getpass.getpass(prompt)
-        except getpass.GetPassWarning:
-            raise KeystoreError(
-                "NO_TERMINAL", "There is no terminal to ask for a passphrase; use file:PATH or credential:NAME."
-            ) from None
+    with _as_ours():
+        return Passphrase(keyfile.read_passphrase(source, confirm=confirm))
 
 
 def key_path(directory: Path, role: str) -> Path:

@@ -7,10 +7,12 @@ are never overwritten. A key without a passphrase must be asked for by name.
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import secrets
 import stat
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,72 @@ def save_key(
 
 
 def load_key(path: Path, passphrase: bytes | None = None, *, role: str = ACCOUNT) -> SigningKey:
+    """The key in this file. `passphrase=None` if it is not encrypted."""
     return unseal(path, read_private(path), passphrase, role)
+
+
+def is_encrypted(path: Path) -> bool:
+    """Of a file that is no key file: no. Loading it says what is wrong with it."""
+    try:
+        with open(path, "rb") as file:
+            return bool(json.loads(file.read(_FILE_LIMIT_BYTES)).get("cipher", "none") != "none")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+
+
+def read_passphrase(source: str, *, confirm: bool = False) -> bytes | None:
+    """From `prompt`, `file:PATH` or `credential:NAME` (systemd's LoadCredential=); None for
+    `insecure-no-passphrase`."""
+    kind, _, place = source.partition(":")
+    if source == "insecure-no-passphrase":
+        return None
+    if source == "prompt":
+        text = _asked("Passphrase: ")
+        if confirm and _asked("The same again: ") != text:
+            raise BadFile("PASSPHRASES_DIFFER", "The two passphrases differ; nothing was written.", "Try again.")
+        secret = text.encode()
+    elif kind == "file" and place:
+        secret = read_private(Path(place)).rstrip(b"\r\n")
+    elif kind == "credential" and place and "/" not in place:
+        secret = _credential(place).rstrip(b"\r\n")
+    else:
+        raise BadFile(
+            "BAD_PASSPHRASE_SOURCE",
+            f"'{source}' is no source of a passphrase.",
+            "Use prompt, file:PATH, credential:NAME or insecure-no-passphrase.",
+        )
+    if not secret:
+        raise BadFile("EMPTY_PASSPHRASE", "The passphrase is empty.", "Choose one, or insecure-no-passphrase.")
+    return secret
+
+
+def _asked(prompt: str) -> str:
+    with warnings.catch_warnings():
+        # Rather than a passphrase in the open, or waiting for what nobody can type.
+        warnings.simplefilter("error", getpass.GetPassWarning)
+        try:
+            return getpass.getpass(prompt)
+        except getpass.GetPassWarning:
+            raise BadFile(
+                "NO_TERMINAL", "There is no terminal to ask for a passphrase.", "Use file:PATH or credential:NAME."
+            ) from None
+
+
+def _credential(name: str) -> bytes:
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        raise BadFile(
+            "NO_CREDENTIALS",
+            "CREDENTIALS_DIRECTORY is not set.",
+            f"Start it by a systemd unit with LoadCredential={name}:PATH.",
+        )
+    # systemd guards this directory itself, with access lists that show as permissions of the group.
+    path = Path(directory) / name
+    try:
+        with open(path, "rb") as file:
+            return file.read(_FILE_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise BadFile("UNREADABLE", f"{path} cannot be read: {error.strerror}.", "Check the unit.") from error
 
 
 def read_private(path: Path) -> bytes:

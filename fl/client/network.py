@@ -24,6 +24,7 @@ from fl.client.job import AsyncJob
 from fl.client.jobdraft import Arrays, Draft, draft_job
 from fl.client.keyfile import load_key
 from fl.client.networkfile import NetworkFile, read_network
+from fl.client.networks import Networks
 from fl.client.nodes import Nodes, Unusable
 from fl.client.reader import Proven, Reader
 from fl.client.receipt import Receipt
@@ -201,7 +202,7 @@ class AsyncNetwork:
 
 
 async def connect_async(
-    network: str | os.PathLike[str],
+    network: str | os.PathLike[str] | None = None,
     key: str | os.PathLike[str] | SigningKey | None = None,
     *,
     passphrase: str | bytes | None = None,
@@ -209,19 +210,23 @@ async def connect_async(
     home: str | os.PathLike[str] | None = None,
     patience_s: float = PATIENCE_S,
 ) -> AsyncNetwork:
-    """Connect to the network of this file, in the name of this key.
+    """Connect to the network of this file, or of this name, in the name of this key.
 
+    Names are those of `quorate network add`; a network that is named brings the key along which was added with it,
+    unless another one is given. Without a network it is the usual one (`quorate network use`), else consortium.toml.
     `account` is needed once the key has been rotated: an account is named after its first key. `home` is where
     receipts and transactions in flight are kept (default: QUORATE_HOME or ~/.quorate). `patience_s` is how long a
     question is repeated while no node answers it.
     """
-    file = read_network(Path(network))
-    signing = _signing_key(key, passphrase)
+    root = Path(home) if home is not None else default_root()
+    chosen = Networks(root).choose(network)
+    file = read_network(chosen.file)
+    signing = _signing_key(key if key is not None else chosen.key, passphrase)
     who = _account(account) if account is not None else account_id(signing.public) if signing else None
-    kept = Home(Path(home) if home is not None else default_root(), file.checkpoint.chain_id, who)
+    kept = Home(root, file.checkpoint.chain_id, who)
     addresses = [(each.name, each.rpc) for each in file.validators.members if each.rpc]
     if not addresses:
-        raise BadFile("NO_ADDRESSES", f"{network} names no node that answers clients.", "Ask for one that does.")
+        raise BadFile("NO_ADDRESSES", f"{chosen.file} names no node that answers clients.", "Ask for one that does.")
     # Clients of one network spread over its nodes.
     nodes = Nodes(addresses, int.from_bytes((who or os.urandom(4))[:4], "big"), patience_s)
     reader = Reader(nodes, kept.checkpoint() or file.checkpoint, kept.head(), kept.keep_checkpoint)

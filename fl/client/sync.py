@@ -91,6 +91,7 @@ class Task:
 
     @property
     def round(self) -> int:
+        """The number of the round that is answered."""
         return self._task.round
 
     @property
@@ -100,6 +101,7 @@ class Task:
 
     @property
     def model_cid(self) -> str:
+        """What the model is known by."""
         return self._task.model_cid
 
     @property
@@ -155,6 +157,7 @@ class Evaluation:
 
     @property
     def model_cid(self) -> str:
+        """What the model is known by."""
         return self._asked.model_cid
 
     @property
@@ -189,14 +192,17 @@ class Job:
 
     @property
     def id(self) -> str:
+        """In lower hex."""
         return self._job.id
 
     @property
     def name(self) -> str:
+        """Of open jobs, no two have the same."""
         return self._job.name
 
     @property
     def rules(self) -> JobRules:
+        """What its creator has laid down, as the chain holds it."""
         return self._job.rules
 
     @property
@@ -243,6 +249,7 @@ class Job:
         return self._loop.run(self._job.join(accept, role=role, dataset=dataset))
 
     def leave(self, *, role: str = "trainer") -> Receipt:
+        """Be asked no more, from the next round on. What was submitted stays."""
         return self._loop.run(self._job.leave(role=role))
 
     def pause(self) -> Receipt:
@@ -405,14 +412,17 @@ class Network:
 
     @property
     def name(self) -> str:
+        """As its network file calls it."""
         return self._network.name
 
     @property
     def chain_id(self) -> str:
+        """The hash of its genesis, in lower hex."""
         return self._network.chain_id
 
     @property
     def account(self) -> str:
+        """The id of the key's account, in lower hex."""
         return self._network.account
 
     @property
@@ -422,10 +432,12 @@ class Network:
 
     @property
     def blobs(self) -> Blobs:
+        """Files of any size, named by their CIDs."""
         return Blobs(self._loop, self._network.blobs)
 
     @property
     def datasets(self) -> Datasets:
+        """What members say of their data."""
         return Datasets(self._loop, self._network.datasets)
 
     @property
@@ -454,6 +466,7 @@ class Network:
         return Job(self._loop, self._loop.run(self._network.create_job(name, model, **rules)))
 
     def create_drafted(self, draft: Draft) -> Job:
+        """Create the job of a draft: what `draft_job` makes, or a job file."""
         return Job(self._loop, self._loop.run(self._network.create_drafted(draft)))
 
     def send(self, body: object) -> Receipt:
@@ -474,7 +487,7 @@ class Network:
 
 
 def connect(
-    network: str | os.PathLike[str],
+    network: str | os.PathLike[str] | None = None,
     key: str | os.PathLike[str] | SigningKey | None = None,
     *,
     passphrase: str | bytes | None = None,
@@ -482,8 +495,10 @@ def connect(
     home: str | os.PathLike[str] | None = None,
     patience_s: float = PATIENCE_S,
 ) -> Network:
-    """Connect to the network of this file, in the name of this key; without a key, to read.
+    """Connect to the network of this file, or of this name, in the name of this key; without a key, to read.
 
+    Names are those of `quorate network add`; a network that is named brings the key along which was added with it,
+    unless another one is given. Without a network it is the usual one (`quorate network use`), else consortium.toml.
     `account` is needed once the key has been rotated: an account is named after its first key. `home` is where
     receipts and transactions in flight are kept (default: QUORATE_HOME or ~/.quorate). `patience_s` is how long a
     question is repeated while no node answers it.
