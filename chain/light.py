@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated
 
 from chain.block import Header, block_digest
@@ -28,7 +29,10 @@ from chain.certificate import (
     ValidatorSet,
     VoteKind,
     read_subject,
+    signers_of,
     verify_certificate,
+    verify_vote,
+    votes_of,
 )
 from chain.codec import U64, CodecError, Digest, Length, encode
 from chain.genesis import Genesis
@@ -45,8 +49,26 @@ EVENTS_KEY = b"events"
 StateValue = Annotated[bytes, Length(0, MAX_VALUE_BYTES)]
 
 
+class Flaw(StrEnum):
+    """Where a proof breaks, for programs."""
+
+    OTHER_EPOCH = "OTHER_EPOCH"
+    """The certificate is of another epoch than the checkpoint."""
+    BELOW_QUORUM = "BELOW_QUORUM"
+    WRONG_SIGNATURE = "WRONG_SIGNATURE"
+    WRONG_CERTIFICATE = "WRONG_CERTIFICATE"
+    """It is not a certificate of what it is handed in for."""
+    WRONG_HAND_OVER = "WRONG_HAND_OVER"
+    WRONG_PROOF = "WRONG_PROOF"
+    """What is certified does not contain what was handed in."""
+
+
 class Unproven(ValueError):
     """What was handed in does not follow from the checkpoint; the sentence says where it breaks."""
+
+    def __init__(self, flaw: Flaw, sentence: str) -> None:
+        super().__init__(sentence)
+        self.flaw = flaw
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,29 +135,63 @@ def follow(checkpoint: Checkpoint, hand_overs: Iterable[HandOver]) -> Checkpoint
 def _check_hand_over(checkpoint: Checkpoint, hand_over: HandOver) -> None:
     header, following, epoch = hand_over.header, hand_over.validators, checkpoint.validators.epoch
     if header.chain != checkpoint.chain_id or header.epoch != epoch:
-        raise Unproven(f"The header is not of epoch {epoch} of this chain.")
+        raise _wrong_hand_over(epoch, f"its header is not of epoch {epoch} of this chain")
     if following.epoch != epoch + 1 or header.next_set != following.digest():
-        raise Unproven(f"The last block of epoch {epoch} does not name the validator set handed in.")
-    final = _certified(checkpoint, hand_over.finalization, VoteKind.FINALIZE)
+        raise _wrong_hand_over(epoch, "the epoch's last block does not name the validator set handed in")
+    try:
+        final = _certified(checkpoint, hand_over.finalization, VoteKind.FINALIZE)
+    except Unproven as error:
+        raise _wrong_hand_over(epoch, str(error)) from None
     if not isinstance(final, Finalize) or final.block != block_digest(header) or final.view < header.view:
-        raise Unproven(f"The finalization is not of the last block of epoch {epoch}.")
+        raise _wrong_hand_over(epoch, "the finalization is not of the epoch's last block")
+
+
+def _wrong_hand_over(epoch: int, why: str) -> Unproven:
+    return Unproven(
+        Flaw.WRONG_HAND_OVER, f"The hand-over from epoch {epoch} to {epoch + 1} is wrong: {why.rstrip('.')}."
+    )
 
 
 def _certified(checkpoint: Checkpoint, certificate: Certificate, kind: VoteKind) -> Subject:
-    validators = checkpoint.validators
-    if certificate.kind != kind or not verify_certificate(checkpoint.chain_id, validators, certificate):
-        raise Unproven(f"The certificate is not one that a quorum of epoch {validators.epoch} signed.")
+    if certificate.kind != kind:
+        raise Unproven(Flaw.WRONG_CERTIFICATE, f"The certificate is not one of the kind {kind.name.lower()}.")
+    if not verify_certificate(checkpoint.chain_id, checkpoint.validators, certificate):
+        raise _why_uncertified(checkpoint, certificate)
     try:
         return read_subject(certificate.kind, certificate.subject)
     except CodecError as error:
-        raise Unproven(f"The certificate's subject cannot be read: {error}.") from None
+        raise Unproven(Flaw.WRONG_CERTIFICATE, f"The certificate's subject cannot be read: {error}.") from None
+
+
+def _why_uncertified(checkpoint: Checkpoint, certificate: Certificate) -> Unproven:
+    validators, signers = checkpoint.validators, signers_of(certificate)
+    epoch, quorum = validators.epoch, validators.quorum
+    if certificate.epoch != epoch:
+        return Unproven(Flaw.OTHER_EPOCH, f"The certificate is of epoch {certificate.epoch}, not {epoch}.")
+    if len(signers) < quorum:
+        return Unproven(
+            Flaw.BELOW_QUORUM,
+            f"{len(signers)} validators of epoch {epoch} signed the certificate; a quorum is {quorum}.",
+        )
+    in_form = len(certificate.signers) == (validators.n + 7) // 8 and signers[-1] < validators.n
+    if not in_form or len(signers) != len(certificate.signatures):
+        return Unproven(Flaw.WRONG_CERTIFICATE, "The certificate's signatures are not those of the signers it lists.")
+    votes = votes_of(certificate)
+    wrong = [each.signer for each in votes if not verify_vote(checkpoint.chain_id, validators, each)]
+    if len(wrong) == len(votes):
+        return Unproven(
+            Flaw.WRONG_SIGNATURE,
+            f"The certificate is of another chain, or forged: no validator of epoch {epoch} made its signatures.",
+        )
+    names = ", ".join(validators.members[each].name for each in wrong)
+    return Unproven(Flaw.WRONG_SIGNATURE, f"The certificate has signatures that {names} did not make.")
 
 
 def verify_executed(checkpoint: Checkpoint, certificate: Certificate) -> Executed:
     """What the certificate says was executed; raises Unproven."""
     executed = _certified(checkpoint, certificate, VoteKind.EXECUTED)
     if not isinstance(executed, Executed):
-        raise Unproven("The certificate is not one of execution.")
+        raise Unproven(Flaw.WRONG_CERTIFICATE, "The certificate is not one of execution.")
     return executed
 
 
@@ -143,9 +199,9 @@ def verify_state_bundle(checkpoint: Checkpoint, bundle: StateBundle) -> Executed
     """Returns normally iff `bundle.key` has `bundle.value` (None: has none) in the state that is returned."""
     executed = verify_executed(checkpoint, bundle.certificate)
     if executed.height != bundle.height:
-        raise Unproven(f"The certificate is of height {executed.height}, not {bundle.height}.")
+        raise Unproven(Flaw.WRONG_CERTIFICATE, f"The certificate is of height {executed.height}, not {bundle.height}.")
     if not verify_state(executed.state_root, bundle.key, bundle.value, bundle.proof):
-        raise Unproven("The state proof does not lead to the certified root.")
+        raise Unproven(Flaw.WRONG_PROOF, "The state proof does not lead to the certified root.")
     return executed
 
 
@@ -163,10 +219,10 @@ def _verify_entry(checkpoint: Checkpoint, bundle: ReceiptBundle, key: bytes) -> 
     frontier = bundle.frontier
     executed = verify_state_bundle(checkpoint, bundle.state)
     if bundle.state.key != key or bundle.state.value != encode(frontier):
-        raise Unproven(f"The frontier is not the state's value of '{key.decode()}'.")
+        raise Unproven(Flaw.WRONG_PROOF, f"The frontier is not the state's value of '{key.decode()}'.")
     leaf = leaf_digest(bundle.receipt)
     if not verify_log(frontier.root(), frontier.size, bundle.index, leaf, bundle.log_proof):
-        raise Unproven("The log proof does not lead to the certified log.")
+        raise Unproven(Flaw.WRONG_PROOF, "The log proof does not lead to the certified log.")
     return executed
 
 
@@ -174,8 +230,8 @@ def verify_block_bundle(checkpoint: Checkpoint, bundle: BlockBundle) -> Executed
     """Returns normally iff the block at `height` of this chain has this digest."""
     executed, header = verify_executed(checkpoint, bundle.certificate), bundle.header
     if executed.block != block_digest(header) or header.chain != checkpoint.chain_id:
-        raise Unproven("The header is not that of the certified block.")
+        raise Unproven(Flaw.WRONG_PROOF, "The header is not that of the certified block.")
     leaf = leaf_digest(bundle.block)
     if not verify_log(header.log_root, header.height, bundle.height, leaf, bundle.log_proof):
-        raise Unproven("The log proof does not lead to the certified header.")
+        raise Unproven(Flaw.WRONG_PROOF, "The log proof does not lead to the certified header.")
     return executed

@@ -14,6 +14,7 @@ from chain.genesis import genesis_header
 from chain.light import (
     BlockBundle,
     Checkpoint,
+    Flaw,
     HandOver,
     ReceiptBundle,
     StateBundle,
@@ -165,6 +166,25 @@ def test_a_changed_state_bundle_is_refused() -> None:
     refused(verify_state_bundle, Checkpoint(bytes(32), SETS[0]), good)
     with pytest.raises(Unproven):
         verify_executed(START, signed(0, VoteKind.FINALIZE, Finalize(1, bytes(32))))
+
+
+def test_whatever_is_wrong_with_a_certificate_is_named() -> None:
+    good = signed(0, VoteKind.EXECUTED, HISTORY.executed)
+    one_wrong = (good.signatures[0][::-1], *good.signatures[1:])
+    for bad, flaw, said in (
+        (signed(1, VoteKind.EXECUTED, HISTORY.executed), Flaw.OTHER_EPOCH, "of epoch 1, not 0"),
+        (replace(good, signers=b"\x01", signatures=good.signatures[:1]), Flaw.BELOW_QUORUM, "a quorum is 3"),
+        (replace(good, signers=b"\x00"), Flaw.BELOW_QUORUM, "0 validators"),
+        (replace(good, signers=good.signers + b"\x00"), Flaw.WRONG_CERTIFICATE, "signers it lists"),
+        (replace(good, signatures=good.signatures[:2]), Flaw.WRONG_CERTIFICATE, "signers it lists"),
+        (replace(good, signers=b"\x83"), Flaw.WRONG_CERTIFICATE, "signers it lists"),
+        (replace(good, signatures=one_wrong), Flaw.WRONG_SIGNATURE, SETS[0].members[0].name),
+        (replace(good, subject=encode(replace(HISTORY.executed, height=1))), Flaw.WRONG_SIGNATURE, "forged"),
+        (signed(0, VoteKind.FINALIZE, Finalize(1, bytes(32))), Flaw.WRONG_CERTIFICATE, "of the kind executed"),
+    ):
+        with pytest.raises(Unproven, match=said) as caught:
+            verify_executed(START, bad)
+        assert caught.value.flaw is flaw
 
 
 @pytest.mark.parametrize("index", range(len(RECEIPTS)))
