@@ -6,7 +6,7 @@ SEEDS ?= 2000
 FIRST_SEED ?= 1
 JOBS ?= 2
 
-.PHONY: demo test lint campaign nightly bench clean
+.PHONY: demo test lint docs campaign nightly bench clean
 
 $(STAMP): pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(STAMP)  ## the references of the SDK and of the RPC, from the program
+	$(BIN)/python docs/generate.py
 
 campaign: $(STAMP)  ## make campaign SEEDS=2000 FIRST_SEED=1
 	$(BIN)/python -m tests.simulation.campaign --seeds $(SEEDS) --first-seed $(FIRST_SEED) --jobs $(JOBS)

@@ -52,6 +52,7 @@ class RefusedByChain(QuorateError):
 
     @classmethod
     def of(cls, code: str, what: str = "") -> RefusedByChain:
+        """Of this code; `what` says more than its own sentence where the place knows more."""
         known = CODES.get(code)
         if known is None:
             # Not the chain's but a door's, which says all there is to say.
@@ -69,3 +70,9 @@ class Unverified(QuorateError):
     """What the nodes answered does not follow from the network file: they are on another chain, or they lie."""
 
     exit_code = 6
+
+
+class PolicyForbids(QuorateError):
+    """The site's own policy does not admit this: nothing was sent. Only the site can loosen it."""
+
+    exit_code = 7

@@ -35,6 +35,7 @@ class RoundReport:
     refused: Mapping[str, int] = field(default_factory=dict)
 
     def data(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
         return asdict(self)
 
 
