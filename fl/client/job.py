@@ -27,10 +27,12 @@ from fl.client.receipt import Receipt
 from fl.client.report import RoundReport, report_of
 from fl.client.tasks import AsyncTask
 from fl.client.wakeup import Wakeup
+from fl.client.trackers import Tracker, newest_told, tell_round
 from fl.cohort import is_listed, read_seats
 from fl.errors import Refused
 from fl.evaluation import SubmitEvaluation
 from fl.jobrules import rules_hash, zero_model_cid
+from fl.evaluators import UNDER_WAY
 from fl.jobs import JoinJob, LeaveJob, PauseJob, ResumeJob, StopJob
 from fl.records import (
     Answer,
@@ -142,10 +144,57 @@ class AsyncJob:
             reports += filter(None, await asyncio.gather(*map(self._report, numbers[start : start + _READ_AT_ONCE])))
         return reports
 
-    async def _report(self, number: int) -> RoundReport | None:
-        current, evaluation = await asyncio.gather(self.round(number), self.evaluation(number))
-        is_over = current is not None and current.phase in (Phase.CLOSED, Phase.FAILED)
-        return report_of(self.rules, current, evaluation) if current is not None and is_over else None
+    async def concluded(self, after: int = 0) -> list[RoundReport]:
+        """Of the rounds after this one, as far as nothing more is to come of them: they are over, and measured, if
+        evaluators are asked."""
+        newest = (await self.status()).round
+        reports: list[RoundReport] = []
+        for start in range(after + 1, newest + 1, _READ_AT_ONCE):
+            numbers = range(start, min(start + _READ_AT_ONCE, newest + 1))
+            for report in await asyncio.gather(*(self._report(number, measured=True) for number in numbers)):
+                if report is None:
+                    return reports
+                reports.append(report)
+        return reports
+
+    async def rounds(self, after: int = 0) -> AsyncGenerator[RoundReport, None]:
+        """Each round after this one as it is concluded, until the job is over. Nodes that do not answer are waited
+        for."""
+        wakeup = Wakeup(self.network.nodes, self.id)
+        try:
+            while True:
+                try:
+                    seen, job = wakeup.seen(), await self.status()
+                    reports = await self.concluded(after)
+                except Unreachable as error:
+                    log.warning("%s: waiting for the network: %s", self.name, error)
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+                    continue
+                for report in reports:
+                    yield report
+                    after = report.round
+                if job.status in _OVER and after >= job.round:
+                    return
+                await wakeup.wait(seen, _LOOK_AGAIN_S)
+        finally:
+            await wakeup.close()
+
+    async def follow(self, *trackers: Tracker) -> None:
+        """Tell trackers of each round that they do not know of yet, until the job is over; `fl.client.trackers` has
+        them. Each is called in a thread, one after the other."""
+        async for report in self.rounds(newest_told(trackers)):
+            await asyncio.to_thread(tell_round, trackers, report)
+
+    async def _report(self, number: int, measured: bool = False) -> RoundReport | None:
+        """Of a round that is over; or None. A `measured` one has no evaluation under way."""
+        current = await self.round(number)
+        if current is None or current.phase not in (Phase.CLOSED, Phase.FAILED):
+            return None
+        # Read after it: the block that closes a round opens its evaluation.
+        evaluation = await self.evaluation(number)
+        if measured and evaluation is not None and evaluation.phase in UNDER_WAY:
+            return None
+        return report_of(self.rules, current, evaluation)
 
     async def is_evaluator(self, account: str | None = None) -> bool:
         who = bytes.fromhex(account) if account is not None else self.network.sender.account
@@ -216,6 +265,7 @@ class AsyncJob:
             raise RefusedByChain.of("WRONG_RULES", f"The rules of {self.name} hash to {self.rules_hash}.")
         if await (self.is_evaluator() if role == Role.EVALUATOR else self.joined()):
             return None
+        await self.admit(role)
         named = bytes.fromhex((await self.network.datasets.find(dataset))[0]) if dataset is not None else b""
         body = JoinJob(self._id, bytes.fromhex(self.rules_hash), role, named)
         receipt = await self.network.send(body, allow=("ALREADY_JOINED",))

@@ -33,6 +33,7 @@ from fl.client.receipt import Receipt
 from fl.client.report import RoundReport
 from fl.client.tasks import AsyncTask
 from fl.records import Dataset, JobRules, Member, Round
+from fl.client.trackers import Tracker, newest_told, tell_round
 from fl.records import Evaluation as EvaluationRecord
 from fl.records import Job as JobRecord
 
@@ -206,6 +207,11 @@ class Job:
         return self._job.rules
 
     @property
+    @property
+    def averaged(self) -> list[str]:
+        """Names of the tensors that are trained together: `weights` holds them."""
+        return self._job.averaged
+
     def rules_hash(self) -> str:
         """What a member accepts by joining."""
         return self._job.rules_hash
@@ -265,6 +271,22 @@ class Job:
         return self._loop.run(self._job.stop())
 
     def tasks(self) -> Iterator[Task]:
+    def concluded(self, after: int = 0) -> list[RoundReport]:
+        """Of the rounds after this one, as far as nothing more is to come of them: they are over, and measured, if
+        evaluators are asked."""
+        return self._loop.run(self._job.concluded(after))
+
+    def rounds(self, after: int = 0) -> Iterator[RoundReport]:
+        """Each round after this one as it is concluded, until the job is over. Nodes that do not answer are waited
+        for."""
+        return self._asked(self._job.rounds(after), lambda _, report: report)
+
+    def follow(self, *trackers: Tracker) -> None:
+        """Tell trackers of each round that they do not know of yet, until the job is over; `fl.client.trackers` has
+        them."""
+        for report in self.rounds(newest_told(trackers)):
+            tell_round(trackers, report)
+
         """Each round that this account may still answer, until the job is over.
 
         Updates that an earlier run left in flight are sent again first, byte for byte. A round that was answered is

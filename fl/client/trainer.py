@@ -25,6 +25,7 @@ from fl.client.errors import BadInput, QuorateError, RefusedByChain, Unreachable
 from fl.client.keyfile import read_private
 from fl.client.perceptron import Data
 from fl.client.sync import Job, Network, connect
+from fl.client.trackers import Tracker, newest_told, tell_round, tell_update
 from fl.records import Role
 
 _LOOK_AGAIN_S = 0.5
@@ -53,9 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def train_for(job: Job, app: App, part: Any, seed: int) -> None:
-    """Answers every round that this account is asked in, until the job is over."""
+def train_for(job: Job, app: App, part: Any, seed: int, *, trackers: Sequence[Tracker] = ()) -> None:
+    """Answers every round that this account is asked in, until the job is over. Trackers hear of each update when its
+    fate is proven, and of rounds in between."""
+    told = newest_told(trackers)
     for task in job.tasks():
+        told = _tell(job, trackers, told)
         chance = np.random.default_rng([seed, task.round])
         weights, examples, metrics = app.train(task.model, part, task.config, chance)
         named = named_metrics(job.rules.metrics, metrics)
@@ -64,14 +68,40 @@ def train_for(job: Job, app: App, part: Any, seed: int) -> None:
         receipt = task.submit(weights=given, examples=examples, metrics=named, group=group)
         measured = "".join(f"{name} {value:.4f}, " for name, value in named.items())
         say(f"round {task.round}: {measured}{receipt.status} at height {receipt.height}")
+        tell_update(trackers, receipt, named)
+    _tell_rest(job, trackers, told)
 
 
-def evaluate_for(job: Job, app: App, share: Any) -> None:
-    """Answers every evaluation that this account is asked in, until the job is over."""
+def evaluate_for(job: Job, app: App, share: Any, *, trackers: Sequence[Tracker] = ()) -> None:
+    """Answers every evaluation that this account is asked in, until the job is over. Trackers hear of rounds in
+    between."""
+    told = newest_told(trackers)
     for asked in job.evaluations():
+        told = _tell(job, trackers, told)
         examples, metrics = app.evaluate(asked.model, share)
         receipt = asked.submit(metrics=named_metrics(asked.metrics, metrics), examples=examples)
         say(f"evaluation of round {asked.round}: {receipt.status} at height {receipt.height}")
+    _tell_rest(job, trackers, told)
+
+
+def _tell(job: Job, trackers: Sequence[Tracker], told: int) -> int:
+    """The newest round that they know of then."""
+    if not trackers:
+        return told
+    try:
+        reports = job.concluded(told)
+    except Unreachable:
+        # They hear of it before the next round.
+        return told
+    for report in reports:
+        tell_round(trackers, report)
+    return reports[-1].round if reports else told
+
+
+def _tell_rest(job: Job, trackers: Sequence[Tracker], told: int) -> None:
+    if trackers:
+        for report in job.rounds(told):
+            tell_round(trackers, report)
 
 
 def say(text: str) -> None:
