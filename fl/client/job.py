@@ -23,16 +23,17 @@ from fl.client.feedback import FED_BACK, Feedback
 from fl.client.home import Pending
 from fl.client.jobdraft import Arrays
 from fl.client.measures import examples_of, metric_values
+from fl.client.policy import Policy
 from fl.client.receipt import Receipt
 from fl.client.report import RoundReport, report_of
 from fl.client.tasks import AsyncTask
-from fl.client.wakeup import Wakeup
 from fl.client.trackers import Tracker, newest_told, tell_round
+from fl.client.wakeup import Wakeup
 from fl.cohort import is_listed, read_seats
 from fl.errors import Refused
 from fl.evaluation import SubmitEvaluation
-from fl.jobrules import rules_hash, zero_model_cid
 from fl.evaluators import UNDER_WAY
+from fl.jobrules import rules_hash, zero_model_cid
 from fl.jobs import JoinJob, LeaveJob, PauseJob, ResumeJob, StopJob
 from fl.records import (
     Answer,
@@ -260,16 +261,24 @@ class AsyncJob:
     ) -> Receipt | None:
         """Join under the job's rules, as a trainer or as an evaluator; None if that has been done. With `accept`, the
         hash of the rules that were agreed on, joining is refused under any others. `dataset` is the own one that is
-        trained on, by name or id: a job whose updates weigh by data sets wants it."""
+        trained on, by name or id: a job whose updates weigh by data sets wants it. Raises PolicyForbids for a job that
+        this site does not admit."""
         if accept is not None and accept.lower() != self.rules_hash:
             raise RefusedByChain.of("WRONG_RULES", f"The rules of {self.name} hash to {self.rules_hash}.")
+        await self.admit(role)
         if await (self.is_evaluator() if role == Role.EVALUATOR else self.joined()):
             return None
-        await self.admit(role)
         named = bytes.fromhex((await self.network.datasets.find(dataset))[0]) if dataset is not None else b""
         body = JoinJob(self._id, bytes.fromhex(self.rules_hash), role, named)
         receipt = await self.network.send(body, allow=("ALREADY_JOINED",))
         return receipt if receipt.accepted else None
+
+    async def admit(self, role: str = Role.TRAINER.value) -> Policy:
+        """The site's policy as it is at this time; raises PolicyForbids if it does not admit the job."""
+        policy = self.network.policy.read()
+        creator = (await self.status()).creator if policy.creators is not None else None
+        policy.check(self.rules, creator=creator, role=role)
+        return policy
 
     async def leave(self, *, role: str = Role.TRAINER.value) -> Receipt:
         return await self.network.send(LeaveJob(self._id, role))
@@ -292,26 +301,33 @@ class AsyncJob:
         """Each round that this account may still answer, until the job is over.
 
         Updates that an earlier run left in flight are sent again first, byte for byte. A round that was answered is
-        skipped, so the loop can be started anew at any time. Nodes that do not answer are waited for."""
-        return self._asked(SubmitUpdate, self._task)
+        skipped, so the loop can be started anew at any time. Nodes that do not answer are waited for, and so are the
+        hours of the site's policy; a job that it does not admit any more raises PolicyForbids."""
+        return self._asked(SubmitUpdate, self._task, Role.TRAINER)
 
     def evaluations(self) -> AsyncGenerator[AsyncEvaluation, None]:
         """Each model that this account is asked to measure and has not, until the job is over: as `tasks` for those
         who evaluate."""
-        return self._asked(SubmitEvaluation, self._evaluation)
+        return self._asked(SubmitEvaluation, self._evaluation, Role.EVALUATOR)
 
     async def _asked(
-        self, answered_by: type[object], find: Callable[[int], Awaitable[tuple[Job, A | None]]]
+        self, answered_by: type[object], find: Callable[[int], Awaitable[tuple[Job, A | None]]], role: Role
     ) -> AsyncGenerator[A, None]:
         """What `find` finds beyond the round that was offered last; it is told which one that is."""
-        wakeup = Wakeup(self.network.nodes, self.id)
-        offered = 0
+        wakeup, policies = Wakeup(self.network.nodes, self.id), self.network.policy
+        offered, shut_s = 0, 0.0
         try:
             while True:
                 try:
-                    await self._resume(answered_by)
+                    policy, was_open = await self.admit(role), not shut_s
+                    if not policy.holds_back_s(policies.now()):
+                        await self._resume(answered_by)
                     seen, height = wakeup.seen(), self.network.reader.head
-                    job, asked = await find(offered)
+                    shut_s = policy.wait_s(policies.now())
+                    job, asked = (await self.status(), None) if shut_s else await find(offered)
+                    if asked is not None:
+                        # To fetch a model takes its time.
+                        shut_s = (await self.admit(role)).wait_s(policies.now())
                 except Unreachable as error:
                     log.warning("%s: waiting for the network: %s", self.name, error)
                     await asyncio.sleep(_LOOK_AGAIN_S)
@@ -319,6 +335,11 @@ class AsyncJob:
                 if job.status in _OVER:
                     await asyncio.to_thread(self._forget_feedback)
                     return
+                if shut_s:
+                    if was_open:
+                        log.warning("%s: the policy's hours begin at %s", self.name, policies.shown(shut_s))
+                    await asyncio.sleep(min(shut_s, _LOOK_AGAIN_S))
+                    continue
                 if asked is None:
                     about_to_be_proven = wakeup.rumoured_height() > height
                     await wakeup.wait(seen, _SOON_S if about_to_be_proven else _LOOK_AGAIN_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import string
 from collections.abc import Iterable
@@ -26,18 +27,25 @@ from fl.client.keyfile import load_key
 from fl.client.networkfile import NetworkFile, read_network
 from fl.client.networks import Networks
 from fl.client.nodes import Nodes, Unusable
+from fl.client.policy import PolicyFile, policy_file
 from fl.client.reader import Proven, Reader
 from fl.client.receipt import Receipt
 from fl.client.sender import VALID_FOR_MS, Sender
+from fl.evaluation import SubmitEvaluation
 from fl.execution import OK
-from fl.jobs import CreateJob
+from fl.jobs import CreateJob, JoinJob
 from fl.members import is_name
-from fl.records import JobRules, Member, Named
-from fl.state import job_name_key, member_key, rules_key
+from fl.records import Dataset, JobRules, Member, Named, Role
+from fl.rounds import CheckIn, SubmitUpdate
+from fl.state import dataset_key, job_name_key, member_key, rules_key
 
 T = TypeVar("T")
 
+log = logging.getLogger("quorate.client")
+
 PATIENCE_S = 30.0
+_LOOK_AGAIN_S = 2.0
+"""At a policy that keeps something back."""
 
 
 _SEE_JOBS = "quorate job list tells which there are."
@@ -51,6 +59,8 @@ class AsyncNetwork:
         self._home = home
         self._sender: Sender | None = None
         self.blobs: AsyncBlobs
+        self.policy: PolicyFile
+        """What this site admits: it has the last word on whatever takes part in a job."""
         self._rules: dict[bytes, JobRules] = {}
         self.file = file
         self.reader = reader
@@ -156,12 +166,34 @@ class AsyncNetwork:
     ) -> Receipt:
         """Sign and send a transaction with this body, and wait until its fate is proven. Raises RefusedByChain
         when that is a refusal whose code is not in `allow`, Unreachable when no node takes it in time; then it stays
-        in the outbox."""
+        in the outbox. What takes part in a job is held to the site's policy before: PolicyForbids."""
+        await self._admit(body)
         stored = await self.sender.send(body, valid_for_ms, self.nodes.patience_s if patience_s is None else patience_s)
         receipt = Receipt.of(stored)
         if receipt.status != OK and receipt.status not in set(allow):
             raise RefusedByChain.of(receipt.status)
         return receipt
+
+    async def _admit(self, body: object) -> None:
+        if isinstance(body, JoinJob):
+            await (await self._job(body.job)).admit(body.role)
+            if body.dataset:
+                found = await self.record(Dataset, dataset_key(body.dataset))
+                self.policy.read().check_dataset(found.name if found is not None else "", body.dataset.hex())
+        elif isinstance(body, CheckIn):
+            await (await self._job(body.job)).admit(Role.TRAINER.value)
+        elif isinstance(body, SubmitUpdate | SubmitEvaluation):
+            role = Role.TRAINER if isinstance(body, SubmitUpdate) else Role.EVALUATOR
+            await self._admit_answer(await self._job(body.job), role.value)
+
+    async def _admit_answer(self, job: AsyncJob, role: str) -> None:
+        """Returns once the site's hours let it be sent."""
+        told = False
+        while (kept_s := (await job.admit(role)).holds_back_s(self.policy.now())) > 0:
+            if not told:
+                log.warning("%s: the policy keeps the answer until %s", job.name, self.policy.shown(kept_s))
+                told = True
+            await asyncio.sleep(min(kept_s, _LOOK_AGAIN_S))
 
     async def create_job(self, name: str, model: Arrays, **rules: Any) -> AsyncJob:
         """Create a job that starts from this model; `fl.client.jobdraft.draft_job` lists the rules."""
@@ -209,6 +241,7 @@ async def connect_async(
     account: str | None = None,
     home: str | os.PathLike[str] | None = None,
     patience_s: float = PATIENCE_S,
+    policy: str | os.PathLike[str] | None = None,
 ) -> AsyncNetwork:
     """Connect to the network of this file, or of this name, in the name of this key.
 
@@ -216,7 +249,8 @@ async def connect_async(
     unless another one is given. Without a network it is the usual one (`quorate network use`), else consortium.toml.
     `account` is needed once the key has been rotated: an account is named after its first key. `home` is where
     receipts and transactions in flight are kept (default: QUORATE_HOME or ~/.quorate). `patience_s` is how long a
-    question is repeated while no node answers it.
+    question is repeated while no node answers it. `policy` is the site's policy file (default: QUORATE_POLICY, or
+    policy.toml in the home if it is there): no job can override it.
     """
     root = Path(home) if home is not None else default_root()
     chosen = Networks(root).choose(network)
@@ -231,7 +265,10 @@ async def connect_async(
     nodes = Nodes(addresses, int.from_bytes((who or os.urandom(4))[:4], "big"), patience_s)
     reader = Reader(nodes, kept.checkpoint() or file.checkpoint, kept.head(), kept.keep_checkpoint)
     connected = AsyncNetwork(file, nodes, reader, kept)
+    connected.policy = policy_file(policy, root)
     try:
+        if policy is not None:
+            connected.policy.read()
         connected.genesis = await _genesis(file, reader, kept)
     except BaseException:
         await nodes.close()

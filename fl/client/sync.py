@@ -28,12 +28,13 @@ from fl.client.evaluations import AsyncEvaluation
 from fl.client.job import AsyncJob
 from fl.client.jobdraft import Arrays, ConfigValue, Draft
 from fl.client.network import PATIENCE_S, AsyncNetwork, connect_async
+from fl.client.policy import PolicyFile
 from fl.client.reader import Proven
 from fl.client.receipt import Receipt
 from fl.client.report import RoundReport
 from fl.client.tasks import AsyncTask
-from fl.records import Dataset, JobRules, Member, Round
 from fl.client.trackers import Tracker, newest_told, tell_round
+from fl.records import Dataset, JobRules, Member, Round
 from fl.records import Evaluation as EvaluationRecord
 from fl.records import Job as JobRecord
 
@@ -207,11 +208,11 @@ class Job:
         return self._job.rules
 
     @property
-    @property
     def averaged(self) -> list[str]:
         """Names of the tensors that are trained together: `weights` holds them."""
         return self._job.averaged
 
+    @property
     def rules_hash(self) -> str:
         """What a member accepts by joining."""
         return self._job.rules_hash
@@ -270,7 +271,6 @@ class Job:
         """End the job for everyone; its creator and registrars may."""
         return self._loop.run(self._job.stop())
 
-    def tasks(self) -> Iterator[Task]:
     def concluded(self, after: int = 0) -> list[RoundReport]:
         """Of the rounds after this one, as far as nothing more is to come of them: they are over, and measured, if
         evaluators are asked."""
@@ -287,6 +287,7 @@ class Job:
         for report in self.rounds(newest_told(trackers)):
             tell_round(trackers, report)
 
+    def tasks(self) -> Iterator[Task]:
         """Each round that this account may still answer, until the job is over.
 
         Updates that an earlier run left in flight are sent again first, byte for byte. A round that was answered is
@@ -463,6 +464,11 @@ class Network:
         return Datasets(self._loop, self._network.datasets)
 
     @property
+    def policy(self) -> PolicyFile:
+        """What this site admits; `read()` tells it as it is at this time."""
+        return self._network.policy
+
+    @property
     def home(self) -> Path:
         """Where receipts and whatever is in flight are kept."""
         return self._network.home
@@ -516,6 +522,7 @@ def connect(
     account: str | None = None,
     home: str | os.PathLike[str] | None = None,
     patience_s: float = PATIENCE_S,
+    policy: str | os.PathLike[str] | None = None,
 ) -> Network:
     """Connect to the network of this file, or of this name, in the name of this key; without a key, to read.
 
@@ -523,11 +530,14 @@ def connect(
     unless another one is given. Without a network it is the usual one (`quorate network use`), else consortium.toml.
     `account` is needed once the key has been rotated: an account is named after its first key. `home` is where
     receipts and transactions in flight are kept (default: QUORATE_HOME or ~/.quorate). `patience_s` is how long a
-    question is repeated while no node answers it.
+    question is repeated while no node answers it. `policy` is the site's policy file (default: QUORATE_POLICY, or
+    policy.toml in the home if it is there): no job can override it.
     """
     loop = LoopThread()
     try:
-        opened = connect_async(network, key, passphrase=passphrase, account=account, home=home, patience_s=patience_s)
+        opened = connect_async(
+            network, key, passphrase=passphrase, account=account, home=home, patience_s=patience_s, policy=policy
+        )
         return Network(loop, loop.run(opened))
     except BaseException:
         loop.close()

@@ -15,7 +15,7 @@ from fl.client.errors import BadInput
 from fl.client.jobdraft import Arrays, ConfigValue, config_value
 from fl.client.receipt import Receipt
 from fl.jobrules import config_at
-from fl.records import Round
+from fl.records import Role, Round
 from fl.updates import form_of
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class AsyncTask:
         if (weights is None) == (delta is None):
             raise BadInput("ONE_OF_TWO", "Give exactly one of `weights` and `delta`.", "See help(task.submit).")
         number = self._job.group_number(group)
+        await self._job.admit(Role.TRAINER.value)
         change = delta if delta is not None else self._difference(weights or {}, number)
         await self._job.settled()
         body = await asyncio.to_thread(
