@@ -26,6 +26,7 @@ from chain.codec import CodecError, decode, encode
 from chain.genesis import MAX_GENESIS_BYTES, Genesis, check_genesis
 from chain.keys import SigningKey
 from consensus.messages import DataAddress
+from fl.kernels import KERNEL_VERSION
 from fl.retention import Policy
 from node import datadir
 from node.buckets import Rate
@@ -89,6 +90,13 @@ def _genesis(config: Config) -> Genesis:
     except CodecError as error:
         raise ConfigError(f"{path} is no genesis: {error}; ask another member for the file.") from None
     check_genesis(genesis)
+    wanted = genesis.params.kernel_version
+    if wanted != KERNEL_VERSION:
+        raise ConfigError(
+            f"The chain of {path} aggregates by kernels of version {wanted}, and this program has version "
+            f"{KERNEL_VERSION}: it would compute other bytes than the other validators. Install the version of quorate "
+            "that they run."
+        )
     return genesis
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from fl.kernels import KERNEL_VERSION
 from node.health import SENTENCES, Syncing
 from node.ports import Channel
 from node.rpc.api import Api
@@ -24,6 +25,7 @@ async def status(api: Api, request: Request) -> Response:
         node=None if replica.me is None else validators.members[replica.me].name,
         key=node.key.public.hex(),
         version=api.version,
+        kernel_version=KERNEL_VERSION,
         epoch=validators.epoch,
         validators=QuorumView(n=validators.n, f=validators.f, q=validators.quorum),
         view=replica.ordering.view,

@@ -160,11 +160,14 @@ class DataView(TypedDict):
 
 
 class NodeStatusView(TypedDict):
+    """`version` is that of the program, `kernel_version` that of the formulas by which it aggregates."""
+
     chain_id: HexDigest
     name: str
     node: str | None
     key: HexKey
     version: str
+    kernel_version: int
     epoch: U64
     validators: QuorumView
     view: U64

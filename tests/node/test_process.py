@@ -15,9 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from chain.codec import decode, encode
+from chain.genesis import MAX_GENESIS_BYTES, Genesis
 from cli.http import Place, ask
 from cli.localnets import LocalNetwork, Plan
 from cli.main import main
+from fl.kernels import KERNEL_VERSION
 from fl.kernels.golden import check_golden
 from node import datadir, process
 from node.config import ConfigError, HostPort, load_config
@@ -172,6 +175,14 @@ def test_keys_of_no_validator_are_refused(net: Path, tmp_path: Path) -> None:
     other = LocalNetwork.create(tmp_path / "other", Plan(validators=1)).directory
     shutil.copy(other / "genesis.bin", net / "genesis.bin")
     with pytest.raises(ConfigError, match="not those of a validator"):
+        start(net)
+
+
+def test_a_chain_of_other_kernels_is_refused_before_anything_is_opened(net: Path) -> None:
+    path = net / "genesis.bin"
+    genesis = decode(Genesis, path.read_bytes(), MAX_GENESIS_BYTES)
+    path.write_bytes(encode(replace(genesis, params=replace(genesis.params, kernel_version=KERNEL_VERSION + 1))))
+    with pytest.raises(ConfigError, match=f"kernels of version {KERNEL_VERSION + 1}.*Install the version"):
         start(net)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from fl.jobs import StopJob
+from fl.kernels import KERNEL_VERSION
 from node.health import Reason
 from tests.node.rpc.calls import Caller
 from tests.node.rpc.test_transactions import a_job, assert_refused, play
@@ -36,6 +37,7 @@ def test_a_linked_validator_that_has_executed_everything_is_ready() -> None:
         assert all(peer["linked"] for peer in status["peers"]) and len(status["peers"]) == 3
         assert status["syncing"] is None and "time_ahead_ms" not in status.json()
         assert status["executed_height"] == caller.api.executed_height
+        assert (status["version"], status["kernel_version"]) == (caller.api.version, KERNEL_VERSION)
 
     play(script)
 
