@@ -10,14 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.output import F, line, on_terminal
 from cli.transfer import Broken, size_text
-from fl.client.errors import QuorateError
 
 if TYPE_CHECKING:
     from fl.audit.steps import Step
@@ -58,16 +56,6 @@ def keep_option(command: F) -> F:
 def with_archives(network: AsyncNetwork, archives: Sequence[str]) -> None:
     for url in archives:
         network.nodes.add(url)
-
-
-def need_kernels() -> None:
-    """Raises what to do where models cannot be computed again."""
-    if find_spec("numba") is None:
-        raise QuorateError(
-            "NO_KERNELS",
-            "Aggregating again needs numba, which is not installed here.",
-            "Install it: pip install 'quorate[node]'",
-        )
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def check_drawing() -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise BadInput(
-            "NO_MATPLOTLIB", "Curves are drawn by matplotlib.", "Install it: pip install 'quorate[plot]'"
+            "MISSING_PACKAGE", "Curves are drawn by matplotlib.", "Install it: pip install 'quorate[plot]'"
         ) from None
 
 

@@ -13,6 +13,7 @@ import click
 from cli.demonstration import Audience, Outcome, Row, Script, perform
 from cli.explain import explained
 from cli.output import Exit, console, envelope, json_wanted, line, on_terminal, reading, remark, rich_table
+from cli.packages import need_node
 from cli.trainers import orderly_end
 from fl.client.errors import QuorateError
 
@@ -45,6 +46,7 @@ def demo(directory: Path, rounds: int, trainers: int, timeout_s: float) -> None:
     Accuracy is measured on pictures that no trainer saw: here, and by an evaluator whose answers are on the chain.
     Finality is the median time from signing an update to its proven receipt.
     """
+    need_node()
     script = Script(directory, rounds, trainers, timeout_s=timeout_s)
     with explained(), orderly_end(), _stage(script) as audience:
         outcome = perform(script, audience)

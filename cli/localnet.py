@@ -12,6 +12,7 @@ from cli.explain import explained
 from cli.localnets import MOST_TRAINERS, MOST_VALIDATORS, LocalNetwork, Plan, compile_kernels
 from cli.node import progress
 from cli.output import fields, json_wanted, line, reading, remark, table, tell, waiting
+from cli.packages import need_node
 from fl.client.errors import Unverified
 
 directory_argument = click.argument(
@@ -50,6 +51,7 @@ def init(
     if_missing: bool,
 ) -> None:
     """Make keys, a genesis and a configuration for each validator in DIRECTORY."""
+    need_node()
     if if_missing and (directory / "localnet.json").exists():
         network = LocalNetwork.open(directory)
         line(f"There is a network in {directory} already.")
@@ -86,6 +88,7 @@ def init(
 def up(directory: Path, names: tuple[str, ...], timeout_s: float) -> None:
     """Start the validators (all, or those NAMED) that do not run, and wait until they are ready."""
     network = LocalNetwork.open(directory)
+    need_node()
     chosen = names or tuple(network.members)
     with waiting("Compiling, if that was not done on this machine"):
         compile_kernels()
@@ -97,7 +100,9 @@ def up(directory: Path, names: tuple[str, ...], timeout_s: float) -> None:
 
     def show() -> None:
         _draw(data)
-        line(f"Clients use {network.network_file}")
+        line(f"Clients use {network.network_file}. To have a name for it:")
+        key = network.key_file("creator")
+        line(f"  quorate network add {network.directory.resolve().name} {network.network_file} --key {key} --use")
 
     tell(data, show)
 

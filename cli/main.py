@@ -8,12 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-try:
-    import click
-except ImportError:
-    sys.exit("The command needs more than the SDK. Install it with: pip install 'quorate[node]'")
+import click
 
 from cli.output import Exit, Manner, failed
+from cli.packages import EXTRAS, missing
 from fl.client.errors import BadInput, QuorateError
 
 GROUPS: dict[str, tuple[str, str]] = {
@@ -86,6 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = Exit.INTERRUPTED
     except QuorateError as error:
         code = failed(error, manner)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        code = failed(missing(package, EXTRAS[package]), manner)
     except BrokenPipeError:
         # Whoever read the output has seen enough; what is left in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

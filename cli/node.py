@@ -18,6 +18,7 @@ import click
 from cli.explain import NodeStopped, explained
 from cli.http import Place, Reply, ask, fetch, unreachable
 from cli.output import console, fields, line, on_terminal, reading, rich_table, table, tell, waiting
+from cli.packages import need_node
 from cli.templates import node_toml
 from fl.client.errors import QuorateError, TimedOut
 from node.config import Config, load_config
@@ -75,6 +76,7 @@ def init(path: Path, rejoin: bool) -> None:
     Never run a key from two directories. If this key has ever voted, bring its directory back; only if its journal is
     lost for good use --rejoin-with-same-key. A chain of fewer than four validators cannot take anyone back that way.
     """
+    need_node()
     config = _configured(path)
     from node.process import initialise
 
@@ -88,6 +90,7 @@ def init(path: Path, rejoin: bool) -> None:
 @config_option
 def start(path: Path) -> None:
     """Run the validator until it is stopped: by `quorate node stop`, SIGTERM or SIGINT."""
+    need_node()
     config = _configured(path)
     from node.logs import logging_to
     from node.node import NodeFailure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class Exit(IntEnum):
     REFUSED = 4
     TIMEOUT = 5
     UNVERIFIED = 6
+    FORBIDDEN = 7
     INTERRUPTED = 130
 
 
@@ -40,6 +42,23 @@ class Manner:
     """How this run of the command answers: the object of its root context."""
 
     json: bool = False
+    traceback: bool = False
+
+
+def _trace(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    context.ensure_object(Manner).traceback |= wanted
+
+
+def running_code(command: F) -> F:
+    """Marks a command that runs other people's code: it takes `--traceback`."""
+    return click.option(
+        "--traceback",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_trace,
+        help="If an app fails, show all that led there.",
+    )(command)
 
 
 def _note(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -171,6 +190,8 @@ def waiting(what: str) -> Iterator[Callable[[str], None]]:
 
 def failed(error: QuorateError, manner: Manner) -> int:
     """What went wrong in one line, and in one more what to do about it."""
+    if manner.traceback and error.__cause__ is not None:
+        traceback.print_exception(error)
     if manner.json:
         data = {"code": error.code, "message": error.what, "advice": error.todo, "exit_code": error.exit_code}
         click.echo(envelope(data, "error"))

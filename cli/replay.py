@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.auditing import archive_option, looking, need_kernels, threads, with_archives
+from cli.auditing import archive_option, looking, threads, with_archives
 from cli.client import FILE, Client, client_options, write_blob
 from cli.output import fields, line, reading, remark, table, tell
+from cli.packages import need_kernels
 from fl.client.errors import BadInput, Unverified
 
 if TYPE_CHECKING:

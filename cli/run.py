@@ -13,7 +13,20 @@ import click
 
 from cli.client import FILE, Client, complete_network
 from cli.explain import explained
-from cli.output import console, json_wanted, line, on_terminal, reading, remark, rich_table, tell, telling, waiting
+from cli.output import (
+    console,
+    json_wanted,
+    line,
+    on_terminal,
+    reading,
+    remark,
+    rich_table,
+    running_code,
+    tell,
+    telling,
+    waiting,
+)
+from cli.packages import need_kernels, need_node
 from fl.client.errors import BadInput, QuorateError
 
 if TYPE_CHECKING:
@@ -61,6 +74,7 @@ class Ended:
     "--wait", "wait_s", default=600.0, show_default=True, help="With --network: seconds until there is a job."
 )
 @click.option("--out", type=DIRECTORY, help=f"Write {MODEL_FILE}, {METRICS_FILE} and {CURVES_FILE} there.")
+@running_code
 @reading
 def run(
     file: Path,
@@ -91,6 +105,10 @@ def run(
         raise BadInput("ONE_OF_THREE", "Where is it to run?", "Give one of --simulate N, --localnet and --network.")
     from fl.client.jobfile import read_job_file
 
+    if localnet:
+        need_node()
+    elif simulated is not None:
+        need_kernels()
     job = read_job_file(file)
     if out is not None:
         _prepare(out)

@@ -12,13 +12,13 @@ from cli.auditing import (
     archive_option,
     keep_option,
     looking,
-    need_kernels,
     report_data,
     threads,
     with_archives,
 )
 from cli.client import Client, client_options
 from cli.output import Exit, envelope, json_wanted, line, reading
+from cli.packages import need_kernels
 
 if TYPE_CHECKING:
     from fl.audit.steps import Step

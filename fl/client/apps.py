@@ -1,4 +1,5 @@
-"""Training code as a job names it: `digits`, which comes with Quorate, or `package.module:object` of one's own.
+"""Training code as a job names it: `digits`, which comes with Quorate, `package.module:object` of one's own, or
+`flower:package.module:object`, an app of Flower's.
 
 An app is an object with four methods, and may have a fifth:
 
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -25,6 +27,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fl.client.appguard import Guarded, blamed
 from fl.client.digits import CLASSES, FEATURES, load_digits
 from fl.client.errors import BadInput
 from fl.client.jobdraft import Arrays, ConfigValue, check_table
@@ -37,6 +40,10 @@ ACCURACY, LOSS = "accuracy", "loss"
 
 Trained = tuple[Arrays, int, Mapping[str, float]]
 Measured = tuple[int, Mapping[str, float]]
+Settings = Mapping[str, Any]
+
+FLOWER = "flower:"
+"""Before the name of an app of Flower's."""
 
 
 class App(Protocol):
@@ -136,29 +143,69 @@ class Named:
     digest: bytes
 
 
-def load_app(name: str, beside: Path) -> Named:
-    """Modules are looked for in the directory `beside` first: their code runs here, so they are the caller's own."""
+def load_app(
+    name: str, beside: Path, *, run_config: Settings | None = None, node_config: Settings | None = None
+) -> Named:
+    """Modules are looked for in the directory `beside` first: their code runs here, so they are the caller's own. The
+    two configs are for apps of Flower."""
     if name in BUILT_IN:
         return Named(name, BUILT_IN[name](), b"")
-    module_name, _, attribute = name.partition(":")
-    if not attribute:
+    is_flower = name.startswith(FLOWER)
+    reference = name.removeprefix(FLOWER)
+    module_name, _, attribute = reference.partition(":")
+    if not attribute or not all(part.isidentifier() for part in module_name.split(".")):
         known = ", ".join(BUILT_IN)
         raise BadInput(
-            "UNKNOWN_APP", f"There is no app '{name}'.", f"There is {known}; own code is package.module:name."
+            "UNKNOWN_APP",
+            f"There is no app '{name}'.",
+            f"There is {known}; own code is package.module:name, an app of Flower's flower:package.module:name.",
         )
-    sys.path.insert(0, str(beside))
-    try:
-        module = importlib.import_module(module_name)
-        app = getattr(module, attribute)
-    except (ImportError, AttributeError) as error:
-        raise BadInput("UNKNOWN_APP", f"The app {name} cannot be loaded: {error}.", "Check its name.") from error
-    finally:
-        sys.path.remove(str(beside))
+    home = beside.resolve()
+    with blamed(name, home), _importing_from(home, module_name):
+        if is_flower:
+            from fl.client.adapters.flower import load
+
+            app: Any = load(reference, run_config=run_config, node_config=node_config)
+        else:
+            app = _attribute(name, module_name, attribute)
     lacking = [each for each in ("model", "data", "train", "evaluate") if not callable(getattr(app, each, None))]
     if lacking:
         raise BadInput("BAD_APP", f"The app {name} has no {', '.join(lacking)}.", "See fl/client/apps.py.")
-    source = getattr(module, "__file__", None)
-    return Named(name, app, sha256(Path(source).read_bytes()).digest() if source else b"")
+    source = getattr(sys.modules.get(module_name), "__file__", None)
+    digest = sha256(Path(source).read_bytes()).digest() if source else b""
+    return Named(name, Guarded(name, app, home), digest)
+
+
+def _attribute(name: str, module_name: str, attribute: str) -> Any:
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            # The module is there, and lacks a package that it uses.
+            raise
+        raise BadInput("UNKNOWN_APP", f"The app {name} cannot be loaded: {error}.", "Check its name.") from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError as error:
+        raise BadInput("UNKNOWN_APP", f"The app {name} cannot be loaded: {error}.", "Check its name.") from error
+
+
+@contextmanager
+def _importing_from(home: Path, module_name: str) -> Iterator[None]:
+    """A module of the same name from another directory makes room: many are called `app`."""
+    relative = Path(*module_name.split("."))
+    if any((home / each).exists() for each in (relative.with_suffix(".py"), relative / "__init__.py")):
+        top = module_name.partition(".")[0]
+        known = getattr(sys.modules.get(module_name), "__file__", None)
+        if known is not None and not Path(known).resolve().is_relative_to(home):
+            for each in [each for each in sys.modules if each == top or each.startswith(f"{top}.")]:
+                del sys.modules[each]
+    sys.path.insert(0, str(home))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(home))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from fl.client.errors import BadFile, QuorateError
+from fl.client.errors import BadFile, BadInput
 from fl.client.partition import SEED, Partition, divided
 from fl.client.perceptron import Data
 
@@ -27,8 +27,8 @@ def load_digits() -> tuple[Data, Data]:
     try:
         from sklearn.datasets import load_digits as load
     except ImportError:
-        raise QuorateError(
-            "NO_SCIKIT_LEARN", "The digits are part of scikit-learn.", "Install it: pip install scikit-learn"
+        raise BadInput(
+            "MISSING_PACKAGE", "The digits are part of scikit-learn.", "Install it: pip install 'quorate[sklearn]'"
         ) from None
     x, y = load(return_X_y=True)
     order = np.random.default_rng(SEED).permutation(len(y))

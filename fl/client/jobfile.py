@@ -27,6 +27,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +123,12 @@ class JobFile:
                 "BAD_JOB_FILE", "The job has no model.", 'Name a file ([model] file = "model.npz") or an app.'
             )
         try:
-            return named.app.model(**self.model)
+            signature(named.app.model).bind(**self.model)
         except TypeError as error:
             raise BadFile(
                 "BAD_JOB_FILE", f"The app {named.name} makes no such model: {error}.", "See [model]."
             ) from None
+        return named.app.model(**self.model)
 
 
 def read_job_file(path: Path) -> JobFile:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import cli.auditing
+import cli.packages
 from chain.cid import cid_text
 from chain.unixfs import cid_of
 from cli.output import Exit
@@ -96,10 +96,10 @@ def test_a_round_that_is_not_or_is_not_over_is_a_mistake(chain: Running) -> None
 
 
 def test_without_the_kernels_it_is_said_how_to_have_them(chain: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.auditing, "find_spec", lambda name: None)
+    monkeypatch.setattr(cli.packages, "find_spec", lambda name: None)
     for command in (("verify", "digits", "1"), ("replay", "digits", "--rounds", "1")):
         ran = quorate(*command, *options(chain))
-        assert ran.code == Exit.FAILED and "NO_KERNELS" in ran.err and "quorate[node]" in ran.err
+        assert ran.code == Exit.USAGE and "MISSING_PACKAGE" in ran.err and "quorate[node]" in ran.err
 
 
 def test_a_round_is_explained(chain: Running) -> None:
