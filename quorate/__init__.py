@@ -17,6 +17,7 @@ from fl.client.keyfile import load_key, new_key
 from fl.client.network import AsyncNetwork, connect_async
 from fl.client.receipt import Receipt
 from fl.client.report import RoundReport
+from fl.client.signing import sign_offline
 from fl.client.sync import Blobs, Datasets, Evaluation, Job, Network, Task, connect
 
 __all__ = [
@@ -43,4 +44,5 @@ __all__ = [
     "connect_async",
     "load_key",
     "new_key",
+    "sign_offline",
 ]

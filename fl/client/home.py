@@ -3,10 +3,15 @@
     outbox/<nonce>.tx       signed transactions whose fate is not yet proven: sent again, byte for byte, after a restart
     outbox/<cid>.blob       what such a transaction names instead of carrying it
     feedback/<job>/<group>/ what lossy encodings have left out of updates: see `fl.client.feedback`
-    receipts/<tx id>.bin    the proof of what became of each: an encoded chain.light.ReceiptBundle
+    receipts/<tx id>.bin    what became of each, with its proof: see `fl.client.receiptfile`
     journal.jsonl           one line an event: signed, acknowledged, proven, given_up
-    genesis.bin, checkpoint.bin, head
-    models/<cid>            the models that were needed last; shared by the accounts of a chain
+    head                    the newest height that was proven
+
+The accounts of a chain share
+
+    genesis.bin
+    handovers/<epoch>.bin   how the validators of that epoch named those of the next
+    models/<cid>            the models that were needed last
 
 A file in the outbox is made by linking it under its nonce, which fails if the nonce is taken: so several processes of
 one account share the nonces without a lock.
@@ -26,11 +31,12 @@ from typing import TypeVar
 from chain.cid import CidError, cid_text, parse_cid
 from chain.codec import CodecError, decode, encode
 from chain.genesis import MAX_GENESIS_BYTES, Genesis
-from chain.light import Checkpoint, ReceiptBundle
+from chain.light import HandOver
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction, tx_id
 from chain.unixfs import Buffer, Hasher, Manifest, manifest_cid
 from fl.client.errors import BadFile
 from fl.client.keyfile import sync_directory
+from fl.client.receiptfile import MAX_HAND_OVERS, ReceiptFile, read_receipt_file, receipt_of
 from fl.records import Receipt
 
 T = TypeVar("T")
@@ -51,11 +57,19 @@ class Pending:
     id: bytes
     data: bytes
 
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """As a file, to be sent from elsewhere: `send_signed`, or `quorate tx send FILE`."""
+        try:
+            Path(path).write_bytes(self.data)
+        except OSError as error:
+            raise BadFile("UNWRITABLE", f"{path} cannot be written: {error.strerror}.", "Name another file.") from None
+        return Path(path)
+
 
 @dataclass(frozen=True, slots=True)
 class StoredReceipt:
     receipt: Receipt
-    bundle: ReceiptBundle
+    file: ReceiptFile
     path: Path
 
 
@@ -67,14 +81,16 @@ def default_root() -> Path:
 
 class Home:
     def __init__(self, root: Path, chain_id: bytes, account: bytes | None) -> None:
+        self._root, self._chain_id = root, chain_id
         self.chain_directory = root / chain_id[:_NAMED_BYTES].hex()
         who = account[:_NAMED_BYTES].hex() if account is not None else "reader"
         self.directory = self.chain_directory / who
         self._outbox = self.directory / "outbox"
         self._receipts = self.directory / "receipts"
         self._models = self.chain_directory / "models"
+        self._hand_overs = self.chain_directory / "handovers"
         try:
-            for each in (self._outbox, self._receipts, self._models):
+            for each in (self._outbox, self._receipts, self._models, self._hand_overs):
                 each.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise BadFile(
@@ -82,6 +98,10 @@ class Home:
                 f"{self.directory} cannot be made: {error.strerror}.",
                 "Name another directory by `home` or QUORATE_HOME.",
             ) from error
+
+    def of(self, account: bytes) -> Home:
+        """Another account's, on the same chain."""
+        return Home(self._root, self._chain_id, account)
 
     # The outbox
 
@@ -99,10 +119,9 @@ class Home:
         return True
 
     def drop(self, pending: Pending) -> None:
-        path = self._outbox_path(pending.tx.nonce)
         # Another process may have taken the nonce for a transaction of its own since.
-        if _read(path) == pending.data:
-            path.unlink(missing_ok=True)
+        if self.holds(pending):
+            self._outbox_path(pending.tx.nonce).unlink(missing_ok=True)
 
     def pending(self) -> Iterator[Pending]:
         """By rising nonce."""
@@ -118,6 +137,15 @@ class Home:
 
     def nonces_in_flight(self) -> set[int]:
         return {int(path.stem) for path in self._outbox.glob("*.tx")}
+
+    def next_nonce(self) -> int | None:
+        """After all that were signed with here; None if none was."""
+        used = self.nonces_in_flight() | {each.receipt.nonce for each in self.receipts()}
+        return max(used) + 1 if used else None
+
+    def holds(self, pending: Pending) -> bool:
+        """Whether the outbox has these very bytes under their nonce."""
+        return _read(self._outbox_path(pending.tx.nonce)) == pending.data
 
     def _outbox_path(self, nonce: int) -> Path:
         return self._outbox / f"{nonce:020}.tx"
@@ -190,11 +218,11 @@ class Home:
     def receipt_path(self, identity: bytes) -> Path:
         return self._receipts / f"{identity.hex()}.bin"
 
-    def keep_receipt(self, receipt: Receipt, bundle: ReceiptBundle) -> StoredReceipt:
-        path = self.receipt_path(receipt.tx_id)
-        os.replace(self._write_beside(path, encode(bundle), durable=True), path)
+    def keep_receipt(self, file: ReceiptFile) -> StoredReceipt:
+        path = self.receipt_path(file.id)
+        os.replace(self._write_beside(path, encode(file), durable=True), path)
         sync_directory(self._receipts)
-        return StoredReceipt(receipt, bundle, path)
+        return StoredReceipt(receipt_of(file), file, path)
 
     def receipts(self) -> Iterator[StoredReceipt]:
         for path in sorted(self._receipts.glob("*.bin")):
@@ -222,11 +250,21 @@ class Home:
     def keep_genesis(self, genesis: Genesis) -> None:
         self._replace(self.chain_directory / "genesis.bin", encode(genesis))
 
-    def checkpoint(self) -> Checkpoint | None:
-        return self._decoded(Checkpoint, self.directory / "checkpoint.bin", _MAX_RECORD_BYTES)
+    def hand_overs(self, epoch: int) -> list[HandOver]:
+        """From this epoch on, without a gap; as they were kept, to be followed anew."""
+        found: list[HandOver] = []
+        while len(found) < MAX_HAND_OVERS:
+            each = self._decoded(HandOver, self._hand_over_path(epoch + len(found)), _MAX_RECORD_BYTES)
+            if each is None:
+                break
+            found.append(each)
+        return found
 
-    def keep_checkpoint(self, checkpoint: Checkpoint) -> None:
-        self._replace(self.directory / "checkpoint.bin", encode(checkpoint))
+    def keep_hand_over(self, hand_over: HandOver) -> None:
+        self._replace(self._hand_over_path(hand_over.header.epoch), encode(hand_over))
+
+    def _hand_over_path(self, epoch: int) -> Path:
+        return self._hand_overs / f"{epoch:020}.bin"
 
     def head(self) -> int:
         data = _read(self.directory / "head")
@@ -262,14 +300,8 @@ class Home:
 
 def read_receipt(path: Path) -> StoredReceipt:
     """A receipt as it was kept; `Network.verify_receipt` checks its proof again."""
-    data = _read(path)
-    if data is None:
-        raise BadFile("UNREADABLE", f"There is no {path}.", "Check the path.")
-    try:
-        bundle = decode(ReceiptBundle, data, _MAX_RECORD_BYTES)
-        return StoredReceipt(decode(Receipt, bundle.receipt, len(bundle.receipt)), bundle, path)
-    except CodecError as error:
-        raise BadFile("BAD_RECEIPT", f"{path} is damaged: {error}.", "Ask a node for it again.") from None
+    file = read_receipt_file(path)
+    return StoredReceipt(receipt_of(file), file, path)
 
 
 def _changed(path: Path) -> float:

@@ -15,29 +15,34 @@ from chain.codec import encode
 from chain.genesis import Genesis
 from chain.keys import SigningKey
 from chain.light import Checkpoint
-from chain.transaction import account_id
+from chain.transaction import Transaction, account_id
 from fl.client.blobs import AsyncBlobs
+from fl.client.courier import Courier, NonceTaken
 from fl.client.datasets import AsyncDatasets
 from fl.client.doors import Signer
-from fl.client.errors import BadFile, BadInput, RefusedByChain, Unverified
-from fl.client.home import Home, Pending, default_root, read_receipt
+from fl.client.errors import BadFile, BadInput, RefusedByChain, Unreachable, Unverified
+from fl.client.home import Home, Pending, StoredReceipt, default_root, read_receipt
 from fl.client.job import AsyncJob
 from fl.client.jobdraft import Arrays, Draft, draft_job
-from fl.client.keyfile import load_key
 from fl.client.networkfile import NetworkFile, read_network
 from fl.client.networks import Networks
-from fl.client.nodes import Nodes, Unusable
+from fl.client.nodes import Nodes
 from fl.client.policy import PolicyFile, policy_file
 from fl.client.reader import Proven, Reader
 from fl.client.receipt import Receipt
+from fl.client.receiptfile import check_receipt_file, receipt_file, write_receipt_file
 from fl.client.sender import VALID_FOR_MS, Sender
+from fl.client.signing import check_bytes, nonce_taken, parsed_account, parsed_id, read_signed, signing_key
+from fl.errors import PendingJob
 from fl.evaluation import SubmitEvaluation
 from fl.execution import OK
 from fl.jobs import CreateJob, JoinJob
 from fl.members import is_name
-from fl.records import Dataset, JobRules, Member, Named, Role
+from fl.records import Account, Dataset, JobRules, Member, Named, Role
+from fl.records import Receipt as ReceiptRecord
 from fl.rounds import CheckIn, SubmitUpdate
-from fl.state import dataset_key, job_name_key, member_key, rules_key
+from fl.state import account_key, dataset_key, job_name_key, member_key, rules_key
+from fl.transactions import read_body, read_transaction
 
 T = TypeVar("T")
 
@@ -133,7 +138,7 @@ class AsyncNetwork:
         return await self.reader.record(cls, key)
 
     async def member(self, account: str | None = None) -> Member | None:
-        return await self.record(Member, member_key(_account(account or self.account)))
+        return await self.record(Member, member_key(parsed_account(account or self.account)))
 
     async def job(self, name_or_id: str) -> AsyncJob:
         """The newest job of this name, or the one with this id."""
@@ -169,10 +174,17 @@ class AsyncNetwork:
         in the outbox. What takes part in a job is held to the site's policy before: PolicyForbids."""
         await self._admit(body)
         stored = await self.sender.send(body, valid_for_ms, self.nodes.patience_s if patience_s is None else patience_s)
+        return self._told(stored, allow)
+
+    @staticmethod
+    def _told(stored: StoredReceipt, allow: Iterable[str]) -> Receipt:
         receipt = Receipt.of(stored)
         if receipt.status != OK and receipt.status not in set(allow):
             raise RefusedByChain.of(receipt.status)
         return receipt
+
+    def _courier(self, home: Home) -> Courier:
+        return Courier(self._nodes, self.reader, home, self.blobs)
 
     async def _admit(self, body: object) -> None:
         if isinstance(body, JoinJob):
@@ -194,6 +206,49 @@ class AsyncNetwork:
                 log.warning("%s: the policy keeps the answer until %s", job.name, self.policy.shown(kept_s))
                 told = True
             await asyncio.sleep(min(kept_s, _LOOK_AGAIN_S))
+
+    async def send_signed(
+        self,
+        signed: Pending | str | os.PathLike[str],
+        *,
+        allow: Iterable[str] = (),
+        patience_s: float | None = None,
+    ) -> Receipt:
+        """Send a transaction that was signed elsewhere (`sign_offline`), whoever signed it; no key is needed here. Its
+        receipt is kept in the home of its account. Otherwise as `send`."""
+        pending = signed if isinstance(signed, Pending) else read_signed(Path(signed))
+        await self._check_signed(pending)
+        account = pending.tx.sender
+        own = self._sender if self._sender is not None and self._sender.account == account else None
+        kept = self._home if own is not None else self._home.of(account)
+        if not await asyncio.to_thread(kept.keep, pending) and not kept.holds(pending):
+            raise nonce_taken(kept, pending)
+        courier = own or self._courier(kept)
+        try:
+            stored = await courier.settle(pending, self.nodes.patience_s if patience_s is None else patience_s)
+        except NonceTaken:
+            raise RefusedByChain(
+                "NONCE_USED",
+                f"The nonce {pending.tx.nonce} went to another transaction of the account.",
+                f"Sign it again with the next one: --nonce {await self.next_nonce(account.hex())}",
+            ) from None
+        return self._told(stored, allow)
+
+    async def _check_signed(self, pending: Pending) -> None:
+        chain_id = self.file.checkpoint.chain_id
+        while True:
+            try:
+                check_bytes(pending, chain_id, self.genesis.params, self._rules.get, own=False)
+            except PendingJob as lacking:
+                await self._job(lacking.job)
+                continue
+            return await self._admit(read_body(pending.tx)[1])
+
+    async def next_nonce(self, account: str | None = None) -> int:
+        """The lowest that no transaction of the account was executed under, proven."""
+        who = parsed_account(account or self.account)
+        known = await self.record(Account, account_key(who))
+        return known.floor if known is not None else 0
 
     async def create_job(self, name: str, model: Arrays, **rules: Any) -> AsyncJob:
         """Create a job that starts from this model; `fl.client.jobdraft.draft_job` lists the rules."""
@@ -224,13 +279,38 @@ class AsyncNetwork:
         return [Receipt.of(each) for each in self._home.receipts()]
 
     def verify_receipt(self, path: str | os.PathLike[str]) -> Receipt:
-        """A receipt file, checked against the network file alone; raises Unverified."""
+        """A receipt file, checked against the network file alone; raises Unverified, whose code names what is wrong."""
         stored = read_receipt(Path(path))
-        try:
-            self.reader.check_receipt(stored.receipt.tx_id, stored.bundle)
-        except Unusable as error:
-            raise Unverified("NOT_PROVEN", f"{path} proves nothing: {error}", "Ask a node for it again.") from None
+        check_receipt_file(stored.file, self.file.checkpoint)
         return Receipt.of(stored)
+
+    async def fetch_receipt(self, tx: str, path: str | os.PathLike[str]) -> Receipt | None:
+        """The receipt of any transaction, by its id, as a file that begins at this network file's epoch; None if no
+        node has one."""
+        identity = parsed_id(tx)
+        found = await self.reader.receipt_anywhere(identity)
+        if found is None:
+            return None
+        entry, proof = found
+        file = receipt_file(await self._transaction(identity, entry), proof, self.reader.hand_overs)
+        check_receipt_file(file, self.file.checkpoint)
+        await asyncio.to_thread(write_receipt_file, Path(path), file)
+        return Receipt.of(read_receipt(Path(path)))
+
+    async def _transaction(self, identity: bytes, entry: ReceiptRecord) -> Transaction:
+        """From the receipt that is kept here, else from its batch, while nodes keep that."""
+        kept = self._home.receipt_path(identity)
+        if kept.exists():
+            return read_receipt(kept).file.transaction
+        try:
+            transactions = await self.reader.batch(entry.batch, self.nodes.patience_s)
+        except Unreachable as error:
+            raise Unreachable(
+                "TRANSACTION_GONE",
+                f"Its receipt is proven, and no node has the transaction itself any more: {error.what}",
+                "Ask its sender for the receipt file: the sender's home keeps it.",
+            ) from None
+        return read_transaction(transactions[entry.index], self.genesis.params)
 
 
 async def connect_async(
@@ -255,15 +335,16 @@ async def connect_async(
     root = Path(home) if home is not None else default_root()
     chosen = Networks(root).choose(network)
     file = read_network(chosen.file)
-    signing = _signing_key(key if key is not None else chosen.key, passphrase)
-    who = _account(account) if account is not None else account_id(signing.public) if signing else None
+    signing = signing_key(key if key is not None else chosen.key, passphrase)
+    who = parsed_account(account) if account is not None else account_id(signing.public) if signing else None
     kept = Home(root, file.checkpoint.chain_id, who)
     addresses = [(each.name, each.rpc) for each in file.validators.members if each.rpc]
     if not addresses:
         raise BadFile("NO_ADDRESSES", f"{chosen.file} names no node that answers clients.", "Ask for one that does.")
     # Clients of one network spread over its nodes.
     nodes = Nodes(addresses, int.from_bytes((who or os.urandom(4))[:4], "big"), patience_s)
-    reader = Reader(nodes, kept.checkpoint() or file.checkpoint, kept.head(), kept.keep_checkpoint)
+    known = kept.hand_overs(file.validators.epoch)
+    reader = Reader(nodes, file.checkpoint, kept.head(), known, kept.keep_hand_over)
     connected = AsyncNetwork(file, nodes, reader, kept)
     connected.policy = policy_file(policy, root)
     try:
@@ -277,15 +358,9 @@ async def connect_async(
     connected.blobs = AsyncBlobs(nodes, kept, signer, lambda: reader.checkpoint.validators.f + 1)
     if signer is not None:
         connected._sender = Sender(
-            nodes, reader, kept, signer, connected.genesis.params, connected._rules.get, connected.blobs
+            connected._courier(kept), kept, signer, connected.genesis.params, connected._rules.get, connected.blobs
         )
     return connected
-
-
-def _account(text: str) -> bytes:
-    if len(text) != 64 or set(text) - set(string.hexdigits):
-        raise BadInput("BAD_ACCOUNT", f"'{text}' is no account id.", "It has 64 hex digits.")
-    return bytes.fromhex(text)
 
 
 async def _genesis(file: NetworkFile, reader: Reader, home: Home) -> Genesis:
@@ -302,10 +377,3 @@ async def _genesis(file: NetworkFile, reader: Reader, home: Home) -> Genesis:
             "Ask a member for the file again, and do not use this one.",
         )
     return genesis
-
-
-def _signing_key(key: str | os.PathLike[str] | SigningKey | None, passphrase: str | bytes | None) -> SigningKey | None:
-    if key is None or isinstance(key, SigningKey):
-        return key
-    secret = passphrase.encode() if isinstance(passphrase, str) else passphrase
-    return load_key(Path(key), secret)

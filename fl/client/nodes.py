@@ -40,11 +40,23 @@ class Unusable(Exception):
 
 
 class Untrue(Unusable):
-    """This node's answer does not follow from the network file."""
+    """This node's answer does not follow from the network file. `lie` says in a word or two what it is."""
+
+    def __init__(self, what: str, lie: str = "forged answer") -> None:
+        super().__init__(f"{lie}: {what}")
+        self.lie = lie
 
 
 class Behind(Exception):
     """This node is not as far as the caller needs; it or another one will be in a moment."""
+
+
+class Stale(Behind):
+    """It is so far behind that it stands still, or withholds what it knows."""
+
+    def __init__(self, what: str, lie: str) -> None:
+        super().__init__(f"{lie}: {what}")
+        self.lie = lie
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +112,14 @@ class Node:
     reason: str = ""
     beside: bool = False
     """Of no validator: its word on what is newest counts for nothing."""
+    named_for: set[str] = field(default_factory=set)
+    """Lies that people were told of."""
+
+    def caught(self, error: Untrue | Stale) -> None:
+        """Once for each sort of lie: whoever asks again every second need not be told again."""
+        if error.lie not in self.named_for:
+            self.named_for.add(error.lie)
+            log.warning("node %s is not to be believed (%s)", self.name, error)
 
     def failed(self, reason: str, retry_after_s: float = 0.0) -> None:
         self.faults += 1
@@ -201,7 +221,11 @@ class Nodes:
             answer = read(reply)
         except Unusable as error:
             node.failed(str(error), retry_after_s)
-            log.debug("node %s: %s", node.name, error)
+            if isinstance(error, Untrue):
+                node.caught(error)
+            raise
+        except Stale as error:
+            node.caught(error)
             raise
         node.answered()
         return answer
@@ -212,7 +236,7 @@ class Nodes:
         pause = _PAUSE_S
         answers: dict[str, T] = {}
         while True:
-            untrue: dict[str, Exception] = {}
+            failures: dict[str, Exception] = {}
             left = [node for node in self.in_order() if not node.beside and node.name not in answers]
             while left and len(answers) < wanted:
                 asked, left = left[: wanted - len(answers)], left[wanted - len(answers) :]
@@ -224,16 +248,17 @@ class Nodes:
                         answers[node.name] = answer
                     elif not isinstance(answer, (Unusable, Behind)):
                         raise answer
-                    elif isinstance(answer, Untrue):
-                        untrue[node.name] = answer
+                    else:
+                        failures[node.name] = answer
             if len(answers) >= wanted:
                 return list(answers.values())
-            if sum(not node.beside for node in self._nodes) - len(untrue) < wanted:
-                raise _given_up(request.path, untrue)
+            untrue = sum(isinstance(each, Untrue) for each in failures.values())
+            if sum(not node.beside for node in self._nodes) - untrue < wanted:
+                raise _given_up(request.path, failures)
             if time.monotonic() + pause > ends:
                 raise Unreachable(
                     "TOO_FEW_NODES",
-                    f"{len(answers)} of the {wanted} nodes whose heads must be compared answer.",
+                    f"{len(answers)} of the {wanted} nodes whose heads must be compared answer ({_reasons(failures)}).",
                     "Check the network: with fewer, an outdated node could not be told from a current one.",
                 )
             await asyncio.sleep(pause)
@@ -267,7 +292,7 @@ class Nodes:
 
 
 def _given_up(what: str, failures: Mapping[str, Exception]) -> QuorateError:
-    reasons = "; ".join(f"{name}: {error}" for name, error in failures.items())
+    reasons = _reasons(failures)
     if any(isinstance(error, Untrue) for error in failures.values()):
         return Unverified(
             "NOT_PROVEN",
@@ -279,6 +304,10 @@ def _given_up(what: str, failures: Mapping[str, Exception]) -> QuorateError:
         f"No node gave a usable answer to {what} ({reasons}).",
         "Check the network and the addresses in the network file.",
     )
+
+
+def _reasons(failures: Mapping[str, Exception]) -> str:
+    return "; ".join(f"{name}: {str(error).rstrip('.')}" for name, error in failures.items())
 
 
 async def limited(response: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from chain.batch import MAX_BATCH_BYTES, SignedBatch, batch_digest
 from chain.certificate import Certificate, Executed
 from chain.codec import CodecError, decode
 from chain.genesis import MAX_GENESIS_BYTES, Genesis
 from chain.light import (
     Checkpoint,
+    Flaw,
     HandOver,
     ReceiptBundle,
     StateBundle,
@@ -28,7 +31,7 @@ from chain.light import (
     verify_state_bundle,
 )
 from fl.client.errors import Unreachable, Unverified
-from fl.client.nodes import Behind, Nodes, Reply, Request, Untrue, Unusable, from_base64
+from fl.client.nodes import Behind, Nodes, Reply, Request, Stale, Untrue, Unusable, from_base64
 from fl.records import Receipt
 from fl.state import MAX_VALUE_BYTES
 
@@ -37,10 +40,14 @@ T = TypeVar("T")
 HEAD_MAX_AGE_S = 1.0
 """Heads are compared again when the last comparison is older than this."""
 MAX_BUNDLE_BYTES = 4 * 1024 * 1024
+STALE_BLOCKS = 8
+"""An honest node is a block or two behind the others."""
+_BATCH_BYTES = MAX_BATCH_BYTES + 1024
 _MAX_RECEIPT_BYTES = 64 * 1024
 _ROOTS_KEPT = 256
 _ANYWHERE_S = 2.0
 _ANY_EPOCH = 2**64
+MISSING = "missing hand-over"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +63,25 @@ class _NewEpoch(Exception):
 
 
 class Reader:
-    """`floor` is a height that was proven in an earlier life; `moved` hears of every newer checkpoint."""
+    """`floor` is a height that was proven in an earlier life, `known` are hand-overs that were followed in it; `moved`
+    hears of every new one. `hand_overs` lead from the checkpoint that was given to the one that is reached."""
 
     def __init__(
         self,
         nodes: Nodes,
         checkpoint: Checkpoint,
         floor: int = 0,
-        moved: Callable[[Checkpoint], None] = lambda checkpoint: None,
+        known: Iterable[HandOver] = (),
+        moved: Callable[[HandOver], None] = lambda hand_over: None,
     ) -> None:
         self._nodes = nodes
         self._moved = moved
         self.checkpoint = checkpoint
+        self.hand_overs: list[HandOver] = []
+        with suppress(Unproven):
+            # Kept copies prove themselves like any others, and are fetched again if they do not.
+            for each in known:
+                self._step(each)
         self.head = floor
         self._compared_at = float("-inf")
         self._roots: OrderedDict[int, Executed] = OrderedDict()
@@ -75,12 +89,13 @@ class Reader:
     # Heads
 
     async def compare_heads(self) -> int:
-        """The newest height that f + 1 nodes prove; every later read is of that state or a newer one."""
+        """The newest height that is proven, by f + 1 nodes or before; every later read is of that state or a newer
+        one."""
         started = time.monotonic()
         wanted = self.checkpoint.validators.f + 1
-        heads = await self._nodes.ask_several(Request("GET", "/v1/checkpoint"), self._read_head, wanted)
+        await self._nodes.ask_several(Request("GET", "/v1/checkpoint"), self._read_head, wanted)
         self._compared_at = started
-        return max(heads)
+        return self.head
 
     async def _floor(self) -> int:
         if time.monotonic() - self._compared_at > HEAD_MAX_AGE_S:
@@ -96,25 +111,32 @@ class Reader:
         if not isinstance(hand_overs, list):
             raise Unusable("hand-overs that are no list")
         self._follow([_decoded(HandOver, from_base64(each)) for each in hand_overs], certificate.epoch)
-        if certificate.epoch < self.checkpoint.validators.epoch:
+        reached = self.checkpoint.validators.epoch
+        if certificate.epoch > reached:
+            raise Untrue(f"nothing leads from epoch {reached} to the epoch {certificate.epoch} of its head", MISSING)
+        if certificate.epoch < reached:
             raise Behind(f"its head is of epoch {certificate.epoch}")
         try:
             executed = verify_executed(self.checkpoint, certificate)
         except Unproven as error:
-            raise Untrue(str(error)) from None
+            raise Untrue(str(error), "forged head") from None
+        if executed.height + STALE_BLOCKS < self.head:
+            raise Stale(f"its head is of height {executed.height}, and {self.head} is proven", "stale head")
         self._accept(executed)
         return executed.height
 
     def _follow(self, hand_overs: list[HandOver], epoch: int) -> None:
-        reached = self.checkpoint.validators.epoch
-        ahead = [each for each in hand_overs if reached <= each.header.epoch < epoch]
-        if not ahead:
-            return
         try:
-            self.checkpoint = follow(self.checkpoint, ahead)
+            for each in hand_overs:
+                if self.checkpoint.validators.epoch <= each.header.epoch < epoch:
+                    self._step(each)
+                    self._moved(each)
         except Unproven as error:
-            raise Untrue(str(error)) from None
-        self._moved(self.checkpoint)
+            raise Untrue(str(error), "wrong hand-over") from None
+
+    def _step(self, hand_over: HandOver) -> None:
+        self.checkpoint = follow(self.checkpoint, [hand_over])
+        self.hand_overs.append(hand_over)
 
     def _accept(self, executed: Executed) -> None:
         """What a quorum signed. Two different states of one height are beyond any network's fault."""
@@ -142,11 +164,12 @@ class Reader:
             try:
                 executed = verify_state_bundle(self.checkpoint, bundle)
             except Unproven as error:
-                raise Untrue(str(error)) from None
+                raise _forged(error) from None
             if bundle.key != key:
-                raise Untrue("a proof of another key")
+                raise Untrue("it is of another key than the one that was asked for", "wrong proof")
             if executed.height < floor:
-                raise Behind(f"its state is of height {executed.height}, and {floor} is proven")
+                what = f"its state is of height {executed.height}, and {floor} is proven"
+                raise Behind(what) if executed.height + STALE_BLOCKS >= floor else Stale(what, "stale state")
             self._accept(executed)
             return Proven(bundle.value, executed.height)
 
@@ -212,14 +235,31 @@ class Reader:
         try:
             executed = verify_receipt_bundle(self.checkpoint, bundle)
         except Unproven as error:
-            raise Untrue(str(error)) from None
+            raise _forged(error) from None
         receipt = _decoded(Receipt, bundle.receipt)
         if receipt.tx_id != tx_id:
-            raise Untrue("a receipt of another transaction")
+            raise Untrue(f"it is that of another transaction, {receipt.tx_id.hex()}", "wrong receipt")
         self._accept(executed)
         return receipt
 
-    # The genesis, which names itself
+    # What names itself
+
+    async def batch(self, digest: bytes, patience_s: float | None = None) -> tuple[bytes, ...]:
+        """The transactions of a batch, while a node keeps it."""
+
+        def read(reply: Reply) -> tuple[bytes, ...]:
+            if reply.status != 200:
+                raise Unusable(reply.problem())
+            try:
+                batch = decode(SignedBatch, reply.body, _BATCH_BYTES).batch
+            except CodecError as error:
+                raise Untrue(f"no canonical batch: {error}", "wrong batch") from None
+            if batch_digest(batch) != digest:
+                raise Untrue("it is another one than the one that was asked for", "wrong batch")
+            return batch.transactions
+
+        asked = Request("GET", f"/v1/batches/{digest.hex()}/raw", limit_bytes=_BATCH_BYTES)
+        return await self._nodes.ask(asked, read, patience_s)
 
     async def genesis(self) -> Genesis:
         def read(reply: Reply) -> Genesis:
@@ -227,10 +267,14 @@ class Reader:
                 raise Unusable(reply.problem())
             genesis = _decoded(Genesis, reply.body, MAX_GENESIS_BYTES)
             if genesis.chain_id != self.checkpoint.chain_id:
-                raise Untrue(f"it is on another chain, {genesis.chain_id.hex()}")
+                raise Untrue(f"it is that of another chain, {genesis.chain_id.hex()}", "wrong genesis")
             return genesis
 
         return await self._nodes.ask(Request("GET", "/v1/genesis", limit_bytes=MAX_GENESIS_BYTES), read)
+
+
+def _forged(error: Unproven) -> Untrue:
+    return Untrue(str(error), "forged proof" if error.flaw is Flaw.WRONG_PROOF else "forged certificate")
 
 
 def _receipt_path(tx_id: bytes) -> str:

@@ -12,8 +12,8 @@ from fl.execution import OK
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """`status` is "ok" or a refusal's code; ids are lower hex. The proof was verified against the network file, and
-    is in `path` for whoever wants to verify it again."""
+    """`status` is "ok" or a refusal's code; ids are lower hex. The proof was verified against the network file; the
+    file at `path` holds it and the signed transaction, for whoever wants to verify it again (docs/receipts.md)."""
 
     tx: str
     status: str
@@ -28,10 +28,12 @@ class Receipt:
 
     @property
     def accepted(self) -> bool:
+        """Whether the status is "ok"."""
         return self.status == OK
 
     @classmethod
     def of(cls, stored: StoredReceipt) -> Receipt:
+        """Of what is on disk."""
         entry = stored.receipt
         return cls(
             tx=entry.tx_id.hex(),
@@ -43,5 +45,5 @@ class Receipt:
             weight=entry.weight,
             nonce=entry.nonce,
             path=stored.path,
-            proof=stored.bundle,
+            proof=stored.file.proof,
         )

@@ -21,7 +21,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chain.batch import MAX_BATCH_BYTES, SignedBatch, batch_digest
 from chain.cid import cid_text
 from chain.codec import CodecError, decode, unpack
 from chain.light import ReceiptBundle, Unproven, verify_event_bundle
@@ -49,7 +48,6 @@ _BLOB_S = 3.0
 """What a round is made of is at the nodes or not: it is not on its way."""
 _SETTLED = frozenset({"UNKNOWN_BLOB", "BLOB_NOT_YOURS"})
 """All nodes have answered, and where one blob is gone others are too: each of those is asked for once."""
-_BATCH_BYTES = MAX_BATCH_BYTES + 1024
 
 
 class Recordings:
@@ -135,25 +133,10 @@ class Recordings:
         """The bytes at the entry's place in its batch; None if that has no such place."""
         transactions = self._batches.get(entry.batch)
         if transactions is None:
-            transactions = self._batches[entry.batch] = await self._batch(entry.batch)
+            transactions = self._batches[entry.batch] = await self.network.reader.batch(entry.batch)
             while len(self._batches) > _BATCHES_KEPT:
                 self._batches.popitem(last=False)
         return transactions[entry.index] if entry.index < len(transactions) else None
-
-    async def _batch(self, digest: bytes) -> tuple[bytes, ...]:
-        def read(reply: Reply) -> tuple[bytes, ...]:
-            if reply.status != 200:
-                raise Unusable(reply.problem())
-            try:
-                batch = decode(SignedBatch, reply.body, _BATCH_BYTES).batch
-            except CodecError as error:
-                raise Untrue(f"no canonical batch: {error}") from None
-            if batch_digest(batch) != digest:
-                raise Untrue("another batch than the one that was asked for")
-            return batch.transactions
-
-        asked = Request("GET", f"/v1/batches/{digest.hex()}/raw", limit_bytes=_BATCH_BYTES)
-        return await self.network.nodes.ask(asked, read)
 
     # Blobs
 
@@ -224,10 +207,10 @@ class Recordings:
                 bundle = decode(ReceiptBundle, data, _EVENT_BYTES)
                 verify_event_bundle(self.network.checkpoint, bundle)
                 if bundle.index != index:
-                    raise Untrue("a proof of another event")
+                    raise Untrue(f"it is of event {bundle.index}, not {index}", "wrong proof")
                 return decode(Event, bundle.receipt, len(bundle.receipt))
             except (CodecError, Unproven) as error:
-                raise Untrue(str(error)) from None
+                raise Untrue(str(error), "forged proof") from None
 
         return await self.network.nodes.ask(Request("GET", f"/v1/events/{index}/proof"), read)
 

@@ -25,6 +25,7 @@ from fl.client.datasets import AsyncDatasets, Registered
 from fl.client.download import Fetched
 from fl.client.errors import BadInput
 from fl.client.evaluations import AsyncEvaluation
+from fl.client.home import Pending
 from fl.client.job import AsyncJob
 from fl.client.jobdraft import Arrays, ConfigValue, Draft
 from fl.client.network import PATIENCE_S, AsyncNetwork, connect_async
@@ -201,6 +202,16 @@ class Job:
     def name(self) -> str:
         """Of open jobs, no two have the same."""
         return self._job.name
+
+    @property
+    def account(self) -> str:
+        """In whose name it is answered."""
+        return self._job.network.account
+
+    @property
+    def directory(self) -> Path:
+        """Where an app may keep what it wants to have in the next round."""
+        return self._job.network.home / "apps" / self.id
 
     @property
     def rules(self) -> JobRules:
@@ -501,6 +512,15 @@ class Network:
         """Sign and send any transaction, and wait until its fate is proven."""
         return self._loop.run(self._network.send(body))
 
+    def send_signed(self, signed: Pending | str | os.PathLike[str]) -> Receipt:
+        """Send a transaction that was signed elsewhere (`sign_offline`), whoever signed it; no key is needed here. Its
+        receipt is kept in the home of its account. Otherwise as `send`."""
+        return self._loop.run(self._network.send_signed(signed))
+
+    def next_nonce(self, account: str | None = None) -> int:
+        """The lowest that no transaction of the account was executed under, proven."""
+        return self._loop.run(self._network.next_nonce(account))
+
     def resume(self) -> list[Receipt]:
         """Settle what an earlier run of this account left in flight."""
         return self._loop.run(self._network.resume())
@@ -510,8 +530,13 @@ class Network:
         return self._network.receipts()
 
     def verify_receipt(self, path: str | os.PathLike[str]) -> Receipt:
-        """A receipt file, checked against the network file alone; raises Unverified."""
+        """A receipt file, checked against the network file alone; raises Unverified, whose code names what is wrong."""
         return self._network.verify_receipt(path)
+
+    def fetch_receipt(self, tx: str, path: str | os.PathLike[str]) -> Receipt | None:
+        """The receipt of any transaction, by its id, as a file that begins at this network file's epoch; None if no
+        node has one."""
+        return self._loop.run(self._network.fetch_receipt(tx, path))
 
 
 def connect(
