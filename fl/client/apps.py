@@ -216,7 +216,9 @@ class Holdings:
     held_out: Any
 
     def shares(self, count: int) -> list[Any]:
-        """What is held out, for several evaluators. Whole for each, if it is not rows."""
+        """What is held out, for several evaluators. Whole for each, if it is not rows; if it is nothing, the parts."""
+        if self.held_out is None:
+            return [self.parts[number % len(self.parts)] for number in range(count)]
         if not isinstance(self.held_out, Data):
             return [self.held_out] * count
         return [self.held_out.take(np.arange(start, len(self.held_out), count)) for start in range(count)]

@@ -24,6 +24,7 @@ from fl.client.digits import deal, load_digits, read
 from fl.client.errors import BadInput, QuorateError, RefusedByChain, Unreachable
 from fl.client.keyfile import read_private
 from fl.client.perceptron import Data
+from fl.client.setting import app_at, setting_of
 from fl.client.sync import Job, Network, connect
 from fl.client.trackers import Tracker, newest_told, tell_round, tell_update
 from fl.records import Role
@@ -60,8 +61,9 @@ def train_for(job: Job, app: App, part: Any, seed: int, *, trackers: Sequence[Tr
     told = newest_told(trackers)
     for task in job.tasks():
         told = _tell(job, trackers, told)
+        acting = app_at(app, setting_of(job, task.round, task.config))
         chance = np.random.default_rng([seed, task.round])
-        weights, examples, metrics = app.train(task.model, part, task.config, chance)
+        weights, examples, metrics = acting.train(task.model, part, task.config, chance)
         named = named_metrics(job.rules.metrics, metrics)
         number, given = answered_group(job.rules, weights)
         group = job.rules.groups[number].name if job.rules.groups else None
@@ -78,7 +80,8 @@ def evaluate_for(job: Job, app: App, share: Any, *, trackers: Sequence[Tracker] 
     told = newest_told(trackers)
     for asked in job.evaluations():
         told = _tell(job, trackers, told)
-        examples, metrics = app.evaluate(asked.model, share)
+        acting = app_at(app, setting_of(job, asked.round, asked.config))
+        examples, metrics = acting.evaluate(asked.model, share)
         receipt = asked.submit(metrics=named_metrics(asked.metrics, metrics), examples=examples)
         say(f"evaluation of round {asked.round}: {receipt.status} at height {receipt.height}")
     _tell_rest(job, trackers, told)

@@ -12,17 +12,21 @@ from numpy.typing import NDArray
 from chain.cid import cid_text
 from fl.client.apps import App, Holdings, answered_group, holdings, named_metrics
 from fl.client.errors import BadInput, RefusedByChain
+from fl.client.jobdraft import config_value
 from fl.client.jobfile import JobFile
 from fl.client.measures import metric_values
 from fl.client.report import RoundReport, report_of
+from fl.client.setting import Setting, app_at
 from fl.client.tasks import Difference
 from fl.errors import Refused
+from fl.jobrules import config_at
 from fl.records import JobRules, JobStatus
 from fl.simulation.conditions import Draw, source
 from fl.simulation.play import Answer, Config, Measured, Model, Play, Seen
 from fl.tensors.model import parse_model
 
 MOST_TRAINERS = 10_000
+_ACCOUNT_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +60,28 @@ class AppCast:
     def train(self, trainer: int, round: int, model: Model, config: Config) -> Answer:
         own = {name: array.copy() for name, array in model.items()}
         chance = source(self._seed, Draw.TRAINING, trainer, round)
-        weights, examples, metrics = self._app.train(own, self._held.parts[trainer], config, chance)
+        acting = app_at(self._app, self._setting(trainer, round, config))
+        weights, examples, metrics = acting.train(own, self._held.parts[trainer], config, chance)
         group, given = answered_group(self._rules, weights)
         trained = {name: np.asarray(array) for name, array in given.items()}
         return Answer(Difference(trained, model), examples, _values(self._rules.metrics, metrics), group)
 
     def evaluate(self, evaluator: int, round: int, model: Model) -> Measured:
-        examples, metrics = self._app.evaluate(model, self._shares[evaluator])
+        config = {name: config_value(entry) for name, entry in config_at(self._rules, round).items()}
+        acting = app_at(self._app, self._setting(evaluator, round, config))
+        examples, metrics = acting.evaluate(model, self._shares[evaluator])
         return Measured(examples, _values(self._rules.evaluation.metrics, metrics))
 
     def examine(self, model: bytes) -> dict[str, float]:
         """What the app finds on all that is held out."""
-        _, metrics = self._app.evaluate(parse_model(self._rules.schema, model), self._held.held_out)
+        acting = app_at(self._app, self._setting(0, 0, {}))
+        _, metrics = acting.evaluate(parse_model(self._rules.schema, model), self._held.held_out)
         return dict(metrics)
+
+    def _setting(self, number: int, round: int, config: Config) -> Setting:
+        """By its number: if nothing is held out, the first evaluator has the part of the first trainer, and is it."""
+        account = number.to_bytes(_ACCOUNT_BYTES)
+        return Setting(bytes(_ACCOUNT_BYTES), account, self._rules, round, config, None)
 
 
 def simulate(
