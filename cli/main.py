@@ -23,6 +23,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "run": ("cli.run", "Run a job file: simulated, on this machine, or on a chain."),
     "localnet": ("cli.localnet", "A chain of several validators on this machine."),
     "job": ("cli.job", "Create, list, show, watch and stop training jobs."),
+    "train": ("cli.train", "Train in a job, with the code and the data of this site."),
     "submit": ("cli.submit", "Submit an update that is in a file."),
     "model": ("cli.model", "The models that rounds have made."),
     "verify": ("cli.verify", "Verify what a round came to, with nothing taken on trust."),
@@ -30,7 +31,8 @@ GROUPS: dict[str, tuple[str, str]] = {
     "replay": ("cli.replay", "Rounds again, without a member."),
     "blob": ("cli.blob", "Put, get and check blobs: files of any size, named by their CIDs."),
     "dataset": ("cli.dataset", "Register data sets, list them, and withdraw them."),
-    "tx": ("cli.tx", "What became of a transaction."),
+    "receipt": ("cli.receipt", "What became of transactions, with proofs that need nobody's word."),
+    "tx": ("cli.tx", "How far a transaction is; signing one offline, and sending it."),
     "demo": ("cli.demo", "Four validators and eight trainers learn to read digits."),
     "completion": ("cli.completion", "Complete this command in your shell."),
 }

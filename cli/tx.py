@@ -1,4 +1,4 @@
-"""`quorate tx`: what became of a transaction."""
+"""`quorate tx`: how far a transaction is; and signing one on a machine that has no network."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chain.codec import encode
 from cli.client import FILE, Client, client_options
 from cli.job import tell_receipt
-from cli.output import fields, reading, tell
-from fl.client.errors import BadFile, BadInput, QuorateError
+from cli.output import fields, line, reading, tell
+from fl.client.errors import BadInput
 
 if TYPE_CHECKING:
-    from chain.light import ReceiptBundle
     from fl.client.network import AsyncNetwork
-    from fl.records import Receipt
+    from fl.client.receipt import Receipt
 
 
 @click.group()
 def tx() -> None:
-    """What became of a transaction."""
+    """How far a transaction is; signing one offline, and sending it."""
 
 
 def _id(_: click.Context, __: click.Parameter, text: str) -> bytes:
@@ -51,51 +49,63 @@ def status(client: Client, identity: bytes) -> None:
 
 
 @tx.command()
-@click.argument("identity", metavar="ID", callback=_id)
-@click.option("-o", "--output", type=FILE, help="Keep the proof in this file; `quorate tx verify` checks it.")
+@click.argument("account", required=False)
 @client_options
 @reading
-def receipt(client: Client, identity: bytes, output: Path | None) -> None:
-    """Fetch a transaction's receipt with its proof, and check the proof against the network file."""
+def nonce(client: Client, account: str | None) -> None:
+    """Say the next nonce of an account (default: the key's), proven: what signing offline needs."""
 
-    async def work(network: AsyncNetwork) -> tuple[Receipt, ReceiptBundle] | None:
-        return await network.reader.receipt_anywhere(identity)
+    async def work(network: AsyncNetwork) -> tuple[str, int]:
+        who = account if account is not None else network.account
+        return who, await network.next_nonce(who)
 
-    found = client.run(work)
-    if found is None:
-        raise QuorateError("NO_RECEIPT", "No node has a proven receipt of it.", "See `quorate tx status`.")
-    record, bundle = found
-    data: dict[str, object] = {
-        "tx": record.tx_id.hex(),
-        "status": record.status,
-        "height": record.height,
-        "job": record.job.hex() or None,
-        "round": record.round,
-        "position": record.position,
-        "weight": record.weight,
-        "nonce": record.nonce,
-        "proof": None if output is None else str(output),
+    who, found = client.run(work)
+    tell({"account": who, "nonce": found}, lambda: line(str(found)))
+
+
+@tx.command()
+@click.argument("body", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="The file for `quorate tx send`.")
+@click.option("--nonce", type=click.IntRange(min=0), help="[default: the one after the last that was signed here]")
+@click.option("--valid-for", "valid_for_h", default=12.0, show_default=True, help="Hours within which it is executed.")
+@click.option("--account", help="Needed once its key was rotated.")
+@client_options
+@reading
+def sign(client: Client, body: Path, output: Path, nonce: int | None, valid_for_h: float, account: str | None) -> None:
+    """Sign what a TOML file says, asking nobody: the machine needs the network file and the key, and no network."""
+    from fl.client.bodies import kind_name, read_body_file
+    from fl.client.signing import sign_offline
+
+    signed = sign_offline(
+        client.network,
+        client.key,
+        read_body_file(body),
+        nonce=nonce,
+        valid_for_s=3600 * valid_for_h,
+        passphrase=client.secret(),
+        account=account,
+        home=client.home,
+    )
+    signed.save(output)
+    data = {
+        "tx": signed.id.hex(),
+        "kind": kind_name(signed.tx.kind),
+        "sender": signed.tx.sender.hex(),
+        "nonce": signed.tx.nonce,
+        "valid_until_ms": signed.tx.valid_until_ms,
+        "file": str(output),
     }
-    if output is not None:
-        try:
-            output.write_bytes(encode(bundle))
-        except OSError as error:
-            raise BadFile("UNWRITABLE", f"{output} cannot be written: {error.strerror}.", "Name another.") from error
-    tell(data, lambda: fields({name: value for name, value in data.items() if value is not None}))
+    tell(data, lambda: fields(data))
 
 
 @tx.command()
 @click.argument("file", type=FILE)
 @client_options
 @reading
-def verify(client: Client, file: Path) -> None:
-    """Check a receipt that is in a file: exit code 0 if it is proven, 6 if not."""
+def send(client: Client, file: Path) -> None:
+    """Send a transaction that was signed elsewhere, and wait for its proven receipt. It needs no key."""
 
-    async def work(network: AsyncNetwork) -> object:
-        return network.verify_receipt(file)
+    async def work(network: AsyncNetwork) -> Receipt:
+        return await network.send_signed(file)
 
-    from fl.client.receipt import Receipt
-
-    found = client.run(work)
-    assert isinstance(found, Receipt)
-    tell_receipt(found)
+    tell_receipt(client.run(work))

@@ -79,10 +79,20 @@ def default_root() -> Path:
     return Path(named) if named else Path.home() / ".quorate"
 
 
+def kept_receipts(root: Path | None, chain_id: bytes) -> list[Path]:
+    """Of every account that has a home here on this chain."""
+    chain = _chain_directory(root if root is not None else default_root(), chain_id)
+    return sorted(chain.glob("*/receipts/*.bin"))
+
+
+def _chain_directory(root: Path, chain_id: bytes) -> Path:
+    return root / chain_id[:_NAMED_BYTES].hex()
+
+
 class Home:
     def __init__(self, root: Path, chain_id: bytes, account: bytes | None) -> None:
         self._root, self._chain_id = root, chain_id
-        self.chain_directory = root / chain_id[:_NAMED_BYTES].hex()
+        self.chain_directory = _chain_directory(root, chain_id)
         who = account[:_NAMED_BYTES].hex() if account is not None else "reader"
         self.directory = self.chain_directory / who
         self._outbox = self.directory / "outbox"

@@ -208,12 +208,12 @@ def test_a_job_from_its_file_to_its_last_model(net: Path, tmp_path: Path) -> Non
 
     shown = done("tx", "status", receipt["tx"], *creator, "--json").data
     assert shown["status"] == "proven"
-    done("tx", "receipt", receipt["tx"], "-o", tmp_path / "r.bin", *creator)
-    assert done("tx", "verify", tmp_path / "r.bin", *creator, "--json").data["tx"] == receipt["tx"]
+    done("receipt", "fetch", receipt["tx"], "-o", tmp_path / "r.bin", *creator)
+    assert done("receipt", "verify", tmp_path / "r.bin", *creator, "--json").data["tx"] == receipt["tx"]
     damaged = bytearray((tmp_path / "r.bin").read_bytes())
     damaged[200] ^= 1
     (tmp_path / "r.bin").write_bytes(damaged)
-    assert quorate("tx", "verify", tmp_path / "r.bin", *creator).code in (2, 6)
+    assert quorate("receipt", "verify", tmp_path / "r.bin", *creator).code in (2, 6)
 
 
 @pytest.mark.slow
