@@ -76,10 +76,11 @@ def sign(client: Client, body: Path, output: Path, nonce: int | None, valid_for_
     from fl.client.bodies import kind_name, read_body_file
     from fl.client.signing import sign_offline
 
+    said = read_body_file(body)
     signed = sign_offline(
         client.network,
         client.key,
-        read_body_file(body),
+        said,
         nonce=nonce,
         valid_for_s=3600 * valid_for_h,
         passphrase=client.secret(),

@@ -46,11 +46,13 @@ def signed(signer: Signer, nonce: int, valid_until_ms: int, body: object) -> Pen
         raise BadInput("UNKNOWN_KIND", f"A {type(body).__name__} is no transaction's body.", "See fl.transactions.")
     try:
         data = encode(body)
+        if len(data) > MAX_TRANSACTION_BYTES:
+            raise RefusedByChain.of(
+                "OVERSIZE", f"A transaction may take {MAX_TRANSACTION_BYTES} bytes, not {len(data)}."
+            )
+        tx = sign_transaction(signer.key, signer.chain, signer.account, nonce, valid_until_ms, kind, data)
     except CodecError as error:
         raise BadInput("BAD_VALUE", f"A transaction cannot hold this: {error}.", "Keep to its limits.") from None
-    if len(data) > MAX_TRANSACTION_BYTES:
-        raise RefusedByChain.of("OVERSIZE", f"A transaction may take {MAX_TRANSACTION_BYTES} bytes, not {len(data)}.")
-    tx = sign_transaction(signer.key, signer.chain, signer.account, nonce, valid_until_ms, kind, data)
     return Pending(tx, tx_id(tx), encode(tx))
 
 
