@@ -24,6 +24,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "localnet": ("cli.localnet", "A chain of several validators on this machine."),
     "job": ("cli.job", "Create, list, show, watch and stop training jobs."),
     "train": ("cli.train", "Train in a job, with the code and the data of this site."),
+    "flower": ("cli.flower", "Stock Flower SuperNodes as trainers of a job."),
     "submit": ("cli.submit", "Submit an update that is in a file."),
     "model": ("cli.model", "The models that rounds have made."),
     "verify": ("cli.verify", "Verify what a round came to, with nothing taken on trust."),
