@@ -167,7 +167,7 @@ class Play:
             who,
             round=number,
             base=base,
-            value=draw.choice((0.0, 0.5, -2.0)),
+            value=max(draw.choice((0.0, 0.5, -2.0)), -(2.0**rules.range_bits)),
             examples=draw.randint(1, 99),
             group=draw.randrange(groups_of(rules)),
         )
