@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 SCHEMA_VERSION = 1
+SHORT = 8
+"""Digits of an id that are shown where there is no room for all."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -113,6 +115,13 @@ def line(text: str = "") -> None:
 def remark(text: str) -> None:
     """Something beside the answer, kept out of pipes."""
     click.echo(text, err=True)
+
+
+def short(identity: str) -> str:
+    """Of a CID or an id, for eyes: its first digits, and its last where all of a kind begin alike."""
+    if len(identity) < 2 * SHORT:
+        return identity
+    return f"{identity[:SHORT]}…" if not identity.startswith("baf") else f"{identity[:4]}…{identity[-SHORT:]}"
 
 
 def _text(value: object) -> str:

@@ -169,7 +169,17 @@ def _on_localnet(job: JobFile, file: Path, trainers: int, directory: Path, out: 
 def _on_network(
     job: JobFile, client: Client, part_text: str, accept: str | None, wait_s: float, out: Path | None
 ) -> None:
-    from cli.participation import Part, awaited, created, followed, held_by, take_part
+    from cli.participation import (
+        Answers,
+        Part,
+        awaited,
+        check_same_app,
+        existing,
+        followed,
+        held_by,
+        roles_in,
+        take_part,
+    )
     from fl.client.sync import connect
     from fl.records import JobStatus, Role
 
@@ -177,17 +187,26 @@ def _on_network(
         raise BadInput("NO_KEY", "This needs an account.", "Name a key: --key FILE.")
     part: Part = Part.parse(part_text)
     named = job.load_app()
-    held = held_by(job, named, part)
+    answers = Answers()
     with connect(client.network, client.key, passphrase=client.secret(), home=client.home) as network:
-        member = network.member()
-        roles = {Role(role) for role in member.roles} if member is not None else set()
-        if not roles & {Role.CREATOR, Role.TRAINER, Role.EVALUATOR}:
-            raise BadInput("NO_ROLE", "This account neither creates, trains nor evaluates.", "Ask a registrar.")
-        found = created(network, job) if Role.CREATOR in roles else awaited(network, job, wait_s)
+        roles = roles_in(network, {Role.CREATOR, Role.TRAINER, Role.EVALUATOR})
+        found = existing(network, job)
+        # Whatever is wrong with the file is said before anything is read or sent.
+        draft = job.draft() if found is None and Role.CREATOR in roles else None
+        held = held_by(job, named, part)
+        if found is None:
+            found = network.create_drafted(draft) if draft is not None else awaited(network, job.name, wait_s)
+            check_same_app(found, named, "the file has another")
         remark(f"{found.name} {found.id}, rules {found.rules_hash}")
-        take_part(found, named.app, held, part, roles, accept, job.conditions.seed)
+        take_part(found, named.app, held, part, roles, accept, job.conditions.seed, tell=answers.tell)
         if Role.CREATOR not in roles and out is None:
-            line(f"model {found.model_cid()}")
+            data = {
+                "job": found.name,
+                "status": JobStatus(found.status().status).name.lower(),
+                "model": found.model_cid(),
+                "answers": answers.data(),
+            }
+            tell(data, lambda: line(f"model {data['model']}"))
             return
         reports: list[RoundReport] = []
         with _table(found.rules) as show:

@@ -40,7 +40,8 @@ ACCURACY, LOSS = "accuracy", "loss"
 
 Trained = tuple[Arrays, int, Mapping[str, float]]
 Measured = tuple[int, Mapping[str, float]]
-Settings = Mapping[str, Any]
+Settings = str | Mapping[str, Any] | None
+"""Of an app of Flower's: as text, "lr=0.1 optimizer='sgd'", or by name."""
 
 FLOWER = "flower:"
 """Before the name of an app of Flower's."""
@@ -143,9 +144,7 @@ class Named:
     digest: bytes
 
 
-def load_app(
-    name: str, beside: Path, *, run_config: Settings | None = None, node_config: Settings | None = None
-) -> Named:
+def load_app(name: str, beside: Path, *, run_config: Settings = None, node_config: Settings = None) -> Named:
     """Modules are looked for in the directory `beside` first: their code runs here, so they are the caller's own. The
     two configs are for apps of Flower."""
     if name in BUILT_IN:

@@ -106,7 +106,11 @@ class JobFile:
             size = rules.get("cohort", {}).get("size", 0)
             target = size or trainers
             if target is None:
-                raise BadFile("BAD_JOB_FILE", "The job has no target.", "Say how many updates end a round: target = 8.")
+                raise BadFile(
+                    "NO_TARGET",
+                    f"The job {self.name} names no target, and whoever creates it on a chain has to.",
+                    "Say in its file how many updates end a round, as in target = 8; simulations know without.",
+                )
             rules["target"] = target if trainers is None else min(target, trainers)
         named = self.load_app() if self.app else None
         return draft_job(

@@ -13,7 +13,8 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fl.client.digits import deal, load_digits, read
 from fl.client.errors import BadInput, QuorateError, RefusedByChain, Unreachable
 from fl.client.keyfile import read_private
 from fl.client.perceptron import Data
+from fl.client.receipt import Receipt
 from fl.client.setting import app_at, setting_of
 from fl.client.sync import Job, Network, connect
 from fl.client.trackers import Tracker, newest_told, tell_round, tell_update
@@ -55,7 +57,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def train_for(job: Job, app: App, part: Any, seed: int, *, trackers: Sequence[Tracker] = ()) -> None:
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What this account has answered to a round, or to an evaluation, and what became of that."""
+
+    kind: str
+    round: int
+    model: str
+    """The CID of what was trained on or measured."""
+    examples: int
+    metrics: Mapping[str, float]
+    receipt: Receipt
+
+
+TRAINED, EVALUATED = "trained", "evaluated"
+
+
+def say_answer(answered: Answered) -> None:
+    receipt = answered.receipt
+    if answered.kind == EVALUATED:
+        say(f"evaluation of round {answered.round}: {receipt.status} at height {receipt.height}")
+        return
+    measured = "".join(f"{name} {value:.4f}, " for name, value in answered.metrics.items())
+    say(f"round {answered.round}: {measured}{receipt.status} at height {receipt.height}")
+
+
+def train_for(
+    job: Job,
+    app: App,
+    part: Any,
+    seed: int,
+    *,
+    trackers: Sequence[Tracker] = (),
+    tell: Callable[[Answered], None] = say_answer,
+) -> None:
     """Answers every round that this account is asked in, until the job is over. Trackers hear of each update when its
     fate is proven, and of rounds in between."""
     told = newest_told(trackers)
@@ -68,13 +103,19 @@ def train_for(job: Job, app: App, part: Any, seed: int, *, trackers: Sequence[Tr
         number, given = answered_group(job.rules, weights)
         group = job.rules.groups[number].name if job.rules.groups else None
         receipt = task.submit(weights=given, examples=examples, metrics=named, group=group)
-        measured = "".join(f"{name} {value:.4f}, " for name, value in named.items())
-        say(f"round {task.round}: {measured}{receipt.status} at height {receipt.height}")
+        tell(Answered(TRAINED, task.round, task.model_cid, examples, named, receipt))
         tell_update(trackers, receipt, named)
     _tell_rest(job, trackers, told)
 
 
-def evaluate_for(job: Job, app: App, share: Any, *, trackers: Sequence[Tracker] = ()) -> None:
+def evaluate_for(
+    job: Job,
+    app: App,
+    share: Any,
+    *,
+    trackers: Sequence[Tracker] = (),
+    tell: Callable[[Answered], None] = say_answer,
+) -> None:
     """Answers every evaluation that this account is asked in, until the job is over. Trackers hear of rounds in
     between."""
     told = newest_told(trackers)
@@ -82,8 +123,9 @@ def evaluate_for(job: Job, app: App, share: Any, *, trackers: Sequence[Tracker] 
         told = _tell(job, trackers, told)
         acting = app_at(app, setting_of(job, asked.round, asked.config))
         examples, metrics = acting.evaluate(asked.model, share)
-        receipt = asked.submit(metrics=named_metrics(asked.metrics, metrics), examples=examples)
-        say(f"evaluation of round {asked.round}: {receipt.status} at height {receipt.height}")
+        named = named_metrics(asked.metrics, metrics)
+        receipt = asked.submit(metrics=named, examples=examples)
+        tell(Answered(EVALUATED, asked.round, asked.model_cid, examples, named, receipt))
     _tell_rest(job, trackers, told)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cli.participation import Part, awaited, created, followed, held_by, take_part
+from cli.participation import Part, awaited, created, existing, followed, held_by, take_part
 from fl.client.errors import BadInput, RefusedByChain
 from fl.client.jobfile import JobFile, job_of
 from fl.client.sync import connect
@@ -44,8 +44,9 @@ def job() -> JobFile:
 def train(settings: dict[str, Any], job: JobFile, number: int) -> None:
     part, named = Part(number, TRAINERS), job.load_app()
     with connect(**settings) as network:
-        found = awaited(network, job, 60.0)
-        take_part(found, named.app, held_by(job, named, part), part, {Role.TRAINER}, None, 1)
+        found = awaited(network, job.name, 60.0)
+        held = held_by(job, named, part)
+        take_part(found, named.app, held, part, {Role.TRAINER}, None, 1, tell=lambda answered: None)
 
 
 def test_a_creator_follows_what_trainers_learn_each_from_its_part(chain: Running, job: JobFile) -> None:
@@ -79,13 +80,13 @@ def test_nobody_trains_with_another_code_than_was_agreed_on(chain: Running, job:
         draft = job.draft(TRAINERS)
         network.create_drafted(replace(draft, rules=replace(draft.rules, app_digest=bytes(32))))
         with pytest.raises(BadInput) as refused:
-            awaited(network, job, 10.0)
+            existing(network, job)
     assert refused.value.code == "WRONG_APP"
 
 
 def test_a_job_that_nobody_creates_is_not_awaited_for_ever(chain: Running, job: JobFile) -> None:
     with connect(**chain.settings()) as network, pytest.raises(RefusedByChain) as refused:
-        awaited(network, job, 0.0)
+        awaited(network, job.name, 0.0)
     assert refused.value.code == "UNKNOWN_JOB"
 
 
