@@ -32,6 +32,7 @@ from chain.light import (
 )
 from fl.client.errors import Unreachable, Unverified
 from fl.client.nodes import Behind, Nodes, Reply, Request, Stale, Untrue, Unusable, from_base64
+from fl.client.receiptfile import MAX_HAND_OVERS
 from fl.records import Receipt
 from fl.state import MAX_VALUE_BYTES
 
@@ -47,7 +48,6 @@ _MAX_RECEIPT_BYTES = 64 * 1024
 _ROOTS_KEPT = 256
 _ANYWHERE_S = 2.0
 _ANY_EPOCH = 2**64
-MISSING = "missing hand-over"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,7 @@ class Reader:
     ) -> None:
         self._nodes = nodes
         self._moved = moved
+        self._start = checkpoint.validators.epoch
         self.checkpoint = checkpoint
         self.hand_overs: list[HandOver] = []
         with suppress(Unproven):
@@ -111,10 +112,7 @@ class Reader:
         if not isinstance(hand_overs, list):
             raise Unusable("hand-overs that are no list")
         self._follow([_decoded(HandOver, from_base64(each)) for each in hand_overs], certificate.epoch)
-        reached = self.checkpoint.validators.epoch
-        if certificate.epoch > reached:
-            raise Untrue(f"nothing leads from epoch {reached} to the epoch {certificate.epoch} of its head", MISSING)
-        if certificate.epoch < reached:
+        if certificate.epoch < self.checkpoint.validators.epoch:
             raise Behind(f"its head is of epoch {certificate.epoch}")
         try:
             executed = verify_executed(self.checkpoint, certificate)
@@ -126,13 +124,17 @@ class Reader:
         return executed.height
 
     def _follow(self, hand_overs: list[HandOver], epoch: int) -> None:
-        try:
-            for each in hand_overs:
-                if self.checkpoint.validators.epoch <= each.header.epoch < epoch:
-                    self._step(each)
-                    self._moved(each)
-        except Unproven as error:
-            raise Untrue(str(error), "wrong hand-over") from None
+        by_epoch = {each.header.epoch: each for each in hand_overs}
+        for number in range(self.checkpoint.validators.epoch, min(epoch, self._start + MAX_HAND_OVERS)):
+            if number not in by_epoch:
+                raise Untrue(
+                    f"its head is of epoch {epoch}, and none leads there from epoch {number}", "missing hand-over"
+                )
+            try:
+                self._step(by_epoch[number])
+            except Unproven as error:
+                raise Untrue(str(error), "wrong hand-over") from None
+            self._moved(by_epoch[number])
 
     def _step(self, hand_over: HandOver) -> None:
         self.checkpoint = follow(self.checkpoint, [hand_over])

@@ -66,6 +66,11 @@ class Face:
     tells_entries: Callable[[list[bytes]], list[bytes]] = lambda leaves: leaves
     """What it makes of the log of a round."""
     tells_batch: Callable[[SignedBatch], SignedBatch] = lambda signed: signed
+    tells_genesis: Callable[[Genesis], Genesis] = lambda genesis: genesis
+    tells_head: Callable[[Certificate], Certificate] = lambda certificate: certificate
+    tells_hand_overs: Callable[[list[HandOver]], list[HandOver]] = lambda hand_overs: hand_overs
+    tells_state: Callable[[StateBundle], StateBundle] = lambda bundle: bundle
+    tells_receipt: Callable[[ReceiptBundle], ReceiptBundle] = lambda bundle: bundle
     asked: int = 0
     redirected: int = 0
     submitted: list[bytes] = field(default_factory=list)
@@ -311,7 +316,7 @@ class Chainlet:
 
     async def _genesis(self, face: Face, request: web.Request) -> web.Response:
         genesis = replace(self.genesis, name="forged") if face.forges else self.genesis
-        return web.Response(body=encode(genesis))
+        return web.Response(body=encode(face.tells_genesis(genesis)))
 
     async def _checkpoint(self, face: Face, request: web.Request) -> web.Response:
         certificate = self.certificate(self._height(face))
@@ -319,8 +324,8 @@ class Chainlet:
             certificate = replace(certificate, subject=certificate.subject[:-1] + b"!")
         return web.json_response(
             {
-                "certificate": _text(encode(certificate)),
-                "handovers": [_text(encode(each)) for each in self.hand_overs],
+                "certificate": _text(encode(face.tells_head(certificate))),
+                "handovers": [_text(encode(each)) for each in face.tells_hand_overs(self.hand_overs)],
             }
         )
 
@@ -328,7 +333,7 @@ class Chainlet:
         bundle = self.state_bundle(bytes.fromhex(request.match_info["key"]), self._height(face))
         if face.forges:
             bundle = replace(bundle, value=b"\x90")
-        return web.json_response({"bundle": _text(encode(bundle))})
+        return web.json_response({"bundle": _text(encode(face.tells_state(bundle)))})
 
     async def _redirect(self, face: Face, request: web.Request) -> web.Response:
         face.redirected += 1
@@ -380,7 +385,7 @@ class Chainlet:
         bundle = self.entry_bundle(RECEIPTS, index, height)
         if face.forges:
             bundle = replace(bundle, receipt=bundle.receipt[:-1] + b"\x7f")
-        return web.json_response({"bundle": _text(encode(bundle))})
+        return web.json_response({"bundle": _text(encode(face.tells_receipt(bundle)))})
 
     async def _entries(self, face: Face, request: web.Request) -> web.Response:
         job, number = bytes.fromhex(request.match_info["job"]), int(request.match_info["round"])
