@@ -57,7 +57,7 @@ def init(
         line(f"There is a network in {directory} already.")
     else:
         remark("Keys are not encrypted (insecure-no-passphrase): this is for local networks only.")
-        plan = Plan(validators, trainers, name, containers, open_admission, Params(), evaluators)
+        plan = Plan(validators, trainers, name, containers, open_admission, Params(), evaluators, audited=True)
         with explained():
             network = LocalNetwork.create(directory, plan)
     faulty = (len(network.members) - 1) // 3

@@ -66,7 +66,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What network to make."""
+    """What network to make. In one that is `audited` the first validator keeps every update."""
 
     validators: int = 4
     trainers: int = 0
@@ -75,6 +75,7 @@ class Plan:
     open_admission: bool = False
     params: Params = field(default_factory=Params)
     evaluators: int = 0
+    audited: bool = False
 
 
 def compile_kernels() -> None:
@@ -105,10 +106,10 @@ class LocalNetwork:
                 "Use it, remove it, or name another directory.",
             )
         members = _containers(plan.validators) if plan.containers else _loopback(plan.validators)
-        for member in members:
+        for place, member in enumerate(members):
             path = directory / member.name / "node.toml"
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            path.write_text(_node_toml(member, plan.containers))
+            path.write_text(_node_toml(member, plan.containers, archive=plan.audited and place == 0))
             # A directory that is too deep for a socket is refused before there are keys in it.
             load_config(path, {})
         people = [("registrar", ()), ("creator", ("creator",))]
@@ -365,7 +366,7 @@ def _free_ports(count: int) -> list[int]:
     raise QuorateError("NO_PORTS", f"Fewer than {count} ports are free on this machine.", "Stop some programs.")
 
 
-def _node_toml(member: Member, containers: bool) -> str:
+def _node_toml(member: Member, containers: bool, archive: bool) -> str:
     links = HostPort("0.0.0.0", LINKS_PORT) if containers else member.address
     rpc = HostPort("0.0.0.0", RPC_PORT) if containers else member.rpc.removeprefix("http://")
     data = {("data", "listen"): member.bulk, ("data", "door"): member.door}
@@ -378,6 +379,7 @@ def _node_toml(member: Member, containers: bool) -> str:
             ("node", "drain_ms"): 2_000,
             ("links", "listen"): links,
             ("rpc", "listen"): rpc,
+            ("data", "archive"): archive,
         }
         | {setting: place for setting, place in data.items() if place}
     )

@@ -38,7 +38,7 @@ def perform(
     held_out = holdings(named.app, trainers, job.partition).held_out
     evaluators = EVALUATORS if job.draft(trainers).rules.evaluation.every else 0
     make_room(directory, _MARK)
-    local = LocalNetwork.create(directory, Plan(VALIDATORS, trainers, job.name, evaluators=evaluators))
+    local = LocalNetwork.create(directory, Plan(VALIDATORS, trainers, job.name, evaluators=evaluators, audited=True))
     commands = [_command(local, file, f"trainer-{number}", number, trainers) for number in range(trainers)]
     commands += [_command(local, file, f"evaluator-{number}", number, evaluators) for number in range(evaluators)]
     people = Trainers(directory / "people", commands)
