@@ -5,10 +5,11 @@ Leaves: an app as `fl.client.apps` has it (`load`), and what a job that starts f
 
 `reference` finds the app and its configs, `opening` asks it for its initial model, `messages` says how a round becomes
 a message of Flower's and back, `memory` keeps what a client wants to have in the next round, and `app` puts them
-together. flwr is imported when one of the two is called, and not before; versions from 1.30 on are fine.
+together; `loop` answers a whole job. flwr, from 1.30 on, is imported when one of these is called, and not before.
 """
 
 from fl.client.adapters.flower.app import FlowerApp, load
+from fl.client.adapters.flower.loop import evaluate, train
 from fl.client.adapters.flower.opening import Drafted, draft
 
-__all__ = ["Drafted", "FlowerApp", "draft", "load"]
+__all__ = ["Drafted", "FlowerApp", "draft", "evaluate", "load", "train"]

@@ -40,8 +40,10 @@ from fl.client.adapters.flower.reference import (
     config_of,
     found_at,
     run_config,
+    told_apart,
 )
 from fl.client.appguard import blamed
+from fl.client.apps import Measured, Trained
 from fl.client.errors import BadInput
 from fl.client.jobdraft import Arrays, ConfigValue
 from fl.client.setting import Setting
@@ -50,12 +52,11 @@ from fl.tensors.layout import AVERAGED, FROZEN, LOCAL, TensorSpec, numpy_dtype
 _ID_BYTES = 8
 
 
-def load(reference: str, run_config: Overrides = None, node_config: Overrides = None) -> FlowerApp:
-    """The app of this name, `package.module:object`: a ClientApp, a NumPyClient or a client_fn. Configs are text, as in
+def load(app: Any, run_config: Overrides = None, node_config: Overrides = None) -> FlowerApp:
+    """A ClientApp, a NumPyClient or a client_fn: itself, or its name, `package.module:object`. Configs are text, as in
     "lr=0.1 optimizer='sgd'", or mappings; the first goes over that of the app's pyproject.toml."""
     check_flower()
-    found, project = found_at(reference)
-    return FlowerApp(found, project, run_config, node_config)
+    return FlowerApp(*found_at(app), run_config, node_config)
 
 
 class FlowerApp:
@@ -108,7 +109,9 @@ class FlowerApp:
     def train(self, *given: Any) -> NoReturn:
         raise _no_round()
 
-    def evaluate(self, *given: Any) -> NoReturn:
+    def evaluate(self, model: Arrays, data: Any) -> Measured:
+        if data is None:
+            return NOTHING
         raise _no_round()
 
 
@@ -116,6 +119,10 @@ def _no_round() -> BadInput:
     return BadInput(
         "BAD_APP", "An app of Flower's works in a round of a job.", "Use quorate train, or app.at(setting) first."
     )
+
+
+NOTHING: Measured = (0, {})
+"""What is measured without data: it is the clients who have some."""
 
 
 class FlowerRound:
@@ -136,7 +143,7 @@ class FlowerRound:
 
     def train(
         self, model: Arrays, data: Any, config: Mapping[str, ConfigValue], chance: np.random.Generator
-    ) -> tuple[Arrays, int, Mapping[str, float]]:
+    ) -> Trained:
         with self._app.busy:
             kept = self._memory.read()
             given = self._given(model, kept)
@@ -149,10 +156,9 @@ class FlowerRound:
             self._memory.write(Kept(state, local))
         return self._of_role(AVERAGED, found.arrays), found.examples, found.metrics
 
-    def evaluate(self, model: Arrays, data: Any) -> tuple[int, Mapping[str, float]]:
-        """Without data nothing is measured: it is the clients who have some."""
+    def evaluate(self, model: Arrays, data: Any) -> Measured:
         if data is None:
-            return 0, {}
+            return NOTHING
         with self._app.busy:
             kept = self._memory.read()
             content, state = self._asked(EVALUATE, self._given(model, kept), self._setting.config, data, kept)
@@ -182,7 +188,8 @@ class FlowerRound:
         )
         with blamed(self._name, app.project.root):
             content = asking(kind, app.takes_lists, arrays, config, setting.round)
-            reply = app.client(message(kind, content, setting.round, run, node), context)
+            with told_apart(self._name, app.project.root):
+                reply = app.client(message(kind, content, setting.round, run, node), context)
             return content_of(reply, self._name), context.state
 
     def _given(self, model: Arrays, kept: Kept) -> dict[str, NDArray[Any]]:

@@ -56,7 +56,7 @@ class Memory:
                 {name: _array(*parts).numpy() for name, parts in local.items()},
             )
         except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise self._unusable(f"is damaged: {error}") from None
+            raise self._unusable(f"is damaged: {str(error).rstrip('.')}") from None
 
     def write(self, kept: Kept) -> None:
         from flwr.app import Array

@@ -118,7 +118,7 @@ def trained(content: Any, lists: bool, names: Sequence[str], app: str) -> Traine
         if len(parameters) != len(names):
             raise BadInput(
                 "BAD_APP",
-                f"The client {app} has returned {len(parameters)} arrays, and the model has {len(names)}.",
+                f"The client {app} has returned a list of {len(parameters)}, and the model has {len(names)} arrays.",
                 "Return as many as fit() was given, in the same order.",
             )
         examples = content["fitres.num_examples"]["num_examples"]

@@ -66,10 +66,10 @@ class Begun:
     rounds: int = 0
 
 
-def draft(reference: str, run_settings: Overrides = None, server: str = "") -> Drafted:
-    """Of the app of this name. `server` is the name of its ServerApp, if its pyproject.toml tells none."""
+def draft(app: Any, run_settings: Overrides = None, server: str = "") -> Drafted:
+    """Of an app, or the app of this name. `server` is the name of its ServerApp, if its pyproject.toml tells none."""
     check_flower()
-    found, project = found_at(reference)
+    found, project = found_at(app)
     return drafted(client_app(found, project), project, run_config(project, run_settings), server)
 
 

@@ -14,7 +14,9 @@ import inspect
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +33,7 @@ _MOST_BYTES = 1024 * 1024
 _MOST_DEPTH = 16
 """Tables in one another in a config, and directories above a module in which its pyproject.toml may be."""
 _OLDEST = (1, 30)
+_MOST_SAID = 200
 _PAIR = re.compile(r"""([\w.-]+)\s*=\s*("[^"]*"|'[^']*'|\S+)""")
 
 
@@ -58,8 +61,10 @@ def check_flower() -> None:
         )
 
 
-def found_at(reference: str) -> tuple[Any, Project]:
-    """The object of this name, `package.module:object`, and where it comes from."""
+def found_at(reference: Any) -> tuple[Any, Project]:
+    """The object of this name, `package.module:object`, and where it comes from; anything else is the object itself."""
+    if not isinstance(reference, str):
+        return reference, Project(getattr(reference, "__name__", type(reference).__name__), Path.cwd())
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute:
         raise BadInput("UNKNOWN_APP", f"'{reference}' names no object.", "As in package.client_app:app.")
@@ -119,6 +124,24 @@ def client_app(found: Any, project: Project) -> Any:
         f"{project.name} is {kind}, which Flower does not run.",
         "Name a ClientApp, a NumPyClient that is made, or a client_fn.",
     )
+
+
+@contextmanager
+def told_apart(name: str, root: Path) -> Iterator[None]:
+    """What Flower itself raises of an app is about what the app gives it, and not a fault in the app's own lines."""
+    try:
+        yield
+    except Exception as error:
+        files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)[1:]]
+        if any(file.is_relative_to(root) and "site-packages" not in file.parts for file in files):
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = f"{type(error).__name__}: {lines[0][:_MOST_SAID]}" if lines else type(error).__name__
+        raise BadInput(
+            "BAD_APP",
+            f"Flower refuses what {name} does. {said.rstrip('.')}.",
+            "Compare its functions, and what they return, with Flower's documentation.",
+        ) from error
 
 
 # Configs

@@ -1,0 +1,12 @@
+"""Apps of Flower in a job, unmodified: the face of `fl.client.adapters.flower`.
+
+arrays, roles, config, rounds = quorate.flower.draft("package.client_app:app")
+job = network.create_job("digits", arrays, rounds=rounds, config=config, **roles, …)
+
+job.join()
+quorate.flower.train(job, "package.client_app:app", node_config="partition-id=0 num-partitions=4")
+"""
+
+from fl.client.adapters.flower import Drafted, FlowerApp, draft, evaluate, load, train
+
+__all__ = ["Drafted", "FlowerApp", "draft", "evaluate", "load", "train"]
