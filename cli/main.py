@@ -30,6 +30,8 @@ GROUPS: dict[str, tuple[str, str]] = {
     "verify": ("cli.verify", "Verify what a round came to, with nothing taken on trust."),
     "explain": ("cli.explaining", "What a round's members did, or what a code means."),
     "replay": ("cli.replay", "Rounds again, without a member."),
+    "preflight": ("cli.preflight", "Whether this machine and this account can take part, and what to do if not."),
+    "policy": ("cli.policy", "What this site admits, whoever asks."),
     "blob": ("cli.blob", "Put, get and check blobs: files of any size, named by their CIDs."),
     "dataset": ("cli.dataset", "Register data sets, list them, and withdraw them."),
     "receipt": ("cli.receipt", "What became of transactions, with proofs that need nobody's word."),

@@ -85,6 +85,11 @@ def kept_receipts(root: Path | None, chain_id: bytes) -> list[Path]:
     return sorted(chain.glob("*/receipts/*.bin"))
 
 
+def in_flight(root: Path, chain_id: bytes, account: bytes) -> int:
+    """How many transactions of the account are in its outbox; nothing is made for that."""
+    return len(list((_chain_directory(root, chain_id) / account[:_NAMED_BYTES].hex() / "outbox").glob("*.tx")))
+
+
 def _chain_directory(root: Path, chain_id: bytes) -> Path:
     return root / chain_id[:_NAMED_BYTES].hex()
 

@@ -163,6 +163,17 @@ def seal(key: SigningKey, passphrase: bytes | None, role: str, entropy: Entropy)
     return _text(fields | {"ciphertext": sealed.hex()})
 
 
+def public_of(path: Path, data: bytes, role: str) -> bytes:
+    """The public key in a file's content, which is not authenticated: whoever has the passphrase unseals it."""
+    fields = _fields(path, data)
+    try:
+        if fields["format"] == KEY_FORMAT and fields["role"] == role:
+            return bytes.fromhex(fields["public"])
+    except (KeyError, TypeError, ValueError):
+        raise BadFile("BAD_KEY_FILE", f"{path} is damaged.", "Restore it from a copy.") from None
+    raise BadFile("BAD_KEY_FILE", f"{path} is no key of the role {role} in the format {KEY_FORMAT}.", "Name another.")
+
+
 def unseal(path: Path, data: bytes, passphrase: bytes | None, role: str) -> SigningKey:
     """The key in a file's content; the path is for the sentences."""
     fields = _fields(path, data)

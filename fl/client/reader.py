@@ -31,7 +31,7 @@ from chain.light import (
     verify_state_bundle,
 )
 from fl.client.errors import Unreachable, Unverified
-from fl.client.nodes import Behind, Nodes, Reply, Request, Stale, Untrue, Unusable, from_base64
+from fl.client.nodes import Behind, Node, Nodes, Reply, Request, Stale, Untrue, Unusable, from_base64
 from fl.client.receiptfile import MAX_HAND_OVERS
 from fl.records import Receipt
 from fl.state import MAX_VALUE_BYTES
@@ -97,6 +97,11 @@ class Reader:
         await self._nodes.ask_several(Request("GET", "/v1/checkpoint"), self._read_head, wanted)
         self._compared_at = started
         return self.head
+
+    async def head_of(self, node: Node) -> Executed:
+        """The newest state that this node proves. Raises Unusable or Behind."""
+        height = await self._nodes.ask_one(node, Request("GET", "/v1/checkpoint"), self._read_head)
+        return self._roots[height]
 
     async def _floor(self) -> int:
         if time.monotonic() - self._compared_at > HEAD_MAX_AGE_S:
