@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ class Face:
     url: str = ""
     down: bool = False
     busy: bool = False
+    dies_after: str = ""
+    """A pattern of paths: it does what it is asked there, and dies before it says so."""
     frozen_at: int | None = None
     forges: bool = False
     forges_heads: bool = False
@@ -292,6 +295,10 @@ class Chainlet:
                 if face.busy:
                     return _problem("BUSY", 503)
                 answer: web.StreamResponse = await handler(face, request)
+                if face.dies_after and fnmatch(request.path, face.dies_after):
+                    face.down = face.door.down = True
+                    assert request.transport is not None
+                    request.transport.abort()
                 return answer
 
             return web.route(method, path, guarded)
