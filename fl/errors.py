@@ -23,82 +23,122 @@ class DecidedBy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Code:
+    """The sentence says what is so and, after a semicolon, what to do; every refusal of a transaction has both."""
+
     name: str
     decided_by: DecidedBy
     sentence: str
+
+    @property
+    def what(self) -> str:
+        return f"{self.sentence.partition('; ')[0].rstrip('.')}."
+
+    @property
+    def todo(self) -> str:
+        step = self.sentence.partition("; ")[2]
+        return step[:1].upper() + step[1:]
 
 
 _BYTES = {
     "UNDECODABLE": "The bytes are no canonical encoding of such a transaction; let the SDK encode it.",
     "WRONG_CHAIN": "The transaction names another chain; check the chain id of your network file.",
     "BAD_SIGNATURE": "The signature does not match the transaction and its public key; sign it again.",
-    "WEAK_KEY": "The public key is of an unknown type, or signatures can be forged under it.",
-    "OVERSIZE": "The transaction or its payload is larger than the chain admits.",
-    "UNKNOWN_KIND": "No transaction kind has this number under the chain's rules version.",
-    "BAD_NAME": "A name must be 1 to 64 characters of letters, digits, dot, dash and underscore.",
-    "BAD_ROLES": "Roles must be known, distinct and sorted.",
+    "WEAK_KEY": "The public key is of an unknown type, or signatures can be forged under it; make a new key.",
+    "OVERSIZE": (
+        "The transaction or its payload is larger than the chain admits; "
+        "name large bytes by their CID, as the SDK does."
+    ),
+    "UNKNOWN_KIND": (
+        "No transaction kind has this number under the chain's rules version; use the program that its members use."
+    ),
+    "BAD_NAME": "A name must be 1 to 64 characters of letters, digits, dot, dash and underscore; choose another.",
+    "BAD_ROLES": "Roles must be known, distinct and sorted; write them so.",
     "BAD_PROOF": "The proof that the new key is held does not verify; sign it with the new key.",
-    "BAD_RULES": "The job's rules are out of their limits.",
-    "BAD_SCHEMA": "The job's model schema is malformed.",
-    "BAD_CONFIG": "The job's config entries must be sorted, distinct and hold values of their stated types.",
-    "BAD_GROUPS": "The job's groups must be sorted and hold each averaged tensor once.",
-    "PRIVACY_NOT_OFFERED": "The chain does not offer this privacy yet.",
-    "BAD_MODEL": "The initial model is not the canonical model blob of the job's schema.",
-    "NOT_SUPPORTED": "The chain does not offer this yet.",
-    "WRONG_HEADER": "The blob's header is not the one that the job, the round and the member imply.",
-    "NON_FINITE": "The update holds NaN or infinity.",
-    "OUT_OF_RANGE": "The update holds a value beyond the job's range.",
-    "BAD_INDEX": "The update's indices do not rise strictly within the model, up to zeros at the end.",
-    "BAD_EXAMPLES": "The number of examples must be from 1 to 2^32.",
-    "BAD_METRICS": "The update must give one value for each metric that the job names.",
-    "NO_CHECK_IN": "The job's rounds begin without a check-in.",
-    "NO_EVALUATION": "The job asks nothing of evaluators.",
-    "UNKNOWN_GROUP": "The job has no group of tensors with this number.",
-    "BAD_CID": "The payload does not hash to the CID that the transaction names, or no payload of its size can.",
-    "BAD_DATASET": "The data set's entry is out of its limits.",
+    "BAD_RULES": "The job's rules are out of their limits; change the one that is named.",
+    "BAD_SCHEMA": "The job's model schema is malformed; let the SDK draft it.",
+    "BAD_CONFIG": (
+        "The job's config entries must be sorted, distinct and hold values of their stated types; "
+        "let the SDK draft them."
+    ),
+    "BAD_GROUPS": "The job's groups must be sorted and hold each averaged tensor once; name each in one group.",
+    "PRIVACY_NOT_OFFERED": "The chain does not offer this privacy yet; only visible-to-validators is offered.",
+    "BAD_MODEL": "The initial model is not the canonical model blob of the job's schema; let the SDK build it.",
+    "NOT_SUPPORTED": "The chain does not offer this yet; leave it out.",
+    "WRONG_HEADER": (
+        "The blob's header is not the one that the job, the round and the member imply; let the SDK encode it."
+    ),
+    "NON_FINITE": "The update holds NaN or infinity; train with a smaller learning rate, or clip gradients.",
+    "OUT_OF_RANGE": (
+        "The update holds a value beyond the job's range; train with a smaller learning rate, or clip it to that range."
+    ),
+    "BAD_INDEX": (
+        "The update's indices do not rise strictly within the model, up to zeros at the end; let the SDK encode it."
+    ),
+    "BAD_EXAMPLES": "The number of examples must be from 1 to 2^32; give how many were trained on.",
+    "BAD_METRICS": "The update must give one value for each metric that the job names; `quorate job show` lists them.",
+    "NO_CHECK_IN": "The job's rounds begin without a check-in; submit an update at once.",
+    "NO_EVALUATION": "The job asks nothing of evaluators; join it as a trainer.",
+    "UNKNOWN_GROUP": "The job has no group of tensors with this number; `quorate job show` lists them.",
+    "BAD_CID": (
+        "The payload does not hash to the CID that the transaction names, or no payload of its size can; "
+        "let the SDK name it."
+    ),
+    "BAD_DATASET": "The data set's entry is out of its limits; shorten what it says.",
     "BLOB_MISSING": "The blob that the transaction names is not whole on this node; put it here, then send again.",
     "BLOB_FULL": "The node has no room for the blob, or its account has put as many bytes as it may; use another node.",
 }
 
 _STATE = {
-    "VALID_UNTIL_FAR": "valid_until is further ahead of block time than the chain admits.",
-    "UNAUTHORISED": "The sender's roles do not allow this.",
+    "VALID_UNTIL_FAR": (
+        "valid_until is further ahead of block time than the chain admits; sign it again with an earlier one."
+    ),
+    "UNAUTHORISED": (
+        "The sender's roles do not allow this; ask a registrar for the role, or use the key of a member who has it."
+    ),
     "NOT_MEMBER": "The sender is not a member; ask a registrar to register its key.",
-    "REVOKED": "The member has been revoked.",
-    "UNKNOWN_MEMBER": "No member has this account id.",
-    "ALREADY_MEMBER": "The account is a member already.",
-    "NAME_TAKEN": "Another member, another open job, or another data set of this owner has this name.",
-    "UNKNOWN_JOB": "No job has this id.",
-    "JOB_CLOSED": "The job is finished or stopped.",
-    "JOB_NOT_PAUSED": "Only a paused job can be resumed.",
-    "JOB_PAUSED": "The job is paused already, or will be after its round.",
-    "JOB_FULL": "The job has as many members as it can hold.",
+    "REVOKED": "The member has been revoked; ask a registrar why.",
+    "UNKNOWN_MEMBER": "No member has this account id; check it.",
+    "ALREADY_MEMBER": "The account is a member already; there is nothing to do.",
+    "NAME_TAKEN": "Another member, another open job, or another data set of this owner has this name; choose another.",
+    "UNKNOWN_JOB": "No job has this id; `quorate job list` tells which there are.",
+    "JOB_CLOSED": "The job is finished or stopped; fetch its model, or train in another.",
+    "JOB_NOT_PAUSED": "Only a paused job can be resumed; `quorate job show` tells how it is.",
+    "JOB_PAUSED": "The job is paused already, or will be after its round; resume it when it is to go on.",
+    "JOB_FULL": "The job has as many members as it can hold; wait until one leaves it.",
     "TOO_MANY_JOBS": "The chain admits no more open jobs, or parameters in them; stop one first.",
     "WRONG_RULES": "The rules hash is not this job's; read its rules again before accepting them.",
-    "ALREADY_JOINED": "The member has joined this job already.",
+    "ALREADY_JOINED": "The member has joined this job already; go on and answer its rounds.",
     "NOT_JOINED": "The member is not in this round's cohort; join the job and wait for its next round.",
-    "WRONG_ROUND": "The job has not reached this round.",
-    "LATE": "The round takes no more updates.",
-    "DUPLICATE": "The member has answered this round already.",
+    "WRONG_ROUND": "The job has not reached this round; wait for it.",
+    "LATE": "The round takes no more updates; go on with the next one, as a loop over tasks does.",
+    "DUPLICATE": "The member has answered this round already; go on with the next one, as a loop over tasks does.",
     "NOT_COLLECTING": "The round does not take updates yet; wait until it collects.",
-    "NOT_CHECKED_IN": "The member has not checked in for this round.",
+    "NOT_CHECKED_IN": (
+        "The member has not checked in for this round; wait for the next one: a loop over tasks checks in."
+    ),
     "TOO_STALE": "The update starts from an older model than the job takes; train from the newest one.",
     "BUFFER_CLOSED": "No buffer is open at the moment; send the same payload again once the next one is.",
-    "NO_WEIGHT": "The member's update would weigh nothing in this job.",
-    "WRONG_BASE": "The update starts from another model than the round's.",
-    "NOT_DRAWN": "The member is not among those who are asked this time.",
-    "WRONG_MODEL": "The answer is about another model than the one that is evaluated.",
+    "NO_WEIGHT": (
+        "The member's update would weigh nothing in this job; "
+        "look at the data set it joined with and its organisation's cap."
+    ),
+    "WRONG_BASE": "The update starts from another model than the round's; train from the round's own.",
+    "NOT_DRAWN": "The member is not among those who are asked this time; wait for the next.",
+    "WRONG_MODEL": "The answer is about another model than the one that is evaluated; measure that one.",
     "STORED_LIMIT": "The member's stored data sets would take more than the chain admits; withdraw one first.",
-    "UNKNOWN_DATASET": "No data set has this id.",
-    "WITHDRAWN": "The data set has been withdrawn.",
+    "UNKNOWN_DATASET": "No data set has this id; `quorate dataset list` tells which there are.",
+    "WITHDRAWN": "The data set has been withdrawn; register it anew.",
     "FAULT": "Execution met a fault of its own and left the state untouched; please report it.",
 }
 
 _NOBODY = {
     "EXPIRED": "Block time has passed the transaction's valid_until; sign it again with a later one.",
-    "NONCE_USED": "The nonce has been used by an executed transaction.",
+    "NONCE_USED": "The nonce has been used by an executed transaction; sign it again with the next one.",
     "NONCE_FAR": "The nonce is beyond the account's window; wait for earlier transactions.",
-    "WRONG_KEY": "The public key is not the account's present key.",
+    "WRONG_KEY": (
+        "The public key is not the account's present key; "
+        "use the newest key file, and name the account if it was rotated."
+    ),
 }
 
 _ROUND = {

@@ -57,7 +57,7 @@ class RefusedByChain(QuorateError):
         if known is None:
             # Not the chain's but a door's, which says all there is to say.
             return cls(code, what or "The node refused it.", _TODO.get(code, ""))
-        return cls(code, what or known.sentence, "" if what in ("", known.sentence) else known.sentence)
+        return cls(code, known.what if what in ("", known.sentence) else what, known.todo)
 
 
 class TimedOut(QuorateError):
