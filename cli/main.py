@@ -20,6 +20,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "network": ("cli.network", "What clients need to know of a chain."),
     "node": ("cli.node", "Run a validator and look after it."),
     "evidence": ("cli.evidence", "Find validators that contradicted themselves."),
+    "new": ("cli.new", "A directory with an app that trains at once, to begin with."),
     "run": ("cli.run", "Run a job file: simulated, on this machine, or on a chain."),
     "localnet": ("cli.localnet", "A chain of several validators on this machine."),
     "job": ("cli.job", "Create, list, show, watch and stop training jobs."),

@@ -113,6 +113,9 @@ class JobFile:
                 )
             rules["target"] = target if trainers is None else min(target, trainers)
         named = self.load_app() if self.app else None
+        own_roles = getattr(named.app, "roles", None) if named is not None and "file" not in self.model else None
+        if own_roles is not None and not rules.keys() & {"frozen", "local"}:
+            rules |= own_roles()
         return draft_job(
             self.name, self._model(named), **rules, app=self.app, app_digest=named.digest if named else b""
         )
