@@ -130,7 +130,7 @@ async def _push(desk: Desk, visitor: Visitor, asked: wire.PushMessages) -> wire.
     wanted, session = await desk.push(visitor.node_id, asked)
     metadata = asked.messages[0].metadata
     named = metadata.message_id if metadata is not None else ""
-    return wire.PushedMessages((wire.Result(named),), tuple(wanted), session)
+    return wire.PushedMessages((wire.Result(named, 0),), tuple(wanted), session)
 
 
 async def _run(desk: Desk, visitor: Visitor, asked: wire.GetRun) -> wire.RunIs:

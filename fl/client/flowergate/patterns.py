@@ -26,14 +26,18 @@ def _rule(line: str) -> tuple[bool, re.Pattern[str]] | None:
         return None
     is_meant = not text.startswith("!")
     text = text.removeprefix("!").removeprefix("\\")
-    is_directory = text.endswith("/")
     is_from_top = "/" in text.rstrip("/")
     steps = [step for step in text.split("/") if step]
     if not steps:
         return None
     if not is_from_top and steps != ["**"]:
         steps.insert(0, "**")
-    expression = _expression(steps) + ("/.*" if is_directory else "(?:/.*)?")
+    if not text.endswith("/"):
+        expression = _expression(steps) + "(?:/.*)?"
+    elif set(steps) == {"**"}:
+        expression = ".+/.*"
+    else:
+        expression = _expression(steps) + ("" if steps[-1] == "**" else "/.*")
     try:
         return is_meant, re.compile(expression, re.DOTALL)
     except re.error:

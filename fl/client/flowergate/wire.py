@@ -108,10 +108,10 @@ class PushMessages:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An entry of a map: of which message, and 0 for well."""
+    """An entry of a map, where zeros are written: of which message, and 0 for well."""
 
-    key: Annotated[str, On(1, Kind.TEXT)] = ""
-    value: Annotated[int, On(2, Kind.UINT)] = 0
+    key: Annotated[str | None, On(1, Kind.TEXT)] = None
+    value: Annotated[int | None, On(2, Kind.UINT)] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class Scalar:
 class Override:
     """An entry of a map: a value of the app's configuration that this run sets otherwise."""
 
-    key: Annotated[str, On(1, Kind.TEXT)] = ""
+    key: Annotated[str | None, On(1, Kind.TEXT)] = None
     value: Annotated[Scalar | None, On(2, Scalar)] = None
 
 
