@@ -32,9 +32,13 @@ Metrics = Mapping[str, float]
 
 
 class Tracker(Protocol):
-    def round_done(self, report: RoundReport) -> None: ...
+    """Whoever wants to be told."""
 
-    def update_sent(self, receipt: Receipt, metrics: Metrics) -> None: ...
+    def round_done(self, report: RoundReport) -> None:
+        """Nothing more is to come of this round."""
+
+    def update_sent(self, receipt: Receipt, metrics: Metrics) -> None:
+        """An own update with these metrics has the fate that the receipt proves."""
 
 
 def _nothing(*told: object) -> None:

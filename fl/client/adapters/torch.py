@@ -108,6 +108,7 @@ def load(module: Module, arrays: Arrays, *, local: Sequence[str] = ()) -> None:
     with torch.no_grad():
         for name, array in given.items():
             own[name].tensor.copy_(torch.from_numpy(array if array.flags.writeable else array.copy()))
+        _mend_variances(module)
 
 
 def weights(module: Module, names: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
@@ -355,6 +356,14 @@ def _check_fits(torch: Any, name: str, array: NDArray[Any], tensor: Tensor) -> N
             raise BadInput(
                 "OUT_OF_RANGE", f"The tensor {name!r} holds {largest:g}, too large for {tensor.dtype}.", "Use bfloat16."
             )
+
+
+def _mend_variances(module: Module) -> None:
+    """A lossy encoding, or a rule with momentum, may have made one negative, and its root is no number."""
+    for each in _unwrapped(module).modules():
+        variance = getattr(each, "running_var", None)
+        if isinstance(variance, _torch().Tensor):
+            variance.clamp_(min=0)
 
 
 def _exported(tensor: Tensor) -> NDArray[Any]:

@@ -208,6 +208,16 @@ def test_arrays_in_another_memory_layout_are_the_same_numbers() -> None:
     assert np.array_equal(net.conv.weight.detach().numpy(), model["conv.weight"] + 1)
 
 
+def test_a_variance_that_rounding_made_negative_is_loaded_as_zero() -> None:
+    net = Net()
+    _, model = through_a_job(net)
+    given = np.array([-0.2, 0.0, 0.3, 4.0], np.float32)
+    quorate.torch.load(net, model | {"norm.running_var": given})
+    assert net.norm.running_var.tolist() == [0.0, 0.0, given[2], given[3]]
+    assert torch.isfinite(net.eval()(torch.ones(1, 1, 5, 5))).all()
+    assert given[0] < 0, "what was given is not touched"
+
+
 # Names
 
 
