@@ -177,8 +177,9 @@ async def _on_the_network(
     try:
         reader = Reader(nodes, network.checkpoint)
         doors = Doors(nodes)
-        looks = await asyncio.gather(*(look_at(each, reader, doors, given.now_s) for each in nodes.in_order()))
-        looks = sorted(looks, key=lambda look: look.name)
+        readers = {each.name: Reader(nodes, network.checkpoint) for each in nodes.in_order()}
+        looking = (look_at(each, readers[each.name], doors, given.now_s) for each in nodes.in_order())
+        looks = sorted(await asyncio.gather(*looking), key=lambda look: look.name)
         newest = max((look.height for look in looks), default=0)
         for look in looks:
             _node(found, look, newest)
@@ -245,7 +246,15 @@ def _heads(found: Findings, looks: Sequence[Look], wanted: int) -> bool:
             else "Check the network and the addresses in the network file.",
         )
         return False
-    newest = max(look.height for look in proving)
+    heads = {look.head.height: look.head for look in proving if look.head is not None}
+    if any(look.head != heads[look.height] for look in proving):
+        found.fail(
+            "heads",
+            "two states of one height are certified: more than a third of the validators lie",
+            "Stop, and tell the members.",
+        )
+        return False
+    newest = max(heads)
     level = [look.name for look in proving if newest - look.height <= FAR_BLOCKS]
     behind = [look.name for look in proving if look.name not in level]
     text = f"{len(level)} nodes agree on height {newest}, {wanted} are needed"
