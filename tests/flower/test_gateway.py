@@ -1,4 +1,4 @@
-"""Stock flower-supernodes of 1.41, each behind its member's gateway, train on four validators; their apps are unchanged."""
+"""Stock flower-supernodes of 1.41, each behind a gateway of its member, train an unmodified app on four validators."""
 
 from __future__ import annotations
 
