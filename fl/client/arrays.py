@@ -1,33 +1,21 @@
-"""Arrays in files of the kinds that people have."""
+"""Arrays in files of the kinds that people have, whole."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from fl.client.errors import BadFile, BadInput, QuorateError
+from fl.client.errors import BadFile
+from fl.client.tensorfile import is_number, open_tensors, whole
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Of an .npz or a .safetensors file."""
-    try:
-        if path.suffix == ".safetensors":
-            try:
-                from safetensors.numpy import load_file
-            except ImportError:
-                raise BadInput(
-                    "NO_SAFETENSORS", f"{path} needs the safetensors package.", "Install it, or give an .npz file."
-                ) from None
-            return dict(load_file(path))
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except QuorateError:
-        raise
-    except Exception as error:
-        # Each of the two libraries has errors of many kinds for a file that is none of its own.
-        raise BadFile(
-            "BAD_ARRAYS", f"{path} cannot be read: {error}.", "Give an .npz or a .safetensors file."
-        ) from error
+    """Of an .npz or a .safetensors file. Values in bfloat16 are float32 from here on."""
+    with open_tensors(path) as file:
+        for tensor in file.tensors.values():
+            if not is_number(tensor):
+                what = f"The tensor {tensor.name!r} of {path} is of the dtype {tensor.dtype}."
+                raise BadFile("BAD_ARRAYS", what, "Convert it to another one first.")
+        return {name: whole(file, name) for name in file.tensors}
