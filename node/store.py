@@ -13,7 +13,7 @@ from chain.block import Block
 from chain.certificate import Certificate
 from chain.codec import U64, Digest, decode, encode
 from consensus.lineage import Lineage
-from node.ports import Kv, PortError
+from node.ports import Kv, PortError, after
 from node.segments import Location
 
 FORMAT_VERSION = 1
@@ -70,12 +70,6 @@ def _at(prefix: bytes, number: int) -> bytes:
     return prefix + number.to_bytes(8, "big")
 
 
-def _after(prefix: bytes) -> bytes:
-    """The first key beyond all that begin with the prefix."""
-    prefix = prefix.rstrip(b"\xff")
-    return prefix[:-1] + bytes((prefix[-1] + 1,))
-
-
 def state_row(key: bytes) -> bytes:
     return b"s/" + key
 
@@ -118,7 +112,7 @@ class Store:
     def state_rows(self, prefix: bytes = b"", start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Rows whose keys begin with the prefix, by key, those before `start` left out."""
         first = state_row(prefix)
-        for key, value in self._kv.iterate(max(first, state_row(start)), _after(first)):
+        for key, value in self._kv.iterate(max(first, state_row(start)), after(first)):
             yield key[2:], value
 
     def executed(self) -> ExecutedTo | None:
@@ -153,7 +147,7 @@ class Store:
 
     def next_finalization(self, height: int) -> tuple[int, Certificate] | None:
         """Of the lowest block at or above `height` that has one of its own: it makes those below final too."""
-        for key, data in self._kv.iterate(_at(b"f/", height), _after(b"f/")):
+        for key, data in self._kv.iterate(_at(b"f/", height), after(b"f/")):
             return int.from_bytes(key[2:], "big"), decode(Certificate, data, RECORD_LIMIT_BYTES)
         return None
 

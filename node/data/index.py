@@ -23,7 +23,7 @@ from chain.cid import CID_BYTES
 from chain.codec import U8, U64, Length, decode, encode
 from chain.unixfs import Manifest, inner_blocks, leaf_cid
 from fl.blobs import PUBLIC_KINDS, BlobKind
-from node.ports import Kv
+from node.ports import Kv, after
 
 HEAD, MANIFEST, STAGED, BLOCK, LEASE, PIN = b"b:", b"m:", b"s:", b"x:", b"l:", b"p:"
 
@@ -75,11 +75,6 @@ class Blob:
     @property
     def public(self) -> bool:
         return self.kind in PUBLIC_KINDS
-
-
-def after(prefix: bytes) -> bytes:
-    """The first key that no longer begins so."""
-    return prefix[:-1] + bytes((prefix[-1] + 1,))
 
 
 class BlobIndex:

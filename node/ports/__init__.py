@@ -179,6 +179,12 @@ class Kv(Protocol):
     def close(self) -> None: ...
 
 
+def after(prefix: bytes) -> bytes:
+    """The first key beyond all that begin with the prefix."""
+    prefix = prefix.rstrip(b"\xff")
+    return prefix[:-1] + bytes((prefix[-1] + 1,))
+
+
 class Offload(Protocol):
     """Work that would hold the event loop for longer than a frame may wait."""
 

@@ -279,6 +279,17 @@ async def test_inner_nodes_of_deep_trees_are_found(place: Room) -> None:
         assert store.block(leaf_cid(blob.manifest.leaf(1000))) == (blob, 0)
 
 
+async def test_a_block_is_found_whatever_its_cid_ends_with(place: Room) -> None:
+    ends: dict[int, bytes] = {}
+    for number in range(10_000):
+        data = number.to_bytes(4, "big")
+        ends.setdefault(named(data)[0][-1], data)
+    async with place.open() as store:
+        for end in (0, 127, 254, 255):
+            blob = await store.put(BlobKind.MODEL, ends[end])
+            assert store.block(blob.cid) == (blob, 0)
+
+
 async def test_the_state_and_the_owner_may_publish_what_came_as_private_and_nobody_else(place: Room) -> None:
     async with place.open() as store:
         await published(store, DATA, BlobKind.UPDATE, ALICE)
