@@ -83,6 +83,7 @@ def train(
         roles = roles_in(network, {Role.TRAINER, Role.EVALUATOR})
         found = awaited(network, job, wait_s)
         named = _code(found, app or (f"flower:{flower}" if flower else None), run_config, node_config, any_app)
+        network.policy.read().check_app(named.name, named.digest)
         remark(f"{found.name} {found.id}, rules {found.rules_hash}, app {named.name}")
         seed = int.from_bytes(bytes.fromhex(network.account)[:4], "big")
         take_part(

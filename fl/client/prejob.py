@@ -133,12 +133,12 @@ def _rulings(found: Findings, given: Given, policy: Policy, rules: JobRules, job
     for ruling in policy.rulings(rules, creator=job.creator, role=given.role):
         if ruling.complaint:
             found.fail(
-                "policy",
+                "policy rule",
                 f"{ruling.rule}: {ruling.complaint} [{ruling.code}]",
                 "Ask for other rules of the job, or whoever keeps the policy file for another line.",
             )
         else:
-            found.ok("policy", ruling.rule)
+            found.ok("policy rule", ruling.rule)
 
 
 async def _joining(

@@ -111,8 +111,10 @@ class Serving:
 
 
 def check_app(job: AsyncJob, serving: Serving) -> None:
-    """Raises BadInput if the job is for other code, or the run sets what the app does not know."""
+    """Raises BadInput if the job is for other code, or the run sets what the app does not know; PolicyForbids for code
+    that the site does not admit, whatever a job calls it."""
     rules, bundle = job.rules, serving.bundle
+    job.network.policy.read().check_app(f"{FLOWER}{bundle.client}", bundle.digest)
     named = rules.app.removeprefix(FLOWER)
     is_other = bool(rules.app) and (named != bundle.client or rules.app_digest not in (b"", bundle.digest))
     if is_other and not serving.is_any_app:

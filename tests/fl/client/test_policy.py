@@ -15,10 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chain.codec import encode
+from chain.transaction import tx_id
 from cli.participation import Part, take_part
 from fl.client.apps import Digits, Holdings
 from fl.client.errors import BadFile, PolicyForbids
+from fl.client.home import Pending
 from fl.client.hours import Hours, span_of, zone_of
+from fl.client.keyfile import save_key
 from fl.client.network import connect_async
 from fl.client.policy import MOST_BYTES, TEMPLATE, Policy, parse_policy, read_policy
 from fl.client.sync import Job, Network, Task, connect
@@ -326,6 +330,36 @@ def test_a_stricter_policy_closes_every_way_to_a_job_that_was_joined(
         next(job.tasks())
 
 
+def test_a_transaction_that_was_signed_elsewhere_is_held_to_the_policy_of_whoever_sends_it(
+    chain: Running, joined: tuple[Network, Job]
+) -> None:
+    network, job = joined
+    trainer = chain.chain.ledger.actor("trainer-000")
+    body = JoinJob(bytes.fromhex(job.id), rules_hash(job.rules))
+    tx = trainer.transaction(body, valid_until_ms=time.time_ns() // 1_000_000 + 60_000)
+    signed = Pending(tx, tx_id(tx), encode(tx))
+    write(chain, FORBIDS)
+    before = sends(chain)
+    with pytest.raises(PolicyForbids):
+        network.send_signed(signed)
+    assert sends(chain) == before
+    write(chain, "")
+    assert network.send_signed(signed).accepted
+
+
+def test_code_that_a_job_does_not_name_is_admitted_by_its_own_digest(
+    chain: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain.create(make_rules(app="digits"))
+    (tmp_path / "other.py").write_text("from fl.client.apps import Digits\napp = Digits()\n")
+    save_key(tmp_path / "site.key", signing_key("trainer-001"), None)
+    monkeypatch.chdir(tmp_path)
+    client = ("--network", chain.network_file(), "--key", tmp_path / "site.key", "--home", tmp_path / "home")
+    policed = ("--policy", write(chain, '[[app]]\nname = "digits"'))
+    ran = quorate("train", "digits", "--app", "other:app", "--any-app", *client, *policed, "--json")
+    assert ran.code == 7 and ran.data["code"] == "POLICY_APP" and sends(chain) == 0
+
+
 def test_nothing_but_the_network_gives_transactions_to_the_sender() -> None:
     """What is sent elsewhere would pass the policy by."""
     gates = []
@@ -343,8 +377,6 @@ def test_nothing_but_the_network_gives_transactions_to_the_sender() -> None:
 def test_commands_end_with_the_code_of_the_policy(
     chain: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[object, ...]
 ) -> None:
-    from fl.client.keyfile import save_key
-
     chain.create(make_rules(target=1, minimum=1))
     with connect(**chain.settings("trainer-001", home="other")) as network:
         network.job("digits").join()

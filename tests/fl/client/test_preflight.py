@@ -185,7 +185,7 @@ def test_a_policy_is_read_and_held_against_the_job(chain: Running, tmp_path: Pat
     def states(text: str) -> dict[str, State]:
         path.write_text(text)
         checks = look(chain, job="digits", policy=policy_file(path, tmp_path))
-        return {each.found: each.state for each in checks if each.name in ("policy", "hours")}
+        return {each.found: each.state for each in checks if each.name in ("policy", "policy rule", "hours")}
 
     assert set(states('rules = ["fedavg"]\n[cohort]\nminimum = 1').values()) == {State.OK}
     found = states("[cohort]\nminimum = 9")
