@@ -16,11 +16,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from chain.codec import decode
+from chain.codec import decode, encode
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from fl.client.keyfile import save_key
 from fl.client.network import AsyncNetwork
+from fl.client.networkfile import network_of
+from fl.client.receiptfile import ReceiptFile, check_receipt_file, read_receipt_file, receipt_of
 from fl.client.sync import connect
+from fl.execution import OK
 from fl.records import Phase
 from fl.rounds import SubmitUpdate
 from fl.tensors.layout import Schema, TensorSpec
@@ -102,6 +105,9 @@ class Trainer:
         sent = {data for face in self.chain.faces for data in face.submitted}
         return {data for data in kept | sent if self._answers(data, round)}
 
+    def receipts(self) -> Iterator[ReceiptFile]:
+        yield from map(read_receipt_file, self.home.glob("*/*/receipts/*.bin"))
+
     @staticmethod
     def _answers(data: bytes, round: int) -> bool:
         body = read_body(decode(Transaction, data, MAX_TRANSACTION_BYTES))[1]
@@ -112,6 +118,10 @@ class Trainer:
         record = self.chain.chain.ledger.round(self.job, round)
         assert record.phase == Phase.CLOSED and record.updates.size == 1
         assert not list(self.home.glob("*/*/outbox/*.tx")), "nothing is in flight"
+        (receipt,) = [each for each in self.receipts() if self._answers(encode(each.transaction), round)]
+        assert receipt_of(receipt).status == OK
+        assert encode(receipt.transaction) in self.signed(round) | before
+        check_receipt_file(receipt, network_of(self.chain.chain.genesis).checkpoint)
         for face in self.chain.faces:
             face.submitted.clear()
         # So that the next round takes the same steps: its model may have been fetched already.
