@@ -97,13 +97,21 @@ LIST = {"0": np.zeros((2, 3), np.float32), "1": np.arange(2)}
 NAMED = {"w": np.zeros(3, np.float32)}
 
 
-def fault(name: str, model: Mapping[str, Any], act: str = "train", directory: Path | None = None) -> dict[str, str]:
-    """What is raised where this app of `faulty` is given a round."""
+def fault(app: Any, model: Mapping[str, Any], act: str = "train", directory: Path | None = None) -> dict[str, str]:
+    """What is raised where this app, or the one of this name in `faulty`, is given a round."""
     rules = rules_of(model, {"frozen": ["1"] if "1" in model else []}, {}, 1)
-    at = load(f"faulty:{name}").at(setting(rules, 1, 0, directory))
+    at = load(f"faulty:{app}" if isinstance(app, str) else app).at(setting(rules, 1, 0, directory))
     if act == "evaluate":
         return refused(lambda: at.evaluate(model, {}))
     return refused(lambda: at.train(model, {}, {}, np.random.default_rng(0)))
+
+
+def of_a_cell() -> Any:
+    """A client that was written in a notebook, and fails in one of its lines."""
+    names: dict[str, Any] = {}
+    cell = "from flwr.client import NumPyClient\nclass Cell(NumPyClient):\n def fit(self, parameters, config): 1 / 0"
+    exec(compile(cell, "<ipython-input-1>", "exec"), names)
+    return names["Cell"]()
 
 
 def damaged(directory: Path) -> dict[str, str]:
@@ -156,6 +164,7 @@ def main(directory: Path) -> dict[str, Any]:
             **{name: fault(name, NAMED) for name in NAMED_FAULTS},
             "no_loss": fault("no_loss", LIST, "evaluate"),
             "unevaluated": fault("ill", LIST, "evaluate"),
+            "a_cell": fault(of_a_cell(), LIST),
             "damaged": damaged(directory / "damaged"),
             "not_an_app": refused(lambda: load("faulty:not_an_app")),
             "a_class": refused(lambda: load("faulty:a_class")),

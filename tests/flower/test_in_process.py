@@ -29,7 +29,9 @@ def told(version: str, places: Path) -> dict[str, Any]:
 
 @cache
 def _told(version: str, places: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(ended(started(version, "-m", "tests.flower.inside", places / version)))
+    found: dict[str, Any] = json.loads(
+        ended(started(version, "-m", "tests.flower.inside", places / version, cwd=places))
+    )
     assert found["version"].startswith(version)
     return found
 
@@ -124,6 +126,7 @@ FAULTS = {
     "untrained": ("BAD_APP", "No train function"),
     "no_loss": ("BAD_APP", "did not return a tuple"),
     "unevaluated": ("APP_FAILED", "status 4"),
+    "a_cell": ("APP_FAILED", "<ipython-input-1>, line 3"),
     "damaged": ("BAD_STATE", "flower.state is damaged"),
     "not_an_app": ("BAD_APP", "type ndarray"),
     "a_class": ("BAD_APP", "a class"),

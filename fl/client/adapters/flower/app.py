@@ -88,6 +88,7 @@ class FlowerApp:
         return self.initial()
 
     def initial(self) -> Arrays:
+        """The initial model; the app is asked for it once."""
         if self._drafted is None:
             self._drafted = drafted(self.client, self.project, self.run_config)
         return self._drafted.arrays
@@ -188,7 +189,7 @@ class FlowerRound:
         )
         with blamed(self._name, app.project.root):
             content = asking(kind, app.takes_lists, arrays, config, setting.round)
-            with told_apart(self._name, app.project.root):
+            with told_apart(self._name):
                 reply = app.client(message(kind, content, setting.round, run, node), context)
             return content_of(reply, self._name), context.state
 

@@ -13,6 +13,7 @@ import importlib
 import inspect
 import re
 import sys
+import sysconfig
 import tomllib
 import traceback
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,8 @@ from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fl.client.appguard import blamed
 from fl.client.errors import BadFile, BadInput
@@ -127,13 +130,13 @@ def client_app(found: Any, project: Project) -> Any:
 
 
 @contextmanager
-def told_apart(name: str, root: Path) -> Iterator[None]:
+def told_apart(name: str) -> Iterator[None]:
     """What Flower itself raises of an app is about what the app gives it, and not a fault in the app's own lines."""
     try:
         yield
     except Exception as error:
-        files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)[1:]]
-        if any(file.is_relative_to(root) and "site-packages" not in file.parts for file in files):
+        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        if not all(map(_is_flowers, files)):
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = f"{type(error).__name__}: {lines[0][:_MOST_SAID]}" if lines else type(error).__name__
@@ -142,6 +145,16 @@ def told_apart(name: str, root: Path) -> Iterator[None]:
             f"Flower refuses what {name} does. {said.rstrip('.')}.",
             "Compare its functions, and what they return, with Flower's documentation.",
         ) from error
+
+
+def _is_flowers(file: str) -> bool:
+    """Or ours, or of what Flower calls; a cell of a notebook is the app's."""
+    import flwr
+
+    path, standard = Path(file), Path(sysconfig.get_path("stdlib"))
+    if any(path.is_relative_to(Path(str(each)).parent) for each in (flwr.__file__, np.__file__, __file__)):
+        return True
+    return file.startswith("<frozen ") or (path.is_relative_to(standard) and "site-packages" not in path.parts)
 
 
 # Configs
