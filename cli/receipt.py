@@ -15,7 +15,7 @@ from cli.output import fields, reading, remark, table, tell
 from fl.client.bodies import kind_name, said_by
 from fl.client.errors import BadFile, QuorateError
 from fl.client.networkfile import read_network
-from fl.client.receiptfile import ReceiptFile, check_receipt_file, read_receipt_file, receipt_of
+from fl.client.receiptfile import ReceiptFile, certified_by, check_receipt_file, read_receipt_file, receipt_of
 
 if TYPE_CHECKING:
     from fl.client.network import AsyncNetwork
@@ -109,8 +109,9 @@ def verify(client: Client, file: Path, checkpoint: Path | None) -> None:
     """Check a receipt file by the network file alone, offline: exit code 0 if all of it is proven, 6 if not."""
     trusted = checkpoint if checkpoint is not None else client.network
     found = read_receipt_file(file)
-    check_receipt_file(found, read_network(trusted).checkpoint)
-    _tell({**_data(found, file), "proven_by": str(trusted)})
+    start = read_network(trusted).checkpoint
+    check_receipt_file(found, start)
+    _tell({**_data(found, file), "signed_by": list(certified_by(found, start)), "proven_by": str(trusted)})
 
 
 @receipt.command()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from chain.certificate import signers_of
 from chain.codec import CodecError, Count, Digest, Length, decode, encode
 from chain.light import Checkpoint, HandOver, ReceiptBundle, Unproven, follow, verify_receipt_bundle
 from chain.transaction import Transaction, tx_id, verify_transaction
@@ -99,6 +100,12 @@ def check_receipt_file(file: ReceiptFile, checkpoint: Checkpoint) -> Receipt:
     except Unproven as error:
         raise Unverified(error.flaw.value, str(error), _LIE) from None
     return receipt
+
+
+def certified_by(file: ReceiptFile, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The validators that signed the certificate of a file that `check_receipt_file` has accepted, by name."""
+    members = _reached(file, checkpoint).validators.members
+    return tuple(members[signer].name for signer in signers_of(file.proof.state.certificate))
 
 
 def _check_transaction(file: ReceiptFile, checkpoint: Checkpoint) -> None:

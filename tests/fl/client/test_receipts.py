@@ -210,6 +210,11 @@ def test_a_receipt_file_that_lies_is_caught_and_the_lie_is_named(case: Case, lie
     assert ran.code == 6 and code in ran.err
 
 
+def test_who_signed_the_certificate_is_told(case: Case) -> None:
+    ran = done("receipt", "verify", case.later, "--checkpoint", case.chain.network_file(), "--json")
+    assert ran.data["signed_by"] == ["org-000", "org-001", "org-002"]
+
+
 def test_a_receipt_of_another_chain_is_refused(case: Case) -> None:
     with pytest.raises(Unverified) as caught:
         check_receipt_file(case.file, Checkpoint(bytes(32), case.start.validators))
