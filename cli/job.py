@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.client import FILE, Client, client_options
+from cli.jobnew import new
 from cli.output import (
     console,
     fields,
@@ -57,6 +58,9 @@ def job() -> None:
 
     What is shown of a job is proven from the network file on; only lists are taken from one node as it gives them.
     """
+
+
+job.add_command(new)
 
 
 @job.command()

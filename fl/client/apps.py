@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -175,6 +175,16 @@ def load_app(name: str, beside: Path, *, run_config: Settings = None, node_confi
     return Named(name, Guarded(name, app, home), digest)
 
 
+def load_object(name: str, beside: Path, make: Callable[[], Any] | None = None) -> Any:
+    """What `package.module:object` is, or what `make` makes while the module's directory is looked into first."""
+    module_name, _, attribute = name.partition(":")
+    if not attribute or not all(part.isidentifier() for part in module_name.split(".")):
+        raise BadInput("UNKNOWN_APP", f"'{name}' names nothing.", "Write package.module:object.")
+    home = beside.resolve()
+    with blamed(name, home), _importing_from(home, module_name):
+        return make() if make is not None else _attribute(name, module_name, attribute)
+
+
 def _attribute(name: str, module_name: str, attribute: str) -> Any:
     try:
         module = importlib.import_module(module_name)
@@ -182,11 +192,11 @@ def _attribute(name: str, module_name: str, attribute: str) -> Any:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             # The module is there, and lacks a package that it uses.
             raise
-        raise BadInput("UNKNOWN_APP", f"The app {name} cannot be loaded: {error}.", "Check its name.") from error
+        raise BadInput("UNKNOWN_APP", f"{name} cannot be loaded: {error}.", "Check its name.") from error
     try:
         return getattr(module, attribute)
     except AttributeError as error:
-        raise BadInput("UNKNOWN_APP", f"The app {name} cannot be loaded: {error}.", "Check its name.") from error
+        raise BadInput("UNKNOWN_APP", f"{name} cannot be loaded: {error}.", "Check its name.") from error
 
 
 @contextmanager

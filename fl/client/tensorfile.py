@@ -130,7 +130,7 @@ class _Npz:
             name = info.filename.removesuffix(".npy")
             with self._zip.open(info) as member:
                 shape, _, dtype = _npy_header(member)
-            tensor = StoredTensor(name, _name_of(dtype), shape)
+            tensor = StoredTensor(name, name_of(dtype), shape)
             if len(shape) > MAX_RANK or tensor.size_bytes > info.file_size:
                 raise ValueError(f"the array {name!r} has a shape that cannot be")
             self._members[name] = info.filename
@@ -157,7 +157,7 @@ def _npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]
     return tuple(shape), is_fortran, dtype
 
 
-def _name_of(dtype: np.dtype[Any]) -> str:
+def name_of(dtype: np.dtype[Any]) -> str:
     if dtype.kind not in _NAMES or dtype.itemsize > 8 or dtype.byteorder == ">":
         raise ValueError(f"no tensor is of the dtype {dtype}")
     return "BOOL" if dtype.kind == "b" else f"{_NAMES[dtype.kind]}{8 * dtype.itemsize}"

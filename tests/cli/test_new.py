@@ -53,7 +53,7 @@ def test_what_is_new_is_whole(template: str, tmp_path: Path) -> None:
     assert {Path(each).name for each in files} == {"app.py", "job.toml", "README.md", ".gitignore"}
     for each in files:
         text = Path(each).read_text()
-        assert "@" not in text.replace("@dataclass", ""), each
+        assert "@NAME@" not in text and "@APP@" not in text, each
         assert all(len(line) <= 120 for line in text.splitlines()), each
     compile((tmp_path / "wards" / "app.py").read_text(), "app.py", "exec")
     file = read_job_file(tmp_path / "wards" / "job.toml")
