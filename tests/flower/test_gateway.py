@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from sklearn.datasets import load_digits
 
+from benchmarks.flower_sites import Site
 from cli.localnets import LocalNetwork, Plan
 from fl.client.flowergate.fab import build
 from fl.client.keyfile import load_key
 from fl.client.sync import connect
 from fl.records import JobStatus
-from tests.flower.sites import Site
 from tests.flower.versions import ROOT, python_of
 from tests.node.networks import local_network
 

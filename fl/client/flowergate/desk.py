@@ -257,6 +257,7 @@ class Desk:
             self._end(matter, error)
             return
         if not matter.answer.done():
+            log.info("%s answered by SuperNode %d", matter.question, matter.node_id)
             matter.answer.set_result(answer)
 
     async def _next(self, node_id: int) -> _Matter | None:

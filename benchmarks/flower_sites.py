@@ -14,7 +14,10 @@ from pathlib import Path
 from types import TracebackType
 
 from cli.localnets import LocalNetwork
-from tests.flower.versions import ROOT, python_of
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOWER = ROOT / ".venv-flower-1.41" / "bin"
+"""Made by tests/flower/environments.sh."""
 
 _POLL_S = 0.1
 
@@ -24,6 +27,17 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def of_flower(home: Path) -> dict[str, str]:
+    """The environment of Flower's programs."""
+    return {
+        "PATH": f"{FLOWER}{os.pathsep}{os.environ['PATH']}",
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
 
 
 class Site:
@@ -54,28 +68,20 @@ class Site:
         given = ("flower", "serve", job, "--app", app, "--listen", f"127.0.0.1:{self.port}")
         client = ("--network", net.network_file, "--key", net.key_file(account), "--home", self.directory / "home")
         command = [sys.executable, "-m", "cli.main", *map(str, (*given, *client, *options))]
-        return self._start("gateway", command, {"PYTHONPATH": str(ROOT)})
+        return self.start("gateway", command, {"PYTHONPATH": str(ROOT)})
 
     def start_supernode(self, node_config: str, *options: object) -> None:
         """With --insecure, unless other options are given."""
-        place = python_of("1.41").parent
-        command = [str(place / "flower-supernode"), "--superlink", f"127.0.0.1:{self.port}"]
+        command = [str(FLOWER / "flower-supernode"), "--superlink", f"127.0.0.1:{self.port}"]
         command += ["--port", str(free_port()), "--node-config", node_config, *map(str, options or ("--insecure",))]
-        environment = {
-            "PATH": f"{place}{os.pathsep}{os.environ['PATH']}",
-            "FLWR_HOME": str(self.directory / "flwr"),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        self._supernode = self._start("supernode", command, environment)
+        self._supernode = self.start("supernode", command, of_flower(self.directory / "flwr"))
 
     def kill_supernode(self) -> None:
         """SIGKILL, and to its app as well."""
         assert self._supernode is not None
         _kill(self._supernode)
 
-    def _start(self, name: str, command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    def start(self, name: str, command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with open(self.directory / f"{name}.log", "ab") as log:
             process = subprocess.Popen(
                 command,
