@@ -147,6 +147,17 @@ def test_fit_with_a_warm_start_goes_on_from_what_was_loaded(estimator: Any) -> N
     quorate.sklearn.weights(goes_on)
 
 
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_perceptron_that_got_nowhere_any_more_learns_again_from_another_model(early_stopping: bool) -> None:
+    given = {"max_iter": 200, "tol": 0.01, "n_iter_no_change": 2, "learning_rate_init": 0.05, "random_state": 1}
+    model = prepared(MLPClassifier((8,), warm_start=True, early_stopping=early_stopping, **given))
+    first = quorate.sklearn.arrays(model)
+    model.fit(X, LABELS)
+    ended = model.n_iter_
+    quorate.sklearn.load(model, first)
+    assert 1 < model.fit(X, LABELS).n_iter_ <= ended + 2 < 200
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     "estimator",

@@ -342,7 +342,7 @@ def app(evaluate: Any = None, **chosen: Any) -> quorate.torch.TorchApp:
         loss = nn.functional.cross_entropy(net(torch.from_numpy(part.x)[order]), torch.from_numpy(part.y)[order])
         loss.backward()
         optimiser.step()
-        return len(part), {"loss": loss.item()}
+        return len(part), {"loss": loss.item(), "drawn": torch.rand(()).item()}
 
     def accuracy(net: Any, part: Any) -> Any:
         assert not net.training and not torch.is_grad_enabled()
@@ -364,7 +364,7 @@ def test_an_app_trains_what_the_job_averages_and_the_same_way_twice() -> None:
     assert given.keys() == model.keys() and first[1:] == again[1:] and first[1] == 30
     assert here.evaluate(model, held.held_out)[0] == 9
     assert here.model(seed=3)["head.weight"].tolist() != here.model(seed=4)["head.weight"].tolist()
-    assert other[1] == 30
+    assert other[1] == 30 and other[2]["drawn"] != first[2]["drawn"]
 
 
 def test_what_is_local_stays_with_each_part() -> None:
@@ -379,9 +379,9 @@ def test_what_is_local_stays_with_each_part() -> None:
     model = dict(parse_model(drafted.rules.schema, drafted.model))
     assert not any("running" in name for name in model)
     held = holdings(here, 2, Partition())
-    for part in (0, 0, 1):
-        here.train(model, held.parts[part], {"lr": 0.1}, np.random.default_rng(1))
-        here.evaluate(model, held.parts[part])
-    once, twice, others = means
-    assert not torch.equal(once, twice) and not torch.equal(others, twice)
+    for acting, part in ((here, 0), (here, 0), (here, 1), (app(note, buffers="local"), 1)):
+        acting.train(model, held.parts[part], {"lr": 0.1}, np.random.default_rng(1))
+        acting.evaluate(model, held.parts[part])
+    once, twice, other, alone = means
     assert torch.allclose(twice, once * 1.9, atol=1e-3), "with a momentum of 0.1"
+    assert torch.equal(other, alone), "the other part has never heard of the first"
