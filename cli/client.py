@@ -93,8 +93,9 @@ class Client:
                 failure = error
         raise failure or BadFile("NO_ADDRESSES", f"{self.network} names no node that answers clients.", "Get another.")
 
-    def pages(self, path: str, name: str) -> list[dict[str, Any]]:
-        """All of a list, unproven, from a node that is as far as the newest state that is proven here."""
+    def pages(self, path: str, name: str, *, dated: bool = True) -> list[dict[str, Any]]:
+        """All of a list, unproven, from a node that is as far as the newest state that is proven here, if the list is
+        `dated`: says of which height it is."""
         from fl.client.nodes import Behind, Node, Reply, Request, Unusable
 
         async def work(network: AsyncNetwork) -> list[dict[str, Any]]:
@@ -102,7 +103,7 @@ class Client:
 
             def read(reply: Reply) -> tuple[list[dict[str, Any]], str | None]:
                 page = reply.fields()
-                rows, following, height = page.get(name), page.get("next"), page.get("height")
+                rows, following, height = page.get(name), page.get("next"), page.get("height") if dated else newest
                 if not (isinstance(rows, list) and isinstance(following, str | None) and isinstance(height, int)):
                     raise Unusable("no page of a list")
                 if height < newest:

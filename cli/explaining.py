@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _COLUMNS = (
     *("MEMBER", "NAME", "STANDING", "WEIGHT", "EXAMPLES", "NORM", "DISTANCE", "RANK", "COSINE", "SCORE", "REMARKS"),
 )
+_SPARE = ("MEMBER", "SCORE", "EXAMPLES", "RANK", "COSINE")
 
 
 @click.command()
@@ -61,7 +62,7 @@ def explain(client: Client, what: str, number: int | None, archives: tuple[str, 
     }
 
     def show() -> None:
-        table(_COLUMNS, [_row(each) for each in found.parts], only_telling=True)
+        table(_COLUMNS, [_row(each) for each in found.parts], only_telling=True, spare=_SPARE)
         for each in found.remarks:
             remark(each)
 

@@ -48,6 +48,7 @@ _ROLE = click.option(
     show_default=True,
     help="In which of them; a member may be both.",
 )
+_JOB_COLUMNS = ("NAME", "STATUS", "ROUND", "MEMBERS", "PARAMETERS", "ID")
 _CURVE_COLUMNS = ("ROUND", "STATE", "UPDATES", "TRAINERS", "EVALUATORS", "TOOK")
 ROUND_COLUMNS = ("ROUND", "STATE", "UPDATES", "METRICS", "MODEL", "HEIGHT")
 
@@ -121,7 +122,7 @@ def list_jobs(client: Client) -> None:
     rows = [
         (each["name"], each["status"], each["round"], each["members"], each["parameters"], each["id"]) for each in jobs
     ]
-    tell(jobs, lambda: table(("NAME", "STATUS", "ROUND", "MEMBERS", "PARAMETERS", "ID"), rows))
+    tell(jobs, lambda: table(_JOB_COLUMNS, rows, spare=("PARAMETERS", "ID")))
 
 
 @job.command()
@@ -400,7 +401,7 @@ def leave(client: Client, name_or_id: str, role: str) -> None:
     async def work(network: AsyncNetwork) -> Receipt:
         return await (await network.job(name_or_id)).leave(role=role)
 
-    tell_receipt(client.run(work))
+    tell_done(client.run(work), f"left {name_or_id}")
 
 
 @job.command()
@@ -413,7 +414,7 @@ def pause(client: Client, name_or_id: str) -> None:
     async def work(network: AsyncNetwork) -> Receipt:
         return await (await network.job(name_or_id)).pause()
 
-    tell_receipt(client.run(work))
+    tell_done(client.run(work), f"{name_or_id} is paused: the open round ends, and no other opens.")
 
 
 @job.command()
@@ -426,7 +427,7 @@ def resume(client: Client, name_or_id: str) -> None:
     async def work(network: AsyncNetwork) -> Receipt:
         return await (await network.job(name_or_id)).resume()
 
-    tell_receipt(client.run(work))
+    tell_done(client.run(work), f"{name_or_id} goes on.")
 
 
 @job.command()
@@ -444,7 +445,7 @@ def stop(client: Client, name_or_id: str, yes: bool) -> None:
     async def work(network: AsyncNetwork) -> Receipt:
         return await (await network.job(name_or_id)).stop()
 
-    tell_receipt(client.run(work))
+    tell_done(client.run(work), f"{name_or_id} is stopped, for everyone.")
 
 
 def receipt_data(receipt: Receipt) -> dict[str, object]:
@@ -459,6 +460,11 @@ def receipt_data(receipt: Receipt) -> dict[str, object]:
         "nonce": receipt.nonce,
         "proof": str(receipt.path),
     }
+
+
+def tell_done(receipt: Receipt, what: str) -> None:
+    """A line; the receipt is on disk."""
+    tell(receipt_data(receipt), lambda: line(what))
 
 
 def tell_receipt(receipt: Receipt) -> None:

@@ -23,6 +23,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "new": ("cli.new", "A directory with an app that trains at once, to begin with."),
     "run": ("cli.run", "Run a job file: simulated, on this machine, or on a chain."),
     "localnet": ("cli.localnet", "A chain of several validators on this machine."),
+    "member": ("cli.member", "Register members, list and show them."),
     "job": ("cli.job", "Create, list, show, watch and stop training jobs."),
     "train": ("cli.train", "Train in a job, with the code and the data of this site."),
     "flower": ("cli.flower", "Stock Flower SuperNodes as trainers of a job."),

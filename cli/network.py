@@ -91,7 +91,7 @@ def list_networks(home: Path | None) -> None:
         (each["name"], "default" if each["default"] else "", each["chain_id"], each["validators"], each["key"])
         for each in found
     ]
-    tell(found, lambda: table(("NAME", "USE", "CHAIN ID", "VALIDATORS", "KEY"), rows))
+    tell(found, lambda: table(("NAME", "USE", "CHAIN ID", "VALIDATORS", "KEY"), rows, spare=("VALIDATORS",)))
     if not found:
         remark("None has a name yet: quorate network add NAME FILE.")
 

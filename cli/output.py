@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -133,10 +134,15 @@ def _text(value: object) -> str:
 
 
 def table(
-    columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "", *, only_telling: bool = False
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    title: str = "",
+    *,
+    only_telling: bool = False,
+    spare: Sequence[str] = (),
 ) -> None:
     """On a terminal with borders, and if it is told so without columns that say nothing; in a pipe one line a row,
-    columns apart by tabs."""
+    columns apart by tabs. `spare` columns are left out of a terminal that is too narrow, the first of them first."""
     texts = [[_text(cell) for cell in row] for row in rows]
     if not on_terminal():
         click.echo("\t".join(columns))
@@ -144,10 +150,31 @@ def table(
             click.echo("\t".join(row))
         return
     shown = telling(columns, texts) if only_telling else (columns, texts)
-    console().print(rich_table(*shown, title))
+    console().print(rich_table(*shown, title, spare=spare))
 
 
-def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> RenderableType:
+def rich_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", *, spare: Sequence[str] = ()
+) -> RenderableType:
+    """As it fits: ids in full where there is room, else their first digits; then without what can be spared."""
+    width = console().width
+    kept = list(range(len(columns)))
+    if _width(columns, rows) > width:
+        rows = [[_shortened(cell) for cell in row] for row in rows]
+    for name in spare:
+        if _width(*_only(kept, columns, rows)) <= width:
+            break
+        kept = [place for place in kept if columns[place] != name]
+    return _drawn(*_only(kept, columns, rows), title)
+
+
+def _only(
+    kept: Sequence[int], columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    return [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
+
+
+def _drawn(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> RenderableType:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -160,12 +187,29 @@ def rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
     return drawn
 
 
+def _width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """That a table takes if nothing of it is folded."""
+    from rich.cells import cell_len
+
+    widest = [max(cell_len(cell) for cell in cells) for cells in zip(columns, *rows, strict=True)]
+    return sum(widest) + _BETWEEN * len(widest)
+
+
+_BETWEEN = 2
+"""Characters between two columns, and in all at both edges."""
+_ID = re.compile(r"baf[a-z2-7]{50,}|[0-9a-f]{32,}")
+
+
+def _shortened(cell: str) -> str:
+    return _ID.sub(lambda found: short(found[0]), cell)
+
+
 def telling(
     columns: Sequence[str], rows: Sequence[Sequence[str]], usual: str = ""
 ) -> tuple[list[str], list[list[str]]]:
     """Without the columns that say nothing, or the usual in every row: a terminal is narrow."""
     kept = [place for place in range(len(columns)) if any(row[place] not in ("", usual) for row in rows)]
-    return [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
+    return _only(kept, columns, rows)
 
 
 def fields(values: Mapping[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -12,10 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from cli.localnets import LocalNetwork, Plan
 from cli.node import progress
-from cli.output import telling
+from cli.output import rich_table, telling
 from tests.cli.run import done, quorate
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +52,23 @@ def test_a_narrow_table_leaves_out_what_is_as_usual_in_every_row() -> None:
     assert telling(columns, rows, usual="closed") == (["ROUND", "LATE"], [["1", ""], ["2", "1"]])
     rows[1][1] = "failed"
     assert telling(columns, rows, usual="closed")[0] == ["ROUND", "STATE", "LATE"]
+
+
+def drawn(width: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("COLUMNS", str(width))
+    screen = Console(file=io.StringIO(), width=width)
+    columns, rows = ("NAME", "STATUS", "SIZE", "ID"), [["wards", "running", "7", "0123456789abcdef" * 4]]
+    screen.print(rich_table(columns, rows, spare=("SIZE", "STATUS")))
+    assert isinstance(screen.file, io.StringIO)
+    return [line.strip() for line in screen.file.getvalue().splitlines() if line.strip()]
+
+
+def test_a_table_shortens_ids_and_then_spares_columns_rather_than_folding(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide, usual, narrow = (drawn(width, monkeypatch) for width in (120, 80, 22))
+    assert wide[-1].endswith("0123456789abcdef" * 4) and wide[0].split() == ["NAME", "STATUS", "SIZE", "ID"]
+    assert usual[-1].split() == ["wards", "running", "7", "01234567…"]
+    assert (narrow[0].split(), narrow[-1].split()) == (["NAME", "ID"], ["wards", "01234567…"])
+    assert {len(found) for found in (wide, usual, narrow)} == {3}, "nothing is folded"
 
 
 def test_a_table_is_drawn_on_a_terminal(genesis: Path) -> None:
