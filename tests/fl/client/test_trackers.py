@@ -20,7 +20,10 @@ from fl.client.report import RoundReport
 from fl.client.sync import connect
 from fl.client.trackers import Calls, TensorBoard, newest_told, tracker_of
 from fl.client.trainer import train_for
+from tests.fl.builders import make_rules
 from tests.fl.client.chainlet import Running
+from tests.fl.client.test_evaluations import register, train
+from tests.fl.evaluating import asked
 
 
 def report(round: int, **changes: Any) -> RoundReport:
@@ -240,18 +243,46 @@ def test_trackers_hear_of_each_update_and_each_round_once_and_in_order(chain: Ru
     assert len(known) == len(set(known))
 
 
+def test_a_round_is_told_of_when_its_model_has_been_measured(chain: Running) -> None:
+    evaluation = asked(minimum=1, metrics=("accuracy",))
+    chain.create(make_rules(target=1, minimum=1, maximum=1, rounds=2, evaluation=evaluation))
+    register(chain, "evaluator")
+    told: list[RoundReport] = []
+    with connect(**chain.settings()) as trainer, connect(**chain.settings("evaluator", home="other")) as evaluator:
+        trainer.job("digits").join()
+        job = evaluator.job("digits")
+        job.join(role="evaluator")
+        following = threading.Thread(target=lambda: trainer.job("digits").follow(Calls(told.append)))
+        following.start()
+        train(trainer)
+        evaluations = job.evaluations()
+        first = next(evaluations)
+        assert [each.round for each in job.reports()] == [1] and job.concluded() == []
+        first.submit(metrics={"accuracy": 0.5}, examples=1)
+        assert [each.evaluation for each in job.concluded()] == [{"accuracy": 0.5}]
+        train(trainer)
+        next(evaluations).submit(metrics={"accuracy": 0.75}, examples=1)
+        following.join(20)
+    assert [(each.round, each.evaluation["accuracy"]) for each in told] == [(1, 0.5), (2, 0.75)]
+
+
 def test_the_awaiting_face_follows_in_the_same_way(chain: Running) -> None:
-    create(chain)
+    chain.create(make_rules(target=1, minimum=1, maximum=1, rounds=3))
     told: list[RoundReport] = []
 
     async def follow() -> None:
-        network = await connect_async(**chain.settings("creator"))
-        async with network:
+        async with await connect_async(**chain.settings("creator", home="creator")) as network:
             job = await network.job("digits")
             following = asyncio.create_task(job.follow(Calls(told.append)))
-            await asyncio.sleep(0)
+            await asyncio.to_thread(train_two_rounds)
             await job.stop()
             await asyncio.wait_for(following, 20)
 
+    def train_two_rounds() -> None:
+        with connect(**chain.settings()) as network:
+            network.job("digits").join()
+            train(network, 2)
+
     asyncio.run(follow())
-    assert told == [], "no round was open before anybody had joined"
+    assert [(each.round, each.state, each.code) for each in told[:2]] == [(1, "closed", ""), (2, "closed", "")]
+    assert [(each.state, each.code) for each in told[2:]] in ([], [("failed", "STOPPED")]), "the last was under way"
