@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,22 +29,23 @@ def chain(tmp_path: Path) -> Iterator[Running]:
 
 
 def command(chain: Running, version: str, who: str, *words: object) -> subprocess.Popen[str]:
-    """`quorate` in the example's directory, in somebody's name."""
+    """`quorate` beside the app, in somebody's name."""
     key = chain.directory / f"{who}.key"
     if not key.exists():
         save_key(key, signing_key(who), None)
     place = ("--network", chain.network_file(), "--key", key, "--home", chain.directory / f"home-{who}")
-    return started(version, "-m", "cli.main", *words, *place, cwd=EXAMPLE)
+    return started(version, "-m", "cli.main", *words, *place, cwd=chain.directory / "site")
 
 
 @pytest.mark.slow
 def test_a_job_is_made_from_an_app_and_trained_with_it_from_a_shell(chain: Running) -> None:
     for version in VERSIONS:
         python_of(version)
-    reference = "digits_app.client_app:app"
-    program = ("-m", "tests.flower.taking_part", "create", chain.network_file(), chain.directory / "creator.key")
-    save_key(chain.directory / "creator.key", signing_key("creator"), None)
-    ended(started("1.41", *program, chain.directory / "home-creator", "digits"))
+    reference, site = "digits_app.client_app:app", chain.directory / "site"
+    shutil.copytree(EXAMPLE, site)
+    made = ("job", "new", "digits", "--flower", reference, "--privacy", "visible-to-validators")
+    ended(started("1.30", "-m", "cli.main", *made, cwd=site))
+    ended(command(chain, "1.30", "creator", "job", "create", "job.toml"))
     words = ("train", "digits", "--flower", reference, "--part")
     processes = [
         command(chain, version, f"trainer-{number:03}", *words, f"{number + 1}/3", "--json")
