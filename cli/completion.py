@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import click
 
+from cli.output import reading, tell_text
+
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@reading
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
     """Print the completion script of a SHELL.
@@ -20,4 +23,5 @@ def completion(context: click.Context, shell: str) -> None:
 
     made = get_completion_class(shell)
     assert made is not None, "click knows the shells offered"
-    click.echo(made(context.find_root().command, {}, "quorate", "_QUORATE_COMPLETE").source())
+    script = made(context.find_root().command, {}, "quorate", "_QUORATE_COMPLETE").source()
+    tell_text(script if script.endswith("\n") else f"{script}\n")

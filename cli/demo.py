@@ -12,7 +12,7 @@ import click
 
 from cli.demonstration import Audience, Outcome, Row, Script, perform
 from cli.explain import explained
-from cli.output import Exit, console, envelope, json_wanted, line, on_terminal, reading, remark, rich_table
+from cli.output import console, envelope, json_wanted, line, on_terminal, reading, remark, rich_table, tell
 from cli.packages import need_node
 from cli.trainers import orderly_end
 from fl.client.errors import QuorateError
@@ -50,13 +50,15 @@ def demo(directory: Path, rounds: int, trainers: int, timeout_s: float) -> None:
     script = Script(directory, rounds, trainers, timeout_s=timeout_s)
     with explained(), orderly_end(), _stage(script) as audience:
         outcome = perform(script, audience)
-    if json_wanted():
-        click.echo(envelope(_data(outcome, directory), "ok" if outcome.holds else "error"))
-        click.get_current_context().exit(Exit.OK if outcome.holds else Exit.FAILED)
-    _summary(outcome, directory)
+    failed = "; ".join(each.what for each in outcome.checks if not each.holds)
+    fault = QuorateError("DEMO_FAILED", f"This did not hold: {failed}.", f"Logs and data are in {directory}")
+    if json_wanted() and not outcome.holds:
+        data = {"code": fault.code, "message": fault.what, "advice": fault.todo, "exit_code": fault.exit_code}
+        click.echo(envelope({**data, **_data(outcome, directory)}, "error"))
+        click.get_current_context().exit(fault.exit_code)
+    tell(_data(outcome, directory), lambda: _summary(outcome, directory))
     if not outcome.holds:
-        failed = "; ".join(each.what for each in outcome.checks if not each.holds)
-        raise QuorateError("DEMO_FAILED", f"This did not hold: {failed}.", f"Logs and data are in {directory}")
+        raise fault
 
 
 def _cells(row: Row) -> tuple[str, ...]:

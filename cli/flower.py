@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.client import FILE, Client, client_options
-from cli.output import line
+from cli.output import line, reading, tell
 from fl.client.errors import BadInput
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def flower() -> None:
 @click.option("--policy", type=FILE, help="What this site admits.  [default: policy.toml in the home, if it is there]")
 @click.option("--any-app", is_flag=True, help="Serve code that is not the one that the job names.")
 @client_options
+@reading
 def serve(
     client: Client,
     job: str,
@@ -101,7 +102,7 @@ def serve(
             found = await network.job(job)
             trains, evaluates = await _joined(network, found, serving, accept)
             await served(found, serving, place, trains=trains, evaluates=evaluates, say=line)
-            line(f"{found.name} is over")
+            tell({"job": found.name, "over": True}, lambda: line(f"{found.name} is over"))
 
     asyncio.run(work())
 

@@ -13,7 +13,7 @@ from chain.codec import encode
 from chain.genesis import Claim, Genesis, GenesisMember, Params
 from cli.explain import explained
 from cli.founding import Founding, found, read_founding, read_genesis, render_founding
-from cli.output import fields, line, reading, remark, table, tell
+from cli.output import fields, line, reading, remark, table, tell, tell_text
 from fl.client.errors import BadInput, Unverified
 from node.keystore import load_claim
 
@@ -30,6 +30,7 @@ def genesis() -> None:
 
 @genesis.command()
 @click.option("--name", default="my-chain", show_default=True, help="Name of the chain.")
+@reading
 def template(name: str) -> None:
     """Print a params.toml to edit: every parameter, with its default."""
     now_ms = int(datetime.now(UTC).timestamp()) * 1000
@@ -37,7 +38,7 @@ def template(name: str) -> None:
     text = render_founding(Founding(name, now_ms), every_param=True)
     member = render_founding(Founding(name, now_ms, members=(example,))).partition("[[member]]")
     commented = "".join(f"# {each}\n" for each in (member[1] + member[2]).splitlines())
-    click.echo(f"{text}\n{commented}", nl=False)
+    tell_text(f"{text}\n{commented}")
 
 
 @genesis.command()

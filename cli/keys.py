@@ -61,6 +61,7 @@ insecure_option = click.option("--insecure-no-passphrase", "insecure", is_flag=T
 @click.option("--rpc", default="", help="URL where clients reach it, if it answers clients.")
 @passphrase_option
 @insecure_option
+@reading
 def new(directory: Path, name: str, address: str, rpc: str, passphrase: str, insecure: bool) -> None:
     """Make a validator's keys in DIRECTORY, and the validator.json to send to the other members.
 
@@ -75,8 +76,12 @@ def new(directory: Path, name: str, address: str, rpc: str, passphrase: str, ins
         made = generate(os.urandom)
         save_keys(directory, made, secret, os.urandom)
         path = save_claim(directory, describe(made, name, address, rpc))
-    line(f"Keys of {name} are in {directory}.")
-    line(f"Send {path} to the other members, and keep a copy of {directory} where nobody else can read it.")
+
+    def show() -> None:
+        line(f"Keys of {name} are in {directory}.")
+        line(f"Send {path} to the other members, and keep a copy of {directory} where nobody else can read it.")
+
+    tell({"name": name, "directory": str(directory), "claim": str(path)}, show)
 
 
 @keys.command()
@@ -84,6 +89,7 @@ def new(directory: Path, name: str, address: str, rpc: str, passphrase: str, ins
 @click.option("--address", help="host:port where the other validators reach it.")
 @click.option("--rpc", help="URL where clients reach it.")
 @passphrase_option
+@reading
 def claim(directory: Path, address: str | None, rpc: str | None, passphrase: str) -> None:
     """Write validator.json again, with another address: before there is a genesis, that is all it takes."""
     with explained():
@@ -93,7 +99,8 @@ def claim(directory: Path, address: str | None, rpc: str | None, passphrase: str
         path = save_claim(
             directory, describe(load_keys(directory, read_passphrase(passphrase)), known.name, address, rpc)
         )
-    line(f"Send {path} to the other members, in place of the one before.")
+    data = {"name": known.name, "address": address, "rpc": rpc, "claim": str(path)}
+    tell(data, lambda: line(f"Send {path} to the other members, in place of the one before."))
 
 
 @keys.command()
@@ -122,15 +129,18 @@ def show(place: Path) -> None:
 
 @keys.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@reading
 def public(file: Path) -> None:
     """Print the public key of a key file, as params.toml and registrars need it."""
-    click.echo(_public(file))
+    text = _public(file)
+    tell({"public": text, "account": _account(file)}, lambda: line(text))
 
 
 @keys.command("new-account")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @passphrase_option
 @insecure_option
+@reading
 def new_account(file: Path, passphrase: str, insecure: bool) -> None:
     """Make the key of an account: of a trainer, a job's creator, a registrar."""
     if file.exists():
@@ -138,8 +148,8 @@ def new_account(file: Path, passphrase: str, insecure: bool) -> None:
     with explained():
         secret = _passphrase(passphrase, insecure, confirm=True).secret
     key = new_key(file, secret)
-    line(f"public\t{key.public.hex()}")
-    line(f"account\t{account_id(key.public).hex()}")
+    data = {"public": key.public.hex(), "account": account_id(key.public).hex(), "file": str(file)}
+    tell(data, lambda: fields({name: data[name] for name in ("public", "account")}))
 
 
 def _check_public(name: str, address: str, rpc: str) -> None:

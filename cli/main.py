@@ -81,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         code = quorate.main(arguments, prog_name="quorate", standalone_mode=False, obj=manner)
     except click.UsageError as error:
+        # An option that is not known ends the parsing, before the others have been looked at.
+        manner.json |= "--json" in (sys.argv[1:] if arguments is None else arguments)
         if manner.json:
             failed(BadInput("USAGE", error.format_message(), "See --help."), manner)
         else:

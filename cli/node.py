@@ -17,7 +17,7 @@ import click
 
 from cli.explain import NodeStopped, explained
 from cli.http import Place, Reply, ask, fetch, unreachable
-from cli.output import console, fields, line, on_terminal, reading, rich_table, table, tell, waiting
+from cli.output import console, fields, line, on_terminal, reading, rich_table, table, tell, tell_text, waiting
 from cli.packages import need_node
 from cli.templates import node_toml
 from fl.client.errors import QuorateError, TimedOut
@@ -57,9 +57,10 @@ def _configured(path: Path) -> Config:
 
 
 @node.command()
+@reading
 def template() -> None:
     """Print a node.toml to edit: every setting, with what it means and its default."""
-    click.echo(node_toml(_START, explain=True), nl=False)
+    tell_text(node_toml(_START, explain=True))
 
 
 @node.command()
@@ -70,6 +71,7 @@ def template() -> None:
     is_flag=True,
     help="This validator ran before and its journal is lost: stay silent until it is safe to vote.",
 )
+@reading
 def init(path: Path, rejoin: bool) -> None:
     """Make the data directory of a validator.
 
@@ -82,12 +84,20 @@ def init(path: Path, rejoin: bool) -> None:
 
     with explained():
         identity = initialise(config, rejoin=rejoin)
-    line(f"{config.node.data_dir} is ready for {identity.name} of chain {identity.genesis.chain_id.hex()}.")
-    line("It will be silent until the others have told it how far it may have voted." if rejoin else "Start the node.")
+    chain_id = identity.genesis.chain_id.hex()
+    data = {"name": identity.name, "chain_id": chain_id, "directory": str(config.node.data_dir), "rejoins": rejoin}
+    silent = "It will be silent until the others have told it how far it may have voted."
+
+    def show() -> None:
+        line(f"{config.node.data_dir} is ready for {identity.name} of chain {chain_id}.")
+        line(silent if rejoin else "Start the node.")
+
+    tell(data, show)
 
 
 @node.command()
 @config_option
+@reading
 def start(path: Path) -> None:
     """Run the validator until it is stopped: by `quorate node stop`, SIGTERM or SIGINT."""
     need_node()
@@ -266,6 +276,7 @@ def drain(path: Path, timeout_s: float) -> None:
 @config_option
 @click.option("--timeout", "timeout_s", default=60.0, show_default=True, help="Seconds to wait for its end.")
 @click.option("--now", is_flag=True, help="Do not wait for accepted transactions to become final.")
+@reading
 def stop(path: Path, timeout_s: float, now: bool) -> None:
     """Stop the node in good order, and return once it is gone.
 
@@ -279,7 +290,7 @@ def stop(path: Path, timeout_s: float, now: bool) -> None:
         _demand(ask(place, "POST", "/v1/admin/stop"))
         if not ended(timeout_s):
             raise TimedOut("NOT_STOPPED", f"The node still runs after {timeout_s:g} s.", "Look at its log.")
-    line("stopped")
+    tell({"stopped": True}, lambda: line("stopped"))
 
 
 @contextmanager

@@ -107,6 +107,11 @@ def tell(data: object, show: Callable[[], None]) -> None:
         show()
 
 
+def tell_text(text: str) -> None:
+    """An answer that is a file's content."""
+    tell({"text": text}, lambda: click.echo(text, nl=False))
+
+
 def line(text: str = "") -> None:
     """A line of the answer. Never in the way of JSON."""
     if not json_wanted():

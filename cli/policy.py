@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.client import FILE, Client, client_options
-from cli.output import Exit, envelope, json_wanted, line, reading, table, tell
+from cli.output import Exit, envelope, json_wanted, line, reading, table, tell, tell_text
 
 if TYPE_CHECKING:
     from fl.client.network import AsyncNetwork
@@ -21,11 +21,12 @@ def policy() -> None:
 
 
 @policy.command()
+@reading
 def template() -> None:
     """Print a policy file in which everything is explained and nothing is forbidden yet."""
     from fl.client.policy import TEMPLATE
 
-    click.echo(TEMPLATE, nl=False)
+    tell_text(TEMPLATE)
 
 
 @policy.command()
