@@ -42,6 +42,7 @@ class Drawn:
 @click.option("--torch", "torch_name", metavar="MODULE:MODEL", help="A module of PyTorch, or what makes one.")
 @click.option("--sklearn", "sklearn_name", metavar="MODULE:ESTIMATOR", help="A prepared estimator, or what makes one.")
 @click.option("--flower", "flower_name", metavar="MODULE:APP", help="An app of Flower's, unchanged; it also trains.")
+@click.option("--run-config", metavar="'A=1 B=2'", help="With --flower: over that of the app's pyproject.toml.")
 @click.option("--from", "file", type=FILE, help="A model in a file: .safetensors or .npz.")
 @click.option("--app", metavar="MODULE:NAME", help="The training code that the job names; `quorate run` needs one.")
 @click.option("--privacy", type=click.Choice(tuple(_PRIVACY)), required=True, help="Who can see an update; no default.")
@@ -60,6 +61,7 @@ def new(
     torch_name: str | None,
     sklearn_name: str | None,
     flower_name: str | None,
+    run_config: str | None,
     file: Path | None,
     app: str | None,
     privacy: str,
@@ -81,11 +83,13 @@ def new(
     sources = [each for each in (torch_name, sklearn_name, flower_name, file) if each is not None]
     if len(sources) != 1:
         raise click.UsageError("Give exactly one of --torch, --sklearn, --flower and --from.")
+    if run_config is not None and flower_name is None:
+        raise click.UsageError("A --run-config is for an app of Flower's: give --flower.")
     paths = [directory / JOB_FILE, directory / MODEL_FILE]
     for path in paths:
         if path.exists():
             raise BadInput("FILE_EXISTS", f"There is a {path}.", "Move it away, or name another --directory.")
-    drawn = _drawn(torch_name, sklearn_name, flower_name, file)
+    drawn = _drawn(torch_name, sklearn_name, flower_name, file, run_config)
     kinds = _kinds(drawn)
     text = _rendered(name, drawn, app or drawn.app, privacy, rounds or drawn.rounds or 10, target)
     try:
@@ -121,7 +125,9 @@ def new(
     tell(data, show)
 
 
-def _drawn(torch: str | None, sklearn: str | None, flower: str | None, file: Path | None) -> Drawn:
+def _drawn(
+    torch: str | None, sklearn: str | None, flower: str | None, file: Path | None, run_config: str | None
+) -> Drawn:
     from fl.client.apps import FLOWER, load_object
 
     if file is not None:
@@ -129,7 +135,7 @@ def _drawn(torch: str | None, sklearn: str | None, flower: str | None, file: Pat
     if flower is not None:
         from fl.client.adapters import flower as adapter
 
-        found = load_object(flower, Path.cwd(), lambda: adapter.draft(flower))
+        found = load_object(flower, Path.cwd(), lambda: adapter.draft(flower, run_config))
         return Drawn(
             found.arrays, found.roles["frozen"], found.roles["local"], FLOWER + flower, found.rounds, found.config
         )

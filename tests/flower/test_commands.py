@@ -44,7 +44,7 @@ def test_a_job_is_made_from_an_app_and_trained_with_it_from_a_shell(chain: Runni
     reference, site = "digits_app.client_app:app", chain.directory / "site"
     shutil.copytree(EXAMPLE, site)
     made = ("job", "new", "digits", "--flower", reference, "--privacy", "visible-to-validators")
-    ended(started("1.30", "-m", "cli.main", *made, cwd=site))
+    ended(started("1.30", "-m", "cli.main", *made, "--run-config", "learning-rate=0.05", cwd=site))
     ended(command(chain, "1.30", "creator", "job", "create", "job.toml"))
     words = ("train", "digits", "--flower", reference, "--part")
     processes = [
@@ -63,6 +63,7 @@ def test_a_job_is_made_from_an_app_and_trained_with_it_from_a_shell(chain: Runni
     with connect(**chain.settings(None)) as network:
         job = network.job("digits")
         assert job.status().status == JobStatus.FINISHED and job.rules.app == f"flower:{reference}"
+        assert [(each.name, each.value) for each in job.rules.config] == [("lr", "0.05")]
         pixels, labels = load_digits(return_X_y=True)
         model = job.model()
         found = (pixels / 16 @ model["coef"].T + model["intercept"]).argmax(axis=1)
