@@ -108,7 +108,7 @@ def create(client: Client, file: Path, if_missing: bool) -> None:
     data = {"id": made.id, "name": made.name, "rules_hash": made.rules_hash}
     # How finely values of an update are told apart, by what it weighs.
     steps = {"step_at_weight_1": grid.resolution(1), "step_at_cap": grid.resolution(made.rules.cap)}
-    tell({**data, **steps}, lambda: fields({**data, **steps}))
+    tell({**data, **steps}, lambda: fields({**data, **{name: f"{step:.3g}" for name, step in steps.items()}}))
     if grid.resolution(1) > COARSE_STEP:
         remark("Sums of this job are coarse where weights are small: lower range_bits, cap or maximum.")
 

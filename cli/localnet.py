@@ -170,7 +170,7 @@ def _draw(rows: list[dict[str, Any]]) -> None:
             )
             for row in rows
         ],
-        spare=("PID", "FINAL", "EXECUTED", "STATE ROOT", "SYNCING"),
+        spare=("PID", "STATE ROOT", "EXECUTED", "FINAL", "SYNCING"),
     )
 
 
