@@ -69,8 +69,9 @@ class Refused(Exception):
 
 
 class SuperNode:
-    def __init__(self, gateway: Gateway, key: ec.EllipticCurvePrivateKey | None = None) -> None:
-        self._url = gateway.url
+    def __init__(self, gateway: Gateway | str, key: ec.EllipticCurvePrivateKey | None = None) -> None:
+        self._url = gateway if isinstance(gateway, str) else gateway.url
+        self.run_id = RUN.run_id
         self.key = key or ec.generate_private_key(ec.SECP384R1())
         self.public = public_of(self.key)
         self.node_id = 0
@@ -123,12 +124,13 @@ class SuperNode:
             return None
         metadata = found.messages[0].metadata
         assert metadata is not None
+        self.run_id = metadata.run_id
         return metadata, found.trees[0]
 
     async def objects(self, tree: wire.Tree) -> dict[str, bytes]:
         found = {}
         for named in ids_in(tree):
-            reply = await self.call("pull-object", wire.PullObject(self.node, RUN.run_id, named), wire.PulledObject)
+            reply = await self.call("pull-object", wire.PullObject(self.node, self.run_id, named), wire.PulledObject)
             assert reply.object_found and reply.object_available
             found[named] = reply.object_content
         return found
@@ -151,7 +153,7 @@ class SuperNode:
         return await self.call("push-messages", message, wire.PushedMessages)
 
     async def put(self, session: str, named: str, content: bytes) -> bool:
-        message = wire.PushObject(self.node, RUN.run_id, named, content, session)
+        message = wire.PushObject(self.node, self.run_id, named, content, session)
         return (await self.call("push-object", message, wire.PushedObject)).stored
 
     async def send(self, reply: Shipment) -> None:
