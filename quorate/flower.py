@@ -9,6 +9,6 @@ Whoever trains in it:
     quorate.flower.train(job, "package.client_app:app", node_config="partition-id=0 num-partitions=4")
 """
 
-from fl.client.adapters.flower import Drafted, FlowerApp, draft, evaluate, load, train
+from fl.client.adapters.flower import draft, evaluate, load, train
 
-__all__ = ["Drafted", "FlowerApp", "draft", "evaluate", "load", "train"]
+__all__ = ["draft", "evaluate", "load", "train"]

@@ -39,7 +39,7 @@ from fl.client.adapters.flower.reference import (
     client_app,
     config_of,
     found_at,
-    run_config,
+    merged,
     told_apart,
 )
 from fl.client.appguard import blamed
@@ -66,14 +66,14 @@ class FlowerApp:
         self,
         found: Any,
         project: Project,
-        run_settings: Overrides = None,
-        node_settings: Overrides = None,
+        run_config: Overrides = None,
+        node_config: Overrides = None,
     ) -> None:
         self.project = project
         self.client = client_app(found, project)
         self.takes_lists = takes_lists(self.client)
-        self.run_config = run_config(project, run_settings)
-        self.node_config = config_of(node_settings, "node config")
+        self.run_config = merged(project, run_config)
+        self.node_config = config_of(node_config, "node config")
         self._memories: dict[bytes, Memory] = {}
         self._drafted: Drafted | None = None
         # A node of Flower's runs one message of a run at a time, and so do its apps' files and caches expect it.
@@ -84,7 +84,7 @@ class FlowerApp:
     def model(self, **settings: Any) -> Arrays:
         """The initial model; settings go over the run config."""
         if settings:
-            return drafted(self.client, self.project, run_config(self.project, {**self.run_config, **settings})).arrays
+            return drafted(self.client, self.project, merged(self.project, {**self.run_config, **settings})).arrays
         return self.initial()
 
     def initial(self) -> Arrays:
@@ -102,6 +102,7 @@ class FlowerApp:
         return [{"partition-id": number, "num-partitions": count} for number in range(count)]
 
     def at(self, setting: Setting) -> FlowerRound:
+        """The app in a round: what trains and evaluates."""
         who = setting.job + setting.account
         if who not in self._memories:
             self._memories[who] = Memory(setting.directory)

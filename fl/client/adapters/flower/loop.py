@@ -33,5 +33,5 @@ def evaluate(
     node_config: Overrides = None,
     trackers: Sequence[Tracker] = (),
 ) -> None:
-    """The same for an evaluator."""
+    """Answers every evaluation that this account is asked in, until the job is over."""
     evaluate_for(job, load(app, run_config, node_config), {}, trackers=trackers)

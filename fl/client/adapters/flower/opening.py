@@ -32,7 +32,7 @@ from fl.client.adapters.flower.messages import (
     message,
     takes_lists,
 )
-from fl.client.adapters.flower.reference import Overrides, Project, check_flower, client_app, found_at, run_config
+from fl.client.adapters.flower.reference import Overrides, Project, check_flower, client_app, found_at, merged
 from fl.client.adapters.flower.rehearsal import Manager, rehearsed, server_context
 from fl.client.appguard import blamed
 from fl.client.errors import BadInput
@@ -66,11 +66,12 @@ class Begun:
     rounds: int = 0
 
 
-def draft(app: Any, run_settings: Overrides = None, server: str = "") -> Drafted:
-    """Of an app, or the app of this name. `server` is the name of its ServerApp, if its pyproject.toml tells none."""
+def draft(app: Any, run_config: Overrides = None, server: str = "") -> Drafted:
+    """What a job of this app begins with: a ClientApp, a NumPyClient or a client_fn, or the name of one. `server` is
+    the name of its ServerApp, if its pyproject.toml tells none."""
     check_flower()
     found, project = found_at(app)
-    return drafted(client_app(found, project), project, run_config(project, run_settings), server)
+    return drafted(client_app(found, project), project, merged(project, run_config), server)
 
 
 def drafted(client: Any, project: Project, settings: Mapping[str, Any], server: str = "") -> Drafted:

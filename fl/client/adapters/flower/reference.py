@@ -190,7 +190,7 @@ def _toml(path: Path) -> dict[str, Any]:
         raise BadFile("BAD_APP", f"{path} is no TOML: {error}.", "Mend it.") from None
 
 
-def run_config(project: Project, overrides: Overrides) -> dict[str, Scalar]:
+def merged(project: Project, overrides: Overrides) -> dict[str, Scalar]:
     """The app's own config, with these values in place of its own."""
     given = config_of(overrides, "run config")
     if project.config is None:
