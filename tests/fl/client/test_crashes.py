@@ -223,6 +223,25 @@ def test_an_entry_node_that_dies_before_it_answers_is_passed_over(trainer: Train
     assert entry.down
 
 
+async def test_a_round_that_was_answered_and_is_still_open_is_not_trained_again(chain: Running) -> None:
+    job = chain.create(make_rules(target=2, minimum=2, maximum=2))
+    with connect(**chain.settings()) as network:
+        network.job("digits").join()
+    with connect(**chain.settings("trainer-001", home="other")) as other:
+        other.job("digits").join()
+    steps = Steps()
+    await answer(chain.settings(), 1, 1, steps)
+    assert chain.chain.ledger.round(job).phase == Phase.COLLECTING and steps.taken.count("trained") == 1
+    for _ in range(2):
+        life = asyncio.create_task(answer(chain.settings(), 1, 2, steps))
+        looked = chain.faces[0].asked + 20
+        while sum(face.asked for face in chain.faces) < looked and not life.done():
+            await asyncio.sleep(0.01)
+        life.cancel()
+        await asyncio.gather(life, return_exceptions=True)
+    assert steps.taken.count("trained") == 1, "who comes back is not asked again"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "step",
