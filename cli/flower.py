@@ -79,6 +79,7 @@ def serve(
 
     from fl.client.flowergate.serve import serve as served
     from fl.client.network import connect_async
+    from fl.records import JobStatus
 
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("Give --tls-cert and --tls-key, or neither.")
@@ -89,7 +90,7 @@ def serve(
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("quorate.flower").setLevel(logging.INFO)
 
-    async def work() -> None:
+    async def work() -> dict[str, object]:
         network = await connect_async(
             client.given,
             client.key,
@@ -102,9 +103,11 @@ def serve(
             found = await network.job(job)
             trains, evaluates = await _joined(network, found, serving, accept)
             await served(found, serving, place, trains=trains, evaluates=evaluates, say=line)
-            tell({"job": found.name, "over": True}, lambda: line(f"{found.name} is over"))
+            status = JobStatus((await found.status()).status).name.lower()
+            return {"job": found.name, "id": found.id, "status": status, "model": await found.model_cid()}
 
-    asyncio.run(work())
+    data = asyncio.run(work())
+    tell(data, lambda: line(f"{data['job']} is {data['status']}: model {data['model']}"))
 
 
 def _place(

@@ -270,11 +270,12 @@ def _is_measured(job: AsyncJob, number: int) -> Callable[[], Awaitable[bool]]:
 
 
 def _spool(directory: Path) -> Path:
-    """A directory for this process; those of processes that are gone are removed."""
+    """A directory for this process; those of processes that are gone are removed, where the system tells."""
+    processes = Path("/proc")
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for each in directory.iterdir():
-            if each.name.isdecimal() and not Path(f"/proc/{each.name}").exists():
+            if each.name.isdecimal() and (processes / "self").exists() and not (processes / each.name).exists():
                 shutil.rmtree(each, ignore_errors=True)
         made = directory / str(os.getpid())
         shutil.rmtree(made, ignore_errors=True)
