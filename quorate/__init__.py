@@ -13,6 +13,7 @@ An evaluator's loop is `for each in job.evaluations()`, and its answer `each.sub
 from fl.client.blobs import BlobReceipt, BlobStat
 from fl.client.download import Fetched
 from fl.client.errors import BadFile, BadInput, QuorateError, RefusedByChain, TimedOut, Unreachable, Unverified
+from fl.client.home import Pending
 from fl.client.keyfile import load_key, new_key
 from fl.client.network import AsyncNetwork, connect_async
 from fl.client.receipt import Receipt
@@ -32,6 +33,7 @@ __all__ = [
     "Fetched",
     "Job",
     "Network",
+    "Pending",
     "QuorateError",
     "Receipt",
     "RefusedByChain",

@@ -6,10 +6,12 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import quorate as sdk
 from chain.codec import encode
+from chain.unixfs import cid_of
 from fl.client.bodies import body_of, said_by
 from fl.client.errors import BadFile, BadInput, RefusedByChain
 from fl.client.home import Pending
@@ -19,10 +21,16 @@ from fl.client.sync import connect
 from fl.jobrules import rules_hash
 from fl.jobs import JoinJob, StopJob
 from fl.members import RegisterMember
+from fl.rounds import SubmitUpdate
+from fl.tensors.encodings import Place, encode_update
+from fl.tensors.layout import Schema, TensorSpec
 from fl.transactions import read_body
+from fl.updates import form_of
 from tests.cli.run import done, quorate
 from tests.fl.builders import make_rules, signing_key
 from tests.fl.client.chainlet import Running
+
+LARGE = Schema((TensorSpec("w", "F32", (20_000,), "averaged"),))
 
 
 @pytest.fixture
@@ -209,3 +217,26 @@ def test_what_a_transaction_says_can_be_said_again(chain: Running) -> None:
         tx = apart(chain, body, nonce=number).tx
         kind = {"JoinJob": "join_job", "RegisterMember": "register_member", "StopJob": "stop_job"}[type(body).__name__]
         assert encode(body_of({"kind": kind, **said_by(tx)})) == encode(body)
+
+
+def test_an_update_too_large_for_its_transaction_is_put_by_a_member_where_it_is_sent(
+    chain: Running, tmp_path: Path
+) -> None:
+    chain.create(make_rules(schema=LARGE, target=1, minimum=1, maximum=1))
+    with connect(**chain.settings()) as network:
+        job = network.job("digits")
+        job.join()
+        task = next(job.tasks())
+        record = job.round(1)
+    assert record is not None
+    form, place = form_of(job.rules, 0), Place(bytes.fromhex(job.id), 1, bytes.fromhex(network.account))
+    payload = encode_update(form, place, {"w": np.ones_like(task.model["w"])})
+    body = SubmitUpdate(place.job, 1, record.base, 5, (0,), 0, cid_of(payload), b"")
+    signed = sign_offline(chain.network_file(), signing_key("trainer-000"), body, home=chain.directory / "home")
+    assert signed.tx.nonce == 1, "after the one that joined"
+    with connect(**chain.settings("trainer-001", home="gateway")) as gateway:
+        with pytest.raises(RefusedByChain) as caught:
+            gateway.send_signed(signed)
+        assert caught.value.code == "BLOB_MISSING"
+        gateway.blobs.put(payload, "update")
+        assert gateway.send_signed(signed).accepted
