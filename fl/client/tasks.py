@@ -104,7 +104,9 @@ class AsyncTask:
     def _difference(self, weights: Arrays, group: int) -> Difference:
         unknown = weights.keys() - self._base.keys()
         if unknown:
-            raise BadInput("UNKNOWN_TENSOR", f"The model has no tensor {', '.join(sorted(unknown))}.", "Check names.")
+            raise BadInput(
+                "UNKNOWN_TENSOR", f"The model has no tensor {', '.join(sorted(unknown))}.", "Give those of task.model."
+            )
         trained = {}
         for name in (each.name for each in form_of(self._job.rules, group).layout.segments):
             if name not in weights:
@@ -116,6 +118,8 @@ class AsyncTask:
             trained[name], base = np.asarray(weights[name]), self._base[name]
             if (shape := trained[name].shape) != base.shape:
                 raise BadInput(
-                    "WRONG_SHAPE", f"The tensor {name!r} has the shape {shape}, not {base.shape}.", "Check it."
+                    "WRONG_SHAPE",
+                    f"The tensor {name!r} has the shape {shape}, not {base.shape}.",
+                    "Give it as task.model has it.",
                 )
         return Difference(trained, self._base)
