@@ -20,15 +20,18 @@ from chain.cid import CID_BYTES, CidError, cid_text, parse_cid
 from chain.codec import CodecError, decode, encode
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from fl.client.errors import BadFile, BadInput
-from fl.client.measures import metric_value
+from fl.client.measures import metric_micro, metric_value
 from fl.errors import Refused
+from fl.evaluation import SubmitEvaluation
 from fl.records import Kind
+from fl.rounds import SubmitUpdate
 from fl.transactions import KINDS, read_body
 
 _LIMIT_BYTES = 4 * MAX_TRANSACTION_BYTES
 _SHOWN_BYTES = 64
 """What is longer is told by its length."""
-_METRICS = "metrics"
+_NUMBERS: dict[type[object], str] = {SubmitUpdate: "metrics", SubmitEvaluation: "values"}
+"""What was measured, in millionths there: in the order of the job's names."""
 
 
 def kind_name(kind: int) -> str:
@@ -39,16 +42,15 @@ def kind_name(kind: int) -> str:
 
 
 def said_by(tx: Transaction) -> dict[str, object]:
-    """The body, field by field, for eyes; metrics are in the order of the job's names. Empty for a kind that this
-    program does not know."""
+    """The body, field by field, for eyes. Empty for a kind that this program does not know."""
     try:
         body = read_body(tx)[1]
     except Refused:
         return {}
     shown = _plain(body)
     assert isinstance(shown, dict)
-    if isinstance(found := getattr(body, _METRICS, None), tuple) and all(isinstance(each, int) for each in found):
-        shown[_METRICS] = [metric_value(each) for each in found]
+    if name := _NUMBERS.get(type(body)):
+        shown[name] = [metric_value(each) for each in getattr(body, name)]
     return shown
 
 
@@ -92,12 +94,22 @@ def body_of(given: Mapping[str, Any]) -> object:
     if cls is None:
         raise BadInput("UNKNOWN_KIND", f"'kind' is {named!r}.", f"There are: {', '.join(known)}.")
     try:
-        body = _record(cls, {name: value for name, value in given.items() if name != "kind"}, "")
+        said = {name: value for name, value in given.items() if name != "kind"}
+        name = _NUMBERS.get(cls, "")
+        if isinstance(numbers := said.get(name), list):
+            said[name] = [_micro(each, name) for each in numbers]
+        body = _record(cls, said, "")
         # The codec knows every limit.
         decode(cls, encode(body), _LIMIT_BYTES)
     except (CodecError, _Unfit) as error:
         raise BadInput("BAD_BODY", f"This is no {named}: {error}.", "See docs/receipts.md.") from None
     return body
+
+
+def _micro(number: object, where: str) -> int:
+    if not isinstance(number, int | float) or isinstance(number, bool):
+        raise _Unfit(f"{number!r} in {where} is no number")
+    return metric_micro(number)
 
 
 class _Unfit(Exception):

@@ -197,7 +197,7 @@ class Home:
         self.blob_path(cid).unlink(missing_ok=True)
 
     def drop_abandoned_blobs(self, named: set[bytes]) -> None:
-        for path in [*self._outbox.glob("*.blob"), *self._outbox.glob(".blob.*")]:
+        for path in [*self._outbox.glob("*.blob"), *self._outbox.glob(".*"), *self._receipts.glob(".*")]:
             try:
                 wanted = path.name.endswith(".blob") and parse_cid(path.stem) in named
                 if not wanted and path.stat().st_mtime < time.time() - _ABANDONED_S:

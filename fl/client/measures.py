@@ -25,10 +25,12 @@ def metric_values(names: Sequence[str], given: Mapping[str, float]) -> tuple[int
             f"The job names the metrics {', '.join(names) or 'none'}; given were {', '.join(given) or 'none'}.",
             "Give exactly the metrics that the job names.",
         )
-    return tuple(_micro(float(given[name])) for name in names)
+    return tuple(metric_micro(given[name]) for name in names)
 
 
-def _micro(value: float) -> int:
+def metric_micro(number: float) -> int:
+    """A metric as the chain holds it."""
+    value = float(number)
     if math.isnan(value):
         return METRIC_NAN
     if math.isinf(value):
