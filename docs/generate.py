@@ -38,7 +38,16 @@ What `import quorate` offers. [The first hour](tutorial.md) shows it at work, an
 There are two faces over one core. The plain one, described here, works in scripts, notebooks and running event loops
 alike: it has a loop of its own. The other one is for programs that await: `connect_async` gives an `AsyncNetwork`, and
 what it gives has the same methods and properties. There every method is awaited but those marked *not awaited*, and
-loops over tasks are `async for`. What a class has beyond this page is for the SDK itself, and may change.
+loops over tasks are `async for`:
+
+```python
+async with await quorate.connect_async("consortium.toml", key="alice.key") as network:
+    job = await network.job("digits")
+    async for task in job.tasks():
+        await task.submit(delta=..., examples=...)
+```
+
+What a class has beyond this page is for the SDK itself, and may change.
 """
 
 CHAPTERS: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -5,7 +5,7 @@
     python examples/digits.py net/consortium.toml net/keys/trainer-1.key train 2/3
     python examples/digits.py net/consortium.toml net/keys/trainer-2.key train 3/3
 
-docs/first-job.md tells how to start the network in `net`.
+docs/tutorial.md tells how to start the network in `net`.
 """
 
 import sys

@@ -5,7 +5,7 @@
     python examples/torch_cnn.py net/consortium.toml net/keys/trainer-1.key train 2/3
     python examples/torch_cnn.py net/consortium.toml net/keys/trainer-2.key train 3/3
 
-docs/first-job.md tells how to start the network in `net`, docs/frameworks.md what becomes of the module's tensors.
+docs/tutorial.md tells how to start the network in `net`, docs/frameworks.md what becomes of the module's tensors.
 """
 
 import sys

@@ -320,7 +320,14 @@ class Job:
 
 
 class Blobs:
-    """`network.blobs`: files that are named by what is in them, put to a node and got from any."""
+    """`network.blobs`: files that are named by what is in them, put to a node and got from any.
+
+        receipt = network.blobs.put("weights.bin")  # a node has it durably until receipt.lease_until_ms
+        network.blobs.get(receipt.cid, "copy.bin")  # from several nodes at once, every byte checked against the CID
+
+    A CID is that of the file in IPFS (profile `unixfs-v1-2025`). Data sets and models are given to anyone who knows the
+    CID; an update to its member, to auditors and to validators.
+    """
 
     def __init__(self, loop: LoopThread, blobs: AsyncBlobs) -> None:
         self._loop = loop
@@ -360,7 +367,10 @@ class Blobs:
 
 
 class Datasets:
-    """`network.datasets`: what members say of the data that they hold."""
+    """`network.datasets`: what members say of the data that they hold.
+
+        network.datasets.register("trials-2026", file="trials.parquet", stored=True, licence="CC-BY-4.0")
+    """
 
     def __init__(self, loop: LoopThread, datasets: AsyncDatasets) -> None:
         self._loop = loop
