@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -238,7 +239,7 @@ def _stats_data(stats: TensorStats, roles: dict[str, str]) -> dict[str, Any]:
         "shape": list(stats.shape),
         "role": roles.get(stats.name),
         "parameters": stats.parameters,
-        "norm": stats.norm,
+        "norm": stats.norm if stats.norm is None or isfinite(stats.norm) else None,
         "min": stats.least,
         "max": stats.most,
         "mean": stats.mean,

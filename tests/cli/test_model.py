@@ -19,7 +19,7 @@ from fl.client.arrays import read_arrays
 from fl.client.errors import BadFile, BadInput
 from fl.client.modelstats import described
 from fl.client.sync import connect
-from fl.client.tensorfile import write_tensors
+from fl.client.tensorfile import open_tensors, write_tensors
 from fl.tensors.layout import StoredTensor
 from tests.cli.run import done, quorate
 from tests.fl.client.chainlet import Running, running
@@ -119,6 +119,7 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         hostile({"w": ENTRY}),
         hostile({"w": {**ENTRY, "dtype": "F33"}}, bytes(8)),
         hostile({"w": {**ENTRY, "shape": [2**20, 2**20]}}, bytes(8)),
+        hostile({"w": {**ENTRY, "shape": [1]}}, bytes(8)),
         hostile({"w": {**ENTRY, "shape": [-1, -2]}}, bytes(8)),
         hostile({"w": {**ENTRY, "shape": [True, 2]}}, bytes(8)),
         hostile({"w": {**ENTRY, "shape": [1] * 9}}, bytes(8)),
@@ -136,8 +137,8 @@ def test_a_file_that_lies_of_itself_is_refused(tmp_path: Path, content: bytes, s
     path.write_bytes(content)
     ran = quorate("model", "describe", path, "--json")
     assert (ran.code, ran.data["code"]) == (2, "BAD_ARRAYS")
-    with pytest.raises(BadFile):
-        read_arrays(path)
+    with pytest.raises(BadFile), open_tensors(path):
+        pytest.fail("it was believed before anything of it was read")
 
 
 def test_an_npz_that_says_more_than_it_holds_is_refused(tmp_path: Path) -> None:
@@ -146,6 +147,8 @@ def test_an_npz_that_says_more_than_it_holds_is_refused(tmp_path: Path) -> None:
     text = path.read_bytes()
     path.write_bytes(text.replace(b"(1000,)", b"(9999,)"))
     assert quorate("model", "describe", path).code == 2
+    with pytest.raises(BadFile), open_tensors(path):
+        pytest.fail("it was believed before anything of it was read")
     np.savez(path, w=np.array([{}], object))
     assert quorate("model", "describe", path).code == 2
 

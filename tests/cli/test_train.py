@@ -112,7 +112,7 @@ def refused(chain: Running, *more: object) -> Ran:
 def test_other_code_than_was_agreed_on_is_refused_unless_it_is_asked_for(chain: Running, place: Path) -> None:
     create(chain, place)
     (place / "app.py").write_text(APP + "# changed\n")
-    ran = refused(chain)
+    ran = refused(chain, "--accept", "00" * 32)
     assert (ran.code, ran.data["code"]) == (2, "WRONG_APP")
     (place / "other.py").write_text(APP)
     ran = refused(chain, "--app", "other:app", "--accept", "00" * 32)
