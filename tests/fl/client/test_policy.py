@@ -350,7 +350,7 @@ def test_a_transaction_that_was_signed_elsewhere_is_held_to_the_policy_of_whoeve
 def test_code_that_a_job_does_not_name_is_admitted_by_its_own_digest(
     chain: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chain.create(make_rules(app="digits"))
+    chain.create(make_rules(app="digits", target=1, minimum=1))
     (tmp_path / "other.py").write_text("from fl.client.apps import Digits\napp = Digits()\n")
     save_key(tmp_path / "site.key", signing_key("trainer-001"), None)
     monkeypatch.chdir(tmp_path)
@@ -456,6 +456,48 @@ def test_outside_the_hours_nothing_is_offered_and_the_loop_says_until_when(
         network.policy.now = lambda: EVENING_S
         loop.join(20)
     assert [each.round for each in offered] == [1]
+
+
+def test_nothing_is_offered_once_the_hours_end_while_the_model_is_fetched(
+    chain: Running, joined: tuple[Network, Job]
+) -> None:
+    network, job = joined
+    write(chain, '[hours]\nzone = "UTC"\nopen = ["18:00-06:00"]')
+    times, looked = iter([EVENING_S, EVENING_S]), threading.Event()
+
+    def now() -> float:
+        at_s = next(times, None)
+        if at_s is None:
+            looked.set()
+        return NOON_S if at_s is None else at_s
+
+    network.policy.now = now
+    offered: list[Task] = []
+    loop = threading.Thread(target=lambda: offered.append(next(job.tasks())))
+    loop.start()
+    assert looked.wait(20)
+    loop.join(0.3)
+    assert loop.is_alive() and not offered
+    network.policy.now = lambda: EVENING_S
+    loop.join(20)
+    assert [each.round for each in offered] == [1]
+
+
+def test_a_loop_that_waits_for_a_round_ends_with_a_policy_that_forbids_the_job(chain: Running) -> None:
+    chain.create(make_rules(target=2, minimum=2))
+    path = write(chain, "")
+
+    async def wait() -> None:
+        async with await connect_async(**chain.settings(), policy=path) as network:
+            job = await network.job("digits")
+            await job.join()
+            write(chain, FORBIDS)
+            assert (await job.status()).round == 0, "there is nothing to offer yet"
+            async with asyncio.timeout(10):
+                await anext(job.tasks())
+
+    with pytest.raises(PolicyForbids):
+        asyncio.run(wait())
 
 
 def test_a_training_that_the_end_of_the_hours_met_is_sent_or_kept_as_the_file_says(
