@@ -217,6 +217,19 @@ def test_a_job_from_its_file_to_its_last_model(net: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_a_member_that_comes_later_is_listed(net: Path, tmp_path: Path) -> None:
+    done("keys", "new-account", tmp_path / "late.key", "--insecure-no-passphrase")
+    registrar = as_account(net, "registrar")
+    options = ("--role", "trainer", "--organisation", "st-mary")
+    made = done("member", "register", "late", tmp_path / "late.key", *options, *registrar, "--json").data
+    listed = {each["name"]: each for each in done("member", "list", *registrar, "--json").data}
+    assert listed["late"]["account"] == made["account"] and listed["late"]["organisation"] == "st-mary"
+    assert "creator" not in {
+        each["name"] for each in done("member", "list", "--role", "trainer", *registrar, "--json").data
+    }
+
+
+@pytest.mark.slow
 def test_stopping_a_job_wants_a_yes_in_a_pipe(net: Path, tmp_path: Path) -> None:
     path = describe_job(tmp_path)
     path.write_text(path.read_text().replace('"toy"', '"short"'))
