@@ -1,6 +1,6 @@
 """A round of an unmodified Flower app: on Flower's own SuperLink, and on four validators. All ways in one run.
 
-    python -m benchmarks.flower_rounds --rounds 6 --clients 2
+    python -m benchmarks.flower_rounds --repeat 2 --rounds 6 --clients 2
 
     superlink   flower-superlink, stock SuperNodes
     gateway     four validators, a gateway a member, stock SuperNodes
@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -197,39 +198,39 @@ def said(lines: Sequence[str]) -> Mapping[tuple[int, str], float]:
     return found
 
 
-def lengths(closings: Closings) -> list[float]:
-    return [later - earlier for earlier, later in pairwise(closings)]
+@dataclass(slots=True)
+class Way:
+    """What was measured of one way, over all of its turns; the stretches of the first member's rounds."""
 
+    rounds: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    works: list[float] = field(default_factory=list)
+    rest: list[float] = field(default_factory=list)
 
-def parts(closings: Closings, lines: Sequence[str]) -> str:
-    """Medians of a round's three stretches, for the first member."""
-    told = said(lines)
-    waits, works, rest = [], [], []
-    for number in range(2, len(closings) + 1):
-        given, answered = told.get((number, "given to")), told.get((number, "answered by"))
-        if given is not None and answered is not None:
-            waits.append(given - closings[number - 2])
-            works.append(answered - given)
-            rest.append(closings[number - 1] - answered)
-    if not waits:
-        return ""
-    return (
-        f"{median(waits):.1f} until it is asked, {median(works):.1f} in the SuperNode, {median(rest):.1f} until closed"
-    )
+    def add(self, closings: Closings, lines: Sequence[str]) -> None:
+        told = said(lines)
+        self.rounds += [later - earlier for earlier, later in pairwise(closings)]
+        for number, (before, closed) in enumerate(pairwise(closings), 2):
+            given, answered = told.get((number, "given to")), told.get((number, "answered by"))
+            if given is not None and answered is not None:
+                self.waits.append(given - before)
+                self.works.append(answered - given)
+                self.rest.append(closed - answered)
 
-
-def show(way: str, closings: Closings, reference: float, lines: Sequence[str] = ()) -> float:
-    found = lengths(closings)
-    middle = median(found)
-    ratio = middle / reference if reference else 1.0
-    print(f"| {way} | {middle:.1f} | {min(found):.1f} to {max(found):.1f} | {ratio:.2f} | {parts(closings, lines)} |")
-    sys.stdout.flush()
-    return middle
+    def row(self, name: str, reference: float) -> str:
+        middle = median(self.rounds)
+        parts = ""
+        if self.waits:
+            told = (median(each) for each in (self.waits, self.works, self.rest))
+            parts = "{:.1f} until it is asked, {:.1f} in the SuperNode, {:.1f} until closed".format(*told)
+        ratio = f"{middle / reference:.2f}" if reference else ""
+        return f"| {name} | {middle:.1f} | {min(self.rounds):.1f} to {max(self.rounds):.1f} | {ratio} | {parts} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--clients", type=int, default=2)
     parser.add_argument("--ways", default="superlink,gateway,polled,in process")
     parser.add_argument("--polled", nargs=4, help=argparse.SUPPRESS)
@@ -238,20 +239,27 @@ def main() -> None:
         asyncio.run(polled(*given.polled))
         return
     compile_kernels()
-    print(f"{given.clients} clients, {given.rounds} rounds, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n")
-    print("| way | median s a round | from … to | of the SuperLink's | stretches, s |\n| --- | --- | --- | --- | --- |")
-    reference = 0.0
-    for way in given.ways.split(","):
+    print(
+        f"{given.clients} clients, {given.repeat} x {given.rounds} rounds, {os.cpu_count()} cores; load at each start:"
+    )
+    found = {way: Way() for way in given.ways.split(",")}
+    # In turns, so that a machine which others use is as busy for each of them.
+    for way in [*found] * given.repeat:
+        print(f"  {way}: {os.getloadavg()[0]:.1f}", flush=True)
         directory = Path(tempfile.mkdtemp(prefix="quorate-flower-"))
         try:
             if way == "superlink":
-                reference = show(way, on_superlink(directory, given.clients, given.rounds), 0.0)
+                found[way].add(on_superlink(directory, given.clients, given.rounds), ())
             else:
-                closings, lines = on_validators(directory, given.clients, given.rounds, way)
-                show(way, closings, reference, lines)
+                found[way].add(*on_validators(directory, given.clients, given.rounds, way))
         finally:
             shutil.rmtree(directory, ignore_errors=True)
-    print(f"\nload {os.getloadavg()[0]:.1f}")
+    reference = median(found["superlink"].rounds) if "superlink" in found else 0.0
+    print(
+        "\n| way | median s a round | from … to | of the SuperLink's | stretches, s |\n| --- | --- | --- | --- | --- |"
+    )
+    for name, measured in found.items():
+        print(measured.row(name, reference))
 
 
 if __name__ == "__main__":

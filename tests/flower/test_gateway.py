@@ -96,7 +96,11 @@ def test_a_supernode_killed_in_a_round_comes_back_by_its_key_over_tls_and_the_ro
     }
     tls = ("--tls-cert", tmp_path / "cert.pem", "--tls-key", tmp_path / "cert.key")
     known = ("--root-certificates", tmp_path / "cert.pem", "--auth-supernode-private-key", tmp_path / "node.key")
-    with local_network(Plan(1, trainers=1)) as net, Site(tmp_path, "a") as site:
+    with (
+        local_network(Plan(1, trainers=1, evaluators=1)) as net,
+        Site(tmp_path, "a") as site,
+        Site(tmp_path, "b") as measuring,
+    ):
         create(
             *(net, tmp_path / "home", "lists", LISTS, model),
             target=1,
@@ -104,18 +108,23 @@ def test_a_supernode_killed_in_a_round_comes_back_by_its_key_over_tls_and_the_ro
             metrics=["batches"],
             local=["2"],
             frozen=["3"],
+            evaluation={"every": 1, "metrics": ["accuracy"], "deadline_s": 120.0},
         )
         gateway = site.start_gateway(net, "trainer-0", "lists", LISTS, *tls, "--supernode-key", tmp_path / "node.pub")
+        other = measuring.start_gateway(net, "evaluator-0", "lists", LISTS)
         site.start_supernode("partition-id=0 num-partitions=1", *known)
+        measuring.start_supernode("partition-id=0 num-partitions=2")
         site.wait_for("round 2 given to")
         site.kill_supernode()
         site.start_supernode("partition-id=0 num-partitions=1", *known)
-        ended_well(gateway)
+        ended_well(gateway, other)
         assert "round 2 is taken back" in site.log() and "Traceback" not in site.log()
         with connect(net.network_file, home=tmp_path / "reader") as network:
             job = network.job("lists")
             assert [report.updates for report in job.reports()] == [1] * ROUNDS
             assert [report.metrics["batches"] for report in job.reports()] == [0.0, 1.0, 2.0]
+            measured = [report.evaluation["accuracy"] for report in job.reports()]
+            assert measured[-1] > 0.85
             found = job.model()
             assert accuracy(found["0"], found["1"]) > 0.85 and np.array_equal(found["3"], np.arange(10))
 
