@@ -445,6 +445,13 @@ def _(place: Place) -> object:
     return failing("receipt", "verify", "receipt.bin", "--checkpoint", "consortium.toml")
 
 
+@provokes("NETWORK_EXISTS")
+def _(place: Place) -> object:
+    write_network(network_of(make_genesis(4, 3)), Path("other.toml"))
+    done("network", "add", "net", "consortium.toml")
+    return failing("network", "add", "net", "other.toml")
+
+
 @provokes("NO_LOCALNET")
 def _(place: Place) -> object:
     return failing("localnet", "up", "nett")
