@@ -316,8 +316,9 @@ class Desk:
         if metadata.reply_to_message_id in self._past:
             log.warning("SuperNode %d answers too late: %s %s", node_id, metadata.message_type, metadata.group_id[:20])
             raise _late("The reply comes too late: nobody waits for it any more.")
-        log.warning("SuperNode %d answers a message that it was not given", node_id)
-        raise _wrong("The reply is to a message that was not given here.")
+        # As one does whose gateway was started anew meanwhile: it is to go on, too.
+        log.warning("SuperNode %d answers a message that it was not given here", node_id)
+        raise _late("The reply is to a message that was not given here.")
 
     def _count_lost(self, matter: _Matter) -> None:
         matter.lost += 1
