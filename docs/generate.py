@@ -10,13 +10,13 @@ Sources are read, never imported, for the SDK: the faces of frameworks are descr
 from __future__ import annotations
 
 import ast
-import inspect
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,7 +79,14 @@ class Found:
 
     @property
     def text(self) -> str:
-        return inspect.cleandoc(ast.get_docstring(self.node) or "")
+        return docstring(self.node)
+
+
+def docstring(node: Definition | ast.Module) -> str:
+    """Less the indentation of its own place, so that what is indented further is code even if all of it is."""
+    text = ast.get_docstring(node, clean=False) or ""
+    margin = " " * (node.body[0].col_offset if text else 0)
+    return "\n".join(line.removeprefix(margin) for line in text.splitlines()).strip()
 
 
 @cache
@@ -149,7 +156,7 @@ def undescribed() -> list[str]:
     """Public names without a docstring, their own or, for a member, that of the other face."""
     missing = []
     for module in (FACE, *faces()):
-        if not ast.get_docstring(tree(module)):
+        if not docstring(tree(module)):
             missing.append(module)
         for name in public_names(module):
             found = find(module, name)
@@ -157,7 +164,7 @@ def undescribed() -> list[str]:
                 continue
             if not found.text:
                 missing.append(f"{module}.{name}")
-            if isinstance(found.node, ast.ClassDef) and module == FACE and not name.startswith("Async"):
+            if isinstance(found.node, ast.ClassDef) and not name.startswith("Async"):
                 missing += [f"{name}.{each.name}" for each in members(found) if not described(found, each)]
     return missing
 
@@ -166,7 +173,7 @@ def described(found: Found, member: ast.FunctionDef | ast.AsyncFunctionDef) -> s
     """By its own docstring or that of the other face."""
     other = counterpart(found)
     same = [member, *(each for each in (members(other) if other else ()) if each.name == member.name)]
-    return inspect.cleandoc(next(filter(None, map(ast.get_docstring, same)), ""))
+    return next(filter(None, map(docstring, same)), "")
 
 
 # The SDK's page
@@ -181,7 +188,7 @@ def sdk_page() -> str:
         lines += chapter_text(title, there)
     for module in faces():
         there = [find(module, name) for name in public_names(module)]
-        lines += chapter_text(module, there, paragraphs(ast.get_docstring(tree(module)) or ""))
+        lines += chapter_text(module, there, paragraphs(docstring(tree(module))))
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -305,14 +312,29 @@ def code(text: str) -> str:
 
 
 def paragraphs(text: str) -> str:
-    """A docstring as Markdown: indented lines stay code, the others are joined."""
+    """A docstring as Markdown: code stays code, the lines of other paragraphs are joined."""
     parts = []
-    for block in inspect.cleandoc(text).split("\n\n"):
-        if block and all(line.startswith("    ") for line in block.splitlines() if line):
-            parts.append(code(inspect.cleandoc("\n" + block)).rstrip())
+    for block in text.split("\n\n"):
+        if is_code(block):
+            parts.append(code(dedent(block)).rstrip())
         else:
             parts.append(block.replace("\n", " "))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def is_code(block: str) -> bool:
+    """What is indented; and statements, which no sentence is."""
+    if block and all(line.startswith("    ") for line in block.splitlines() if line):
+        return True
+    try:
+        statements = ast.parse(block).body
+    except SyntaxError:
+        return False
+    return any(
+        isinstance(each, ast.Assign | ast.For | ast.AsyncFor)
+        or (isinstance(each, ast.Expr) and isinstance(each.value, ast.Call))
+        for each in statements
+    )
 
 
 # The RPC's page

@@ -57,9 +57,11 @@ class Calls:
         self._on_update = on_update
 
     def round_done(self, report: RoundReport) -> None:
+        """Calls the one for rounds."""
         self._on_round(report)
 
     def update_sent(self, receipt: Receipt, metrics: Metrics) -> None:
+        """Calls the one for updates."""
         self._on_update(receipt, metrics)
 
 
@@ -91,6 +93,7 @@ class TensorBoard:
             return max((step for tag, step in self._written if tag == _LAST), default=0)
 
     def round_done(self, report: RoundReport) -> None:
+        """Writes what was reported and measured, and how the round went."""
         tables = {"metrics": report.metrics, "evaluation": report.evaluation, "held_out": report.held_out}
         scalars = {f"{table}/{name}": value for table, found in tables.items() for name, value in found.items()}
         counts = ("updates", "cohort", "examples", "weight", "seconds")
@@ -98,6 +101,7 @@ class TensorBoard:
         self._write(report.round, scalars | {_LAST: float(report.state == "closed")})
 
     def update_sent(self, receipt: Receipt, metrics: Metrics) -> None:
+        """Writes the own metrics, and whether the update counts."""
         own = {f"own/{name}": value for name, value in metrics.items()}
         self._write(receipt.round, own | {"own/accepted": float(receipt.accepted)})
 

@@ -165,6 +165,7 @@ class SklearnApp:
     def train(
         self, model: Arrays, data: Any, config: Mapping[str, ConfigValue], chance: np.random.Generator
     ) -> Trained:
+        """What the function `train` makes of the model."""
         estimator = self._loaded(model)
         if estimator.get_params().get("random_state", 0) is None:
             estimator.set_params(random_state=int(chance.integers(2**31)))
@@ -172,6 +173,7 @@ class SklearnApp:
         return weights(estimator), examples, metrics
 
     def evaluate(self, model: Arrays, data: Any) -> Measured:
+        """What the function `evaluate` finds."""
         return self._evaluate(self._loaded(model), data)
 
     def _loaded(self, model: Arrays) -> Estimator:

@@ -207,6 +207,7 @@ class TorchApp:
     def train(
         self, model: Arrays, data: Any, config: Mapping[str, ConfigValue], chance: np.random.Generator
     ) -> Trained:
+        """What the function `train` makes of the model."""
         net, own = self._loaded(model, data)
         _torch().manual_seed(int(chance.integers(2**63)))
         net.train()
@@ -215,6 +216,7 @@ class TorchApp:
         return weights(net, [name for name in model if name not in aside]), examples, metrics
 
     def evaluate(self, model: Arrays, data: Any) -> Measured:
+        """What the function `evaluate` finds."""
         net, _ = self._loaded(model, data)
         net.eval()
         with _torch().no_grad():
