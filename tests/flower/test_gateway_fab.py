@@ -116,6 +116,15 @@ def test_a_directory_without_an_app_is_refused(tmp_path: Path) -> None:
         build(an_app(tmp_path / "a", project=PROJECT.replace("wards.client:app", "wards.none:app")))
 
 
+def repacked(content: bytes, name: str, data: bytes) -> bytes:
+    """With another file, and the list as it was."""
+    before, out = zipfile.ZipFile(io.BytesIO(content)), io.BytesIO()
+    with zipfile.ZipFile(out, "w") as made:
+        for each in {*before.namelist(), name}:
+            made.writestr(each, data if each == name else before.read(each))
+    return out.getvalue()
+
+
 def test_files_that_are_no_bundle_are_refused(tmp_path: Path) -> None:
     content = build(EXAMPLE).content
     changed = content.replace(b"partial_fit", b"partial_fat")
@@ -128,6 +137,8 @@ def test_files_that_are_no_bundle_are_refused(tmp_path: Path) -> None:
         "cut": content[:-100],
         "changed": changed,
         "bomb": bomb.getvalue(),
+        "unlisted": repacked(content, "wards/more.py", b""),
+        "exchanged": repacked(content, "digits_app/task.py", b""),
         "large": bytes((10 << 20) + 1),
     }.items():
         (tmp_path / name).write_bytes(data)
