@@ -369,7 +369,7 @@ class Blobs:
 class Datasets:
     """`network.datasets`: what members say of the data that they hold.
 
-        network.datasets.register("trials-2026", file="trials.parquet", stored=True, licence="CC-BY-4.0")
+    network.datasets.register("trials-2026", file="trials.parquet", stored=True, licence="CC-BY-4.0")
     """
 
     def __init__(self, loop: LoopThread, datasets: AsyncDatasets) -> None:
