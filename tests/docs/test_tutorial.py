@@ -131,4 +131,4 @@ def test_the_first_hour_runs_and_prints_what_the_page_says(tmp_path: Path) -> No
         for line in block.printed
         if not re.search(pattern(line), part)
     ]
-    assert missing == [], output
+    assert not missing, f"not printed: {missing}\n{output}"
