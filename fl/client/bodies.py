@@ -80,7 +80,7 @@ def read_body_file(path: Path) -> object:
         if len(data) > _LIMIT_BYTES:
             raise ValueError("it is longer than any transaction")
         return body_of(tomllib.loads(data.decode()))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, BadInput):
             raise
         raise BadFile("BAD_BODY", f"{path} does not say what to sign: {error}.", "See docs/receipts.md.") from None

@@ -205,6 +205,7 @@ def test_the_command_signs_on_one_machine_and_sends_on_another(chain: Running, t
         ('kind = "register_member"\nname = "eve"\nkey = "00"\nroles = "trainer"', "no list"),
         ("kind = ", "does not say what to sign"),
         ("#" * 200_000, "longer"),
+        ("kind = " + "[" * 50_000, "does not say what to sign"),
     ],
 )
 def test_a_body_that_cannot_be_signed_says_why(tmp_path: Path, text: str, said: str) -> None:
