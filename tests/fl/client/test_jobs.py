@@ -237,7 +237,7 @@ def test_tasks_without_joining_say_what_to_do(chain: Running) -> None:
         job = network.job("digits")
         with pytest.raises(RefusedByChain) as caught:
             next(job.tasks())
-        assert caught.value.code == "NOT_JOINED" and "join" in str(caught.value)
+        assert caught.value.code == "NOT_JOINED" and "Join the job" in caught.value.todo
 
 
 def test_rules_that_were_not_agreed_on_are_not_joined(chain: Running) -> None:
