@@ -82,6 +82,9 @@ def train(
     ) as network:
         roles = roles_in(network, {Role.TRAINER, Role.EVALUATOR})
         found = awaited(network, job, wait_s)
+        if app is None and flower is None and found.rules.app:
+            # To load code is to run it: what the creator names is loaded if the site admits it.
+            network.policy.read().check_app(found.rules.app, found.rules.app_digest)
         named = _code(found, app or (f"flower:{flower}" if flower else None), run_config, node_config, any_app)
         network.policy.read().check_app(named.name, named.digest)
         remark(f"{found.name} {found.id}, rules {found.rules_hash}, app {named.name}")

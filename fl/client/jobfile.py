@@ -151,7 +151,7 @@ def read_job_file(path: Path) -> JobFile:
         raise BadFile("BAD_JOB_FILE", f"{path}: {error.what}", error.todo) from None
     except QuorateError:
         raise
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadFile("BAD_JOB_FILE", f"{path} is no TOML: {error}.", "See quorate run --help.") from None
 
 

@@ -20,7 +20,7 @@ from fl.client.blobs import AsyncBlobs
 from fl.client.courier import Courier, NonceTaken
 from fl.client.datasets import AsyncDatasets
 from fl.client.doors import Signer
-from fl.client.errors import BadFile, BadInput, RefusedByChain, Unreachable, Unverified
+from fl.client.errors import BadFile, BadInput, PolicyForbids, RefusedByChain, Unreachable, Unverified
 from fl.client.home import Home, Pending, StoredReceipt, default_root, read_receipt
 from fl.client.job import AsyncJob
 from fl.client.jobdraft import Arrays, Draft, draft_job
@@ -270,8 +270,18 @@ class AsyncNetwork:
         return list(self._home.pending())
 
     async def resume(self) -> list[Receipt]:
-        """Settle what an earlier run of this account left in flight."""
-        return [Receipt.of(each) for each in await self.sender.resume()]
+        """Settle what an earlier run of this account left in flight. What the site's policy does not admit any more
+        stays where it is."""
+        found = await asyncio.gather(*map(self._resume_one, self.pending()))
+        return [Receipt.of(each) for each in found if each is not None]
+
+    async def _resume_one(self, pending: Pending) -> StoredReceipt | None:
+        try:
+            await self._admit(read_body(pending.tx)[1])
+        except PolicyForbids as error:
+            log.warning("transaction %s, kept from an earlier run, is not sent: %s", pending.id.hex()[:16], error)
+            return None
+        return await self.sender.resume_one(pending)
 
     # Receipts
 

@@ -61,13 +61,13 @@ def read_network(path: Path) -> NetworkFile:
         raise BadFile("BAD_NETWORK_FILE", f"{path} is far longer than a network file can be.", _ASK)
     try:
         return parse_network(data.decode())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise BadFile("BAD_NETWORK_FILE", f"{path} is no network file: {reason}.", _ASK) from error
 
 
 def parse_network(text: str) -> NetworkFile:
-    """Raises ValueError, KeyError, TypeError or AttributeError for a text that is none."""
+    """Raises ValueError, KeyError, TypeError, AttributeError, OverflowError or RecursionError for what is none."""
     fields = tomllib.loads(text)
     members = tuple(_validator(each) for each in fields["validator"])
     chain_id = bytes.fromhex(fields["chain_id"])

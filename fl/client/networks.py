@@ -72,7 +72,7 @@ class Networks:
             if len(data) > _CONFIG_LIMIT_BYTES:
                 raise ValueError("it is far too long")
             return _config_of(tomllib.loads(data.decode()), self._root)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadFile("BAD_CONFIG", f"{self._config} cannot be used: {error}.", "Mend it, or delete it.") from error
 
     # Finding

@@ -292,9 +292,10 @@ def _content(path: Path) -> bytes | None:
     try:
         with open(path, "rb") as file:
             return file.read(MOST_BYTES + 1)
-    except FileNotFoundError:
-        return None
     except OSError as error:
+        # A link that leads nowhere is a policy all the same: its disk may not be there yet.
+        if isinstance(error, FileNotFoundError) and not path.is_symlink():
+            return None
         raise BadFile(
             "UNREADABLE",
             f"The policy {path} cannot be read: {error.strerror}.",

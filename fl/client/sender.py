@@ -126,13 +126,9 @@ class Sender:
         self._spent.add(pending.tx.nonce)
         return stored
 
-    async def resume(self) -> list[StoredReceipt]:
-        """Settle what an earlier life left in the outbox, all at once."""
-        settled = await asyncio.gather(*(self.resume_one(each) for each in self._home.pending()))
-        return [each for each in settled if each is not None]
-
     async def resume_one(self, pending: Pending) -> StoredReceipt | None:
-        """None when the transaction can no longer be executed; it has left the outbox then."""
+        """Settle what an earlier life left in the outbox; None when it can no longer be executed, and it is not there
+        any more."""
         if pending.tx.chain != self._signer.chain or pending.tx.sender != self.account:
             raise BadFile("BAD_OUTBOX", "The outbox holds a transaction of another account.", "Use another home.")
         try:

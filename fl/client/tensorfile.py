@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import IO, Any, Protocol
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ SAFETENSORS, NPZ = ".safetensors", ".npz"
 PIECE = 1 << 18
 """Values that are in memory at a time."""
 _MOST_HEADER_BYTES = 16 * 1024 * 1024
+_MOST_UNPACKED = 1100
+"""Bytes from one that is packed: deflate makes no more than 1032 of it."""
 _BF16 = "BF16"
 _OPAQUE = frozenset({"F8_E5M2", "F8_E4M3", "F8_E8M0", "C64"})
 """Bytes to numpy, or no numbers of one dimension."""
@@ -95,6 +97,8 @@ class _Safetensors:
         for name, entry in header.items():
             if name != "__metadata__":
                 self._add(name, entry, size - self._begin)
+        if sum(each.size_bytes for each in self.tensors.values()) > size - self._begin:
+            raise ValueError("its tensors lie over one another")
 
     def _add(self, name: str, entry: Mapping[str, Any], data_bytes: int) -> None:
         dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -128,10 +132,15 @@ class _Npz:
             raise ValueError(f"it holds more than {MAX_TENSORS} arrays")
         for info in self._zip.infolist():
             name = info.filename.removesuffix(".npy")
+            if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED) or info.file_size > _MOST_UNPACKED * max(
+                info.compress_size, 1
+            ):
+                raise ValueError(f"the array {name!r} is not packed as numpy packs it")
             with self._zip.open(info) as member:
                 shape, _, dtype = _npy_header(member)
             tensor = StoredTensor(name, name_of(dtype), shape)
-            if len(shape) > MAX_RANK or tensor.size_bytes > info.file_size:
+            can_be = len(shape) <= MAX_RANK and all(type(each) is int and 0 <= each < 2**40 for each in shape)
+            if not can_be or tensor.size_bytes > info.file_size:
                 raise ValueError(f"the array {name!r} has a shape that cannot be")
             self._members[name] = info.filename
             self.tensors[name] = tensor

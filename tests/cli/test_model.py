@@ -8,6 +8,7 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_LZMA, ZipFile
 
 import numpy as np
 import pytest
@@ -151,6 +152,41 @@ def test_an_npz_that_says_more_than_it_holds_is_refused(tmp_path: Path) -> None:
         pytest.fail("it was believed before anything of it was read")
     np.savez(path, w=np.array([{}], object))
     assert quorate("model", "describe", path).code == 2
+
+
+def npz_of(path: Path, header: str, data: bytes, kind: int = ZIP_DEFLATED) -> Path:
+    with ZipFile(path, "w", kind) as made:
+        line = f"{header}\n".encode()
+        made.writestr("w.npy", np.lib.format.magic(1, 0) + struct.pack("<H", len(line)) + line + data)
+    return path
+
+
+def test_an_npz_with_a_shape_or_a_packing_that_numpy_does_not_write_is_refused(tmp_path: Path) -> None:
+    whole = "{'descr': '<f4', 'fortran_order': False, 'shape': %s, }"
+    assert read_arrays(npz_of(tmp_path / "good.npz", whole % "(2,)", bytes(8)))["w"].shape == (2,)
+    for shape in ("(-2,)", "(-1, -2)", "(True,)", "(0, 999999999999999999999)"):
+        with pytest.raises(BadFile):
+            read_arrays(npz_of(tmp_path / "bad.npz", whole % shape, bytes(8)))
+    with pytest.raises(BadFile):
+        read_arrays(npz_of(tmp_path / "bad.npz", whole % "(100000,)", bytes(400_000), ZIP_LZMA))
+
+
+def test_an_npz_whose_directory_lies_is_refused(tmp_path: Path) -> None:
+    header = "{'descr': '<f4', 'fortran_order': True, 'shape': (1000000000,), }"
+    path = npz_of(tmp_path / "bad.npz", header, bytes(8))
+    content = bytearray(path.read_bytes())
+    place = content.index(b"PK\x01\x02") + 24
+    content[place : place + 4] = struct.pack("<I", 4_000_000_200)
+    path.write_bytes(content)
+    with pytest.raises(BadFile, match="packed"):
+        read_arrays(path)
+
+
+def test_tensors_that_lie_over_one_another_are_refused(tmp_path: Path) -> None:
+    entries = {f"t{each}": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for each in range(3)}
+    (tmp_path / "m.safetensors").write_bytes(hostile(entries, bytes(16)))
+    with pytest.raises(BadFile, match="over one another"):
+        read_arrays(tmp_path / "m.safetensors")
 
 
 def test_two_files_are_compared(tmp_path: Path) -> None:

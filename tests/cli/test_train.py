@@ -158,3 +158,11 @@ def test_the_policy_of_the_site_ends_it_with_an_exit_code_of_its_own(chain: Runn
     (place / "policy.toml").write_text(f'[[app]]\nname = "app:app"\ndigest = "{digest}"\n')
     ran = refused(chain, "--policy", "policy.toml")
     assert ran.code == 7, ran
+
+
+def test_code_that_the_site_does_not_admit_is_not_even_loaded(chain: Running, place: Path) -> None:
+    create(chain, place)
+    (place / "app.py").write_text("import pathlib\npathlib.Path('loaded').touch()\n" + APP)
+    (place / "policy.toml").write_text('[[app]]\nname = "digits"\n')
+    ran = refused(chain, "--policy", "policy.toml")
+    assert ran.code == 7 and not (place / "loaded").exists()

@@ -269,6 +269,7 @@ NPY = np.lib.format.magic(1, 0)
         "{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (True,), }",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 999999999999999, 999999999999999), }",
         "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }",
         "{'descr': '<U1', 'fortran_order': False, 'shape': (1,), }",
         "{'descr': '<M8[s]', 'fortran_order': False, 'shape': (1,), }",
@@ -280,7 +281,8 @@ NPY = np.lib.format.magic(1, 0)
 )
 def test_an_array_that_is_not_plain_numbers_of_its_shape_is_a_bad_object(tmp_path: Path, header: str) -> None:
     path = tmp_path / "a.npy"
-    path.write_bytes(NPY + struct.pack("<H", len(header)) + header.encode() + b"\0\0\0\0")
+    line = f"{header}\n".encode()
+    path.write_bytes(NPY + struct.pack("<H", len(line)) + line + (b"" if "(0," in header else b"\0\0\0\0"))
     with pytest.raises(BadObject):
         read_npy(path)
 

@@ -83,6 +83,27 @@ async def test_with_a_list_of_keys_no_other_is_let_in(tmp_path: Path) -> None:
             await other.pull()
 
 
+async def test_a_body_of_whoever_is_not_on_the_list_is_not_waited_for(tmp_path: Path) -> None:
+    known = ec.generate_private_key(ec.SECP384R1())
+    (tmp_path / "known.pub").write_bytes(openssh(known))
+    gateway = Gateway(tmp_path, visitors=Visitors([read_public_key(tmp_path / "known.pub")]))
+    over = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"\x0a"
+        await over.wait()
+
+    async with gateway, SuperNode(gateway, known) as node, SuperNode(gateway) as other:
+        await node.start()
+        held = [asyncio.create_task(other.post("push-object", slow())) for _ in range(8)]
+        try:
+            done, _ = await asyncio.wait(held, timeout=10)
+            assert {each.result()[0] for each in done} == {401} and len(done) == len(held)
+        finally:
+            over.set()
+            await asyncio.gather(*held, return_exceptions=True)
+
+
 def test_only_keys_of_flowers_kind_are_keys(tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     (tmp_path / "pem").write_bytes(public_of(key))
@@ -155,7 +176,8 @@ def likely() -> st.SearchStrategy[bytes]:
     numbers = st.sampled_from([0, 1, 77, 2**64 - 1])
     metadata = st.builds(wire.Metadata, numbers, names, numbers, numbers, names, names)
     messages = st.builds(wire.Message, metadata, st.just(wire.Content()), st.none())
-    trees = st.recursive(st.builds(wire.Tree, names), lambda below: st.builds(wire.Tree, names, st.tuples(below)))
+    leaf = st.builds(wire.Tree, names)
+    trees = st.recursive(leaf, lambda some: st.builds(wire.Tree, names, st.lists(some).map(tuple)), max_leaves=6)
     pushed = st.builds(
         wire.PushMessages, st.none(), st.lists(messages, max_size=2).map(tuple), st.lists(trees, max_size=2).map(tuple)
     )

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import struct
 import tomllib
+import tracemalloc
+import warnings
 import zipfile
+import zlib
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -183,3 +189,77 @@ def test_the_last_pattern_that_fits_decides() -> None:
 def test_toml_is_written_so_that_it_reads_the_same(name: str) -> None:
     table = tomllib.loads((EXAMPLE.parents[1] / name).read_text())
     assert tomllib.loads(written(table)) == table
+
+
+def listed(files: list[tuple[str, bytes]], kind: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """A bundle of just these, with a list that is true."""
+    out = io.BytesIO()
+    told = "\n".join(f"{name},{sha256(data).hexdigest()},{8 * len(data)}" for name, data in dict(files).items())
+    with warnings.catch_warnings(), zipfile.ZipFile(out, "w", kind) as made:
+        warnings.simplefilter("ignore")
+        for name, data in [*files, (".info/CONTENT", told.encode())]:
+            made.writestr(zipfile.ZipInfo(name), data, kind)
+    return out.getvalue()
+
+
+GOOD = [("pyproject.toml", PROJECT.encode()), ("wards/__init__.py", b""), ("wards/client.py", b"app = 1")]
+
+
+def test_a_bundle_whose_bytes_unpack_to_more_than_it_says_fills_no_memory(tmp_path: Path) -> None:
+    content = listed([*GOOD, ("wards/more.py", bytes(10))])
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(100)) + packer.flush()
+    (tmp_path / "app.fab").write_bytes(with_data_of(content, b"wards/more.py", packed))
+    tracemalloc.start()
+    with contextlib.suppress(BadFile):
+        read(tmp_path / "app.fab")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 32 << 20
+
+
+def with_data_of(content: bytes, name: bytes, packed: bytes) -> bytes:
+    """The same archive with other packed bytes for one file; its size and checksum stay."""
+    begin = content.index(name) - 30
+    data = begin + 30 + len(name)
+    old = struct.unpack("<I", content[begin + 18 : begin + 22])[0]
+    grown = len(packed) - old
+    entry = content.index(b"PK\x01\x02")
+    while content[entry + 46 : entry + 46 + len(name)] != name:
+        entry = content.index(b"PK\x01\x02", entry + 4)
+    changed = bytearray(content)
+    changed[entry + 20 : entry + 24] = struct.pack("<I", len(packed))
+    after = content.index(b"PK\x01\x02", entry + 4)
+    for place in (after + 42, content.rindex(b"PK\x05\x06") + 16):
+        changed[place : place + 4] = struct.pack("<I", struct.unpack("<I", content[place : place + 4])[0] + grown)
+    return bytes(changed[:data] + packed + changed[data + old :])
+
+
+@pytest.mark.parametrize(
+    "name", ["./wards/client.py", "wards//client.py", "wards/../wards/client.py", "/x.py", "../x.py", "wards\\x.py"]
+)
+def test_a_file_that_is_unpacked_under_another_name_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "app.fab").write_bytes(listed([*GOOD, (name, b"app = 2")]))
+    with pytest.raises(BadFile):
+        read(tmp_path / "app.fab")
+
+
+def test_a_file_that_is_there_twice_and_one_that_is_packed_strangely_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "good.fab").write_bytes(listed(GOOD))
+    assert read(tmp_path / "good.fab").source == b"app = 1"
+    (tmp_path / "twice.fab").write_bytes(listed([*GOOD, ("wards/client.py", b"app = 2")]))
+    (tmp_path / "lzma.fab").write_bytes(listed(GOOD, zipfile.ZIP_LZMA))
+    for name in ("twice", "lzma"):
+        with pytest.raises(BadFile):
+            read(tmp_path / f"{name}.fab")
+
+
+def test_the_source_of_the_client_is_the_one_that_python_imports(tmp_path: Path) -> None:
+    """A package goes before a module of its name."""
+    (tmp_path / "app.fab").write_bytes(listed([*GOOD, ("wards/client/__init__.py", b"app = 2")]))
+    assert read(tmp_path / "app.fab").source == b"app = 2"
+
+
+def test_a_project_that_is_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no TOML"):
+        build(an_app(tmp_path / "a", project="a = " + "[" * 100_000))

@@ -40,6 +40,7 @@ from fl.client.flowergate.wire import Items, Tree
 MOST_OBJECTS = 1 << 16
 _MOST_NPY_HEADER = 10_000
 _MOST_AXES = 32
+_MOST_VALUES = 1 << 48
 _NPY_HEADER = re.compile(
     rb"\{'descr': '([<>|](?:f[248]|[iu][1248]|b1))', 'fortran_order': (True|False), "
     rb"'shape': \(((?:\d{1,15}(?:, ?\d{1,15})*,?)?)\), \} *\n"
@@ -122,7 +123,7 @@ class Arrival:
         said = _json(found.body)
         order, written = said.get("arraychunk_ids"), said.get("stype")
         if written != NUMPY:
-            raise BadObject(f"an array written as {written!r}")
+            raise BadObject(f"an array written as {written!r:.80}")
         if not isinstance(order, list) or not all(
             type(each) is int and 0 <= each < len(found.children) for each in order
         ):
@@ -189,6 +190,8 @@ def read_npy(path: Path) -> NDArray[Any]:
     dtype, shape = np.dtype(kind), tuple(int(each) for each in sizes.replace(",", " ").split())
     if len(shape) > _MOST_AXES or path.stat().st_size - begin != math.prod(shape) * dtype.itemsize:
         raise BadObject("an array whose header says another size")
+    if math.prod(size or 1 for size in shape) > _MOST_VALUES:
+        raise BadObject("an array of a shape that cannot be")
     order: Literal["F", "C"] = "F" if is_fortran == "True" else "C"
     if 0 in shape:
         return np.empty(shape, dtype, order=order)

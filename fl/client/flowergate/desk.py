@@ -314,7 +314,7 @@ class Desk:
         if held is not None and held.shipment is not None and held.shipment.named == metadata.reply_to_message_id:
             return held
         if metadata.reply_to_message_id in self._past:
-            log.warning("SuperNode %d answers too late: %s %s", node_id, metadata.message_type, metadata.group_id[:20])
+            log.warning("SuperNode %d answers too late: %.40r %.20r", node_id, metadata.message_type, metadata.group_id)
             raise _late("The reply comes too late: nobody waits for it any more.")
         # As one does whose gateway was started anew meanwhile: it is to go on, too.
         log.warning("SuperNode %d answers a message that it was not given here", node_id)

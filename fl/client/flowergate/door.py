@@ -1,8 +1,8 @@
 """The HTTP door: Flower's fleet calls as `POST /v1/fleet/<call>`, protobuf in and out.
 
 In this order, and nothing of a later step before an earlier one holds: the path is known, the length is within the
-call's bounds, the headers are signed by a key, the body is read as far as its bound, it is a message, it speaks of the
-node that signed it. Every refusal is the JSON that a SuperNode shows its operator.
+call's bounds, the headers are signed by a key, the key is listed, the body is read as far as its bound, it is a
+message, it speaks of the node that signed it. Every refusal is the JSON that a SuperNode shows its operator.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ _FEW = 16 * 1024
 _MOST_MESSAGE = 8 * 1024 * 1024
 _AT_ONCE = 4
 """Large bodies in memory at a time; a SuperNode sends two."""
+
+_BEFORE_LISTED = (wire.RegisterNode, wire.ActivateNode)
+"""What a stranger may ask: these two tell its operator why it is refused."""
 
 Call = Callable[[Desk, Visitor, Any], Awaitable[Any]]
 
@@ -67,6 +70,8 @@ class Door:
         except Stranger as stranger:
             log.info("a call from %s is refused: %s", request.remote, stranger)
             raise Refusal(401, 9401, f"Not let in: {stranger}.") from None
+        if call.form not in _BEFORE_LISTED and not self._desk.visitors.is_listed(visitor):
+            raise Refusal(401, 9401, "Its key is not among those that this gateway knows.")
         if call.most_bytes <= _FEW:
             asked = await self._read(request, call)
             return encode(await _told(call, self._desk, visitor, asked))
@@ -94,11 +99,8 @@ async def _told(call: _Fleet, desk: Desk, visitor: Visitor, asked: Any) -> Any:
     """A node speaks for itself alone."""
     node = getattr(asked, "node", None)
     named = node.node_id if isinstance(node, wire.Node) else getattr(asked, "node_id", None)
-    if call.form not in (wire.RegisterNode, wire.ActivateNode):
-        if named != visitor.node_id:
-            raise Refusal(401, 9401, "The node in the call is not the one that signed it.")
-        if not desk.visitors.is_listed(visitor):
-            raise Refusal(401, 9401, "Its key is not among those that this gateway knows.")
+    if call.form not in _BEFORE_LISTED and named != visitor.node_id:
+        raise Refusal(401, 9401, "The node in the call is not the one that signed it.")
     return await call.answer(desk, visitor, asked)
 
 

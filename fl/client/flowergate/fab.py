@@ -164,7 +164,11 @@ def _unzipped(content: bytes, path: Path) -> dict[str, bytes]:
             entries = bundle.infolist()
             if len(entries) > _MOST_FILES + 2 or sum(each.file_size for each in entries) > MOST_BYTES:
                 raise _bad(path, "it holds more than an app may")
-            found = {each.filename: bundle.read(each) for each in entries}
+            if strange := [each.filename for each in entries if not _is_plain(each.filename)]:
+                raise _bad(path, f"it holds {strange[0][:200]!r}, which is no place in an app")
+            if len({each.filename for each in entries}) < len(entries):
+                raise _bad(path, "it holds a file twice")
+            found = {each.filename: _content(bundle, each) for each in entries}
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OSError) as error:
         raise _bad(path, f"it is no zip: {error}") from None
     listed = found.pop(_LIST, b"").decode(errors="replace").splitlines()
@@ -172,6 +176,19 @@ def _unzipped(content: bytes, path: Path) -> dict[str, bytes]:
     if set(listed) != said:
         raise _bad(path, "what is in it differs from its own list")
     return found
+
+
+def _is_plain(name: str) -> bool:
+    """Whether whoever unpacks it finds it under this very name."""
+    return name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(name.split("/"))
+
+
+def _content(bundle: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise NotImplementedError("a packing that Flower does not use")
+    with bundle.open(entry) as file:
+        # Without a bound, zipfile unpacks all that is there before it looks at the size.
+        return file.read(entry.file_size + 1)
 
 
 def _bad(path: Path, what: str) -> BadFile:
@@ -195,7 +212,8 @@ def _bundle(content: bytes, files: Mapping[str, bytes], where: str) -> Bundle:
     publisher, name, version, client = (str(each) for each in told.values())
     module, _, attribute = client.partition(":")
     stem = module.replace(".", "/")
-    source = files.get(f"{stem}.py", files.get(f"{stem}/__init__.py"))
+    # Python looks for a package first.
+    source = files.get(f"{stem}/__init__.py", files.get(f"{stem}.py"))
     if source is None or not attribute:
         raise BadInput("BAD_APP", f"The app in {where} has no {client}.", f"Check clientapp in its {_PROJECT}.")
     return Bundle(content, publisher, name, version, client, dict(_flat(app.get("config", {}))), source)
@@ -213,7 +231,7 @@ def _app_of(project: Mapping[str, Any]) -> dict[str, Any]:
 def _parsed(text: bytes, where: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text.decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput("BAD_APP", f"{_PROJECT} of {where} is no TOML: {error}.", "Correct it.") from None
 
 

@@ -112,6 +112,8 @@ def test_a_network_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
         ('consensus_key = "01', 'consensus_key = "02'),
         ('beacon_commit = "', 'beacon_commit = "zz'),
         ("epoch = 0", "epoch = -1"),
+        ("epoch = 0", "epoch = inf"),
+        pytest.param("epoch = 0", "epoch = " + "[" * 100_000, id="deep"),
         ("[[validator]]", "[validator"),
     ],
 )

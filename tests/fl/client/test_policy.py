@@ -24,7 +24,8 @@ from fl.client.home import Pending
 from fl.client.hours import Hours, span_of, zone_of
 from fl.client.keyfile import save_key
 from fl.client.network import connect_async
-from fl.client.policy import MOST_BYTES, TEMPLATE, Policy, parse_policy, read_policy
+from fl.client.policy import MOST_BYTES, TEMPLATE, Policy, parse_policy, policy_file, read_policy
+from fl.client.signing import sign_offline
 from fl.client.sync import Job, Network, Task, connect
 from fl.evaluation import SubmitEvaluation
 from fl.jobrules import rules_hash
@@ -345,6 +346,30 @@ def test_a_transaction_that_was_signed_elsewhere_is_held_to_the_policy_of_whoeve
     assert sends(chain) == before
     write(chain, "")
     assert network.send_signed(signed).accepted
+
+
+def test_what_is_in_the_outbox_is_held_to_the_policy_as_well(chain: Running, joined: tuple[Network, Job]) -> None:
+    network, job = joined
+    identity, accepted = bytes.fromhex(job.id), rules_hash(job.rules)
+    file, key = chain.settings("site")["network"], chain.settings("site")["key"]
+    pending = sign_offline(file, key, JoinJob(identity, accepted), home=chain.settings("site")["home"])
+    write(chain, FORBIDS)
+    before = sends(chain)
+    assert network.resume() == [] and sends(chain) == before
+    outbox = network.home / "outbox"
+    assert [each.read_bytes() for each in outbox.glob("*.tx")] == [pending.data]
+    write(chain, "")
+    assert [each.status for each in network.resume()] == ["ALREADY_JOINED"]
+    assert not list(outbox.glob("*.tx"))
+
+
+def test_a_link_to_a_policy_that_is_not_there_admits_nothing(tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").symlink_to(tmp_path / "share" / "site.toml")
+    with pytest.raises(BadFile):
+        policy_file(None, tmp_path).read()
+    (tmp_path / "share").mkdir()
+    (tmp_path / "share" / "site.toml").write_text(FORBIDS)
+    assert policy_file(None, tmp_path).read().minimum
 
 
 def test_code_that_a_job_does_not_name_is_admitted_by_its_own_digest(
