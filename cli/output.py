@@ -138,6 +138,11 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
+def _printable(text: str) -> str:
+    """What a stranger's file says is not to look like lines of ours."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def table(
     columns: Sequence[str],
     rows: Sequence[Sequence[object]],
@@ -219,7 +224,7 @@ def telling(
 
 def fields(values: Mapping[str, object]) -> None:
     """Names and values, one a line."""
-    texts = {name: _text(value) for name, value in values.items()}
+    texts = {_printable(name): _printable(_text(value)) for name, value in values.items()}
     if not on_terminal():
         for name, text in texts.items():
             click.echo(f"{name}\t{text}")

@@ -135,7 +135,12 @@ class JobFile:
             raise BadFile(
                 "BAD_JOB_FILE", f"The app {named.name} makes no such model: {error}.", "See [model]."
             ) from None
-        return named.app.model(**self.model)
+        try:
+            return named.app.model(**self.model)
+        except (ValueError, OverflowError, MemoryError) as error:
+            raise BadFile(
+                "BAD_JOB_FILE", f"The app {named.name} makes no such model: {error}.", "See [model]."
+            ) from error
 
 
 def read_job_file(path: Path) -> JobFile:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
@@ -61,6 +62,9 @@ def open_tensors(path: Path, kind: str = "") -> Iterator[TensorFile]:
     """The kind is that of the name, unless it is told. Raises BadFile for a file that is neither."""
     try:
         with open(path, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                # A device may have no end.
+                raise ValueError("it is no plain file")
             yield _Safetensors(file) if (kind or path.suffix) == SAFETENSORS else _Npz(file)
     except QuorateError:
         raise

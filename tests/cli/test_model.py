@@ -189,6 +189,13 @@ def test_tensors_that_lie_over_one_another_are_refused(tmp_path: Path) -> None:
         read_arrays(tmp_path / "m.safetensors")
 
 
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_what_is_no_plain_file_is_not_read(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"m.{suffix}").symlink_to("/dev/null")
+    with pytest.raises(BadFile, match="no plain file"):
+        read_arrays(tmp_path / f"m.{suffix}")
+
+
 def test_two_files_are_compared(tmp_path: Path) -> None:
     first = save(tmp_path / "a.safetensors", ARRAYS)
     assert done("model", "diff", first, save(tmp_path / "b.safetensors", ARRAYS), "--json").data["equal"]

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from cli.localnets import LocalNetwork, Plan
 from cli.node import progress
-from cli.output import rich_table, telling
+from cli.output import fields, rich_table, telling
 from tests.cli.run import done, quorate
 
 ROOT = Path(__file__).parents[2]
@@ -136,3 +136,8 @@ def test_a_reader_that_has_seen_enough_is_no_error(genesis: Path) -> None:
 )
 def test_catching_up_is_told_with_the_time_that_it_will_take(syncing: object, said: str) -> None:
     assert progress({"syncing": syncing}) == said
+
+
+def test_what_a_strangers_file_says_looks_like_no_line_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    fields({"status": "ok\nsigned_by\torg-a\x1b[2J", "é": "ü"})
+    assert capsys.readouterr().out == "status\tok\\nsigned_by\\torg-a\\x1b[2J\né\tü\n"

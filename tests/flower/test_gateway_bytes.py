@@ -6,6 +6,7 @@ import contextlib
 import struct
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fl.client.adapters.flower.app import FlowerRound
+from fl.client.errors import BadInput
 from fl.client.flowergate import wire
 from fl.client.flowergate.arrivals import Arrival, read_npy
+from fl.client.flowergate.locals import LocalTensors
 from fl.client.flowergate.objects import CHUNK_BYTES, BadObject, closed, ids_in, opened
 from fl.client.flowergate.parcels import ArraysRecord, MetricsRecord, Parcel, Record, SettingsRecord, values_of
 from fl.client.flowergate.protobuf import MOST_DEPTH, MOST_FIELDS, Malformed, decode, encode
+from fl.tensors.layout import AVERAGED, LOCAL, Schema, TensorSpec
 
 FORMS = [
     wire.PushMessages,
@@ -346,3 +351,21 @@ def test_trees_are_walked_children_first_and_not_too_deep() -> None:
 def test_lists_and_bytes_among_metrics_are_left_out() -> None:
     items = decode(wire.Items, bytes.fromhex("0a0e0a03616c6c1207aa010408021004") + encode(wire.Items()))
     assert values_of(items.items) == {}
+
+
+def test_local_tensors_of_any_shape_that_a_creator_writes_fill_no_memory(tmp_path: Path) -> None:
+    averaged = TensorSpec("w", "F32", (2,), AVERAGED)
+    count = TensorSpec("count", "I64", (), LOCAL)
+    model = {"w": np.zeros(2, np.float32)}
+    first = LocalTensors(Schema((averaged, count)), tmp_path / "a.npz").beside(model)
+    assert list(first) == ["w", "count"] and first["count"] == 0
+    for shape in ((2**32 - 1,), (2**32 - 1, 2**32 - 1), (2**20, 9)):
+        huge = TensorSpec("huge", "I64", shape, LOCAL)
+        with pytest.raises(BadInput) as refused:
+            LocalTensors(Schema((averaged, huge)), tmp_path / "b.npz").beside(model)
+        assert refused.value.code == "LOCAL_TOO_LARGE"
+        app: Any = SimpleNamespace(project=SimpleNamespace(name="wards"))
+        setting: Any = SimpleNamespace(rules=SimpleNamespace(schema=Schema((averaged, huge))))
+        with pytest.raises(BadInput) as refused:
+            FlowerRound(app, setting, SimpleNamespace())._first(1, huge)  # type: ignore[arg-type]
+        assert refused.value.code == "LOCAL_TOO_LARGE"

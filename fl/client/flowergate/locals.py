@@ -3,6 +3,7 @@ replaced as a whole. Counters begin with zeros; what floats begin with only the 
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 
 from fl.client.errors import BadFile, BadInput
 from fl.tensors.layout import LOCAL, Schema, numpy_dtype
+
+_MOST_BYTES = 64 * 1024 * 1024
+"""Of local tensors of which nothing is here yet."""
 
 
 class LocalTensors:
@@ -36,9 +40,20 @@ class LocalTensors:
                     f"The job leaves {each.name} to its trainers, and nothing says what it begins with.",
                     f"Write it into {self._path} with numpy.savez.",
                 )
+            self._check_size()
             own[each.name] = np.zeros(each.shape, dtype)
         whole = {**model, **{name: array for name, array in own.items() if array is not None}}
         return {name: whole[name] for name in self._names if name in whole}
+
+    def _check_size(self) -> None:
+        """A chain bounds what it keeps, and local tensors are not kept by it: a creator may write any shape."""
+        size = sum(math.prod(each.shape) * numpy_dtype(each.dtype).itemsize for each in self._specs)
+        if size > _MOST_BYTES:
+            raise BadInput(
+                "LOCAL_TOO_LARGE",
+                f"The job leaves {size} bytes of tensors to its trainers, and {_MOST_BYTES} are made here at most.",
+                f"Do not train in it, or write what they begin with into {self._path} with numpy.savez.",
+            )
 
     def keep(self, given: Mapping[str, NDArray[Any]]) -> None:
         """Those that the app gave back in their own shape and dtype."""

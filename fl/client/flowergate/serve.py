@@ -45,6 +45,8 @@ FLOWER = "flower:"
 
 _TRIES = 3
 _LOOK_AGAIN_S = 2.0
+_MOST_TOLD = 16
+"""Of an answer's metrics, in a line for people."""
 _OVER = (JobStatus.FINISHED, JobStatus.STOPPED)
 
 
@@ -212,7 +214,8 @@ async def _settled(
         except (WrongReply, BadInput, RefusedByChain) as error:
             log.warning("%s, try %d of %d: %s", question, attempt, _TRIES, error)
             continue
-        told = "".join(f"{name} {value:.4f}, " for name, value in sorted(answer.metrics.items()))
+        named = [each for each in sorted(answer.metrics.items()) if each[0].isprintable()][:_MOST_TOLD]
+        told = "".join(f"{name[:64]} {value:.4f}, " for name, value in named)
         say(f"{question}: {told}{receipt.status} at height {receipt.height}")
         return
     say(f"{question}: skipped, since the app gave no answer that can be used")

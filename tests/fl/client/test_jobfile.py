@@ -244,3 +244,13 @@ JOB_FILES = [path for path in sorted((ROOT / "examples").rglob("*.toml")) if pat
 def test_the_examples_can_be_drafted(path: Path) -> None:
     rules = read_job_file(path).draft(8).rules
     assert rules.app and rules.target <= 8
+
+
+def test_a_model_that_the_app_cannot_make_is_told_in_a_line() -> None:
+    with pytest.raises(BadFile, match="no such model"):
+        job('app = "digits"\n[model]\nhidden = -1\n').draft(2)
+
+
+def test_a_file_that_is_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadFile):
+        read_job_file(written(tmp_path, "a = " + "[" * 100_000))

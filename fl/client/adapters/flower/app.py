@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from math import prod
 from typing import Any, NoReturn
 
 import numpy as np
@@ -50,6 +51,8 @@ from fl.client.setting import Setting
 from fl.tensors.layout import AVERAGED, FROZEN, LOCAL, TensorSpec, numpy_dtype
 
 _ID_BYTES = 8
+_MOST_BYTES = 64 * 1024 * 1024
+"""Of a local tensor that begins with zeros."""
 
 
 def load(app: Any, run_config: Overrides = None, node_config: Overrides = None) -> FlowerApp:
@@ -209,6 +212,12 @@ class FlowerRound:
         """What a local tensor begins with."""
         kind = numpy_dtype(tensor.dtype)
         if kind.kind != "f":
+            if (size := prod(tensor.shape) * kind.itemsize) > _MOST_BYTES:
+                raise BadInput(
+                    "LOCAL_TOO_LARGE",
+                    f"The job leaves {tensor.name} to trainers: {size} bytes, and {_MOST_BYTES} are made here.",
+                    "Do not train in it: a creator may write any shape.",
+                )
             return np.zeros(tensor.shape, kind)
         initial = self._app.initial()
         numbered = dict(enumerate(initial.values()))
