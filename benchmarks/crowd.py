@@ -28,11 +28,11 @@ from cli.http import Place as Door
 from cli.http import ask
 from cli.localnets import LocalNetwork
 from fl.blobs import BlobKind
-from fl.client.blobfile import Source
-from fl.client.doors import Doors, Signer
 from fl.client.keyfile import load_key
 from fl.client.nodes import Nodes
-from fl.client.upload import Upload
+from fl.client.transfer.blobfile import Source
+from fl.client.transfer.doors import Doors, Signer
+from fl.client.transfer.upload import Upload
 from fl.jobrules import rules_hash
 from fl.jobs import JoinJob
 from fl.members import RegisterMember

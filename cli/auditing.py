@@ -19,8 +19,8 @@ from cli.transfer import Broken, size_text
 
 if TYPE_CHECKING:
     from fl.audit.steps import Step
+    from fl.client.audit.verify import Report
     from fl.client.network import AsyncNetwork
-    from fl.client.verify import Report
 
 _BYTES = {"hash": "hashing", "check": "checking what is here", "fetch": "fetching"}
 _COUNTS = {

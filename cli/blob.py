@@ -18,9 +18,9 @@ from cli.transfer import size_text, time_text, transferring
 from fl.client.errors import BadInput, QuorateError, TimedOut, Unreachable, Unverified
 
 if TYPE_CHECKING:
-    from fl.client.blobs import BlobReceipt, BlobStat, Progress
-    from fl.client.download import Fetched
     from fl.client.network import AsyncNetwork
+    from fl.client.transfer.blobs import BlobReceipt, BlobStat, Progress
+    from fl.client.transfer.download import Fetched
 
 _CHUNK_BYTES = 1024 * 1024
 _READ_S = 3_600.0
@@ -109,9 +109,9 @@ def get(client: Client, cid: str, output: Path | None, gateways: tuple[str, ...]
 def _from_ipfs(
     cid: str, path: Path, gateways: tuple[str, ...], kubos: tuple[str, ...], progress: Progress
 ) -> dict[str, object]:
-    from fl.client.blobs import known_cid
-    from fl.client.gateways import get_from_ipfs
-    from fl.client.ipfs import Source
+    from fl.client.transfer.blobs import known_cid
+    from fl.client.transfer.gateways import get_from_ipfs
+    from fl.client.transfer.ipfs import Source
 
     sources = [Source.of(url) for url in gateways] + [Source.of(_rpc(url)) for url in kubos]
     size_bytes = asyncio.run(get_from_ipfs(known_cid(cid), sources, path, progress))
@@ -172,8 +172,8 @@ def cid(file: Path) -> None:
 def _named(file: Path) -> tuple[str, int]:
     from chain.cid import cid_text
     from chain.unixfs import Hasher, manifest_cid
-    from fl.client.blobfile import manifest_of_file
-    from fl.client.blobs import step
+    from fl.client.transfer.blobfile import manifest_of_file
+    from fl.client.transfer.blobs import step
 
     with transferring(resumes=False) as progress:
         if str(file) != "-":
@@ -220,7 +220,7 @@ def verify(file: Path | None, cid: str | None, repair: bool, configuration: Path
 
 
 def _check(file: Path, cid: str) -> None:
-    from fl.client.blobs import known_cid
+    from fl.client.transfer.blobs import known_cid
 
     known_cid(cid)
     name, size_bytes = _named(file)
@@ -231,7 +231,7 @@ def _check(file: Path, cid: str) -> None:
 
 
 def _repair(configuration: Path, cid: str | None, timeout_s: float) -> None:
-    from fl.client.blobs import known_cid
+    from fl.client.transfer.blobs import known_cid
     from node.config import load_config
     from node.data.door.server import DOOR_SOCKET
 

@@ -13,7 +13,7 @@ from fl.client.errors import BadInput
 from fl.errors import CODES
 
 if TYPE_CHECKING:
-    from fl.client.explain import Explanation, Part
+    from fl.client.audit.explain import Explanation, Part
     from fl.client.network import AsyncNetwork
 
 _COLUMNS = (
@@ -43,8 +43,8 @@ def explain(client: Client, what: str, number: int | None, archives: tuple[str, 
     with looking(f"Round {number}") as progress:
 
         async def work(network: AsyncNetwork) -> Explanation:
-            from fl.client.explain import explain_round
-            from fl.client.roundaudit import RoundAudit
+            from fl.client.audit.explain import explain_round
+            from fl.client.audit.roundaudit import RoundAudit
 
             with_archives(network, archives)
             audit = RoundAudit(network, what, number, progress)

@@ -12,7 +12,7 @@ from cli.output import Exit, envelope, json_wanted, line, reading, table, tell, 
 
 if TYPE_CHECKING:
     from fl.client.network import AsyncNetwork
-    from fl.client.policy import Ruling
+    from fl.client.site.policy import Ruling
 
 
 @click.group()
@@ -24,7 +24,7 @@ def policy() -> None:
 @reading
 def template() -> None:
     """Print a policy file in which everything is explained and nothing is forbidden yet."""
-    from fl.client.policy import TEMPLATE
+    from fl.client.site.policy import TEMPLATE
 
     tell_text(TEMPLATE)
 
@@ -37,7 +37,7 @@ def template() -> None:
 @reading
 def check(client: Client, job: str, role: str, file: Path | None) -> None:
     """Hold JOB to the policy, rule by rule. Exit code 7 if it forbids the job."""
-    from fl.client.policy import read_policy
+    from fl.client.site.policy import read_policy
 
     async def work(network: AsyncNetwork) -> tuple[str, list[Ruling], float]:
         site = read_policy(file) if file is not None else network.policy.read()

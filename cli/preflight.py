@@ -13,7 +13,7 @@ from cli.client import FILE, Client, client_options
 from cli.output import Exit, envelope, json_wanted, line, on_terminal, reading, table, tell
 
 if TYPE_CHECKING:
-    from fl.client.findings import Check
+    from fl.client.site.findings import Check
 
 _COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
 
@@ -44,11 +44,11 @@ def preflight(
     and what the chain would answer to joining it, the site's policy. Each check is a line: OK, WARN or FAIL, what was
     found and what to do. Exit code 0 if none is FAIL.
     """
-    from fl.client.findings import PATIENCE_S, Given
     from fl.client.home import default_root
-    from fl.client.policy import policy_file
-    from fl.client.preflight import preflight as looked
     from fl.client.signing import parsed_account
+    from fl.client.site.findings import PATIENCE_S, Given
+    from fl.client.site.policy import policy_file
+    from fl.client.site.preflight import preflight as looked
     from fl.kernels import KERNEL_VERSION
 
     home = client.home if client.home is not None else default_root()

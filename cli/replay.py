@@ -19,8 +19,8 @@ from fl.client.errors import BadInput, Unverified
 if TYPE_CHECKING:
     from fl.audit.measures import Difference
     from fl.audit.replay import Courses
+    from fl.client.audit.roundaudit import RoundAudit
     from fl.client.network import AsyncNetwork
-    from fl.client.roundaudit import RoundAudit
     from fl.records import JobRules
 
 _ROUNDS = re.compile(r"([0-9]{1,9})(?:\.\.([0-9]{1,9}))?")
@@ -72,7 +72,7 @@ def replay(
 
         async def work(network: AsyncNetwork) -> tuple[Courses, JobRules]:
             from fl.audit.replay import Courses
-            from fl.client.replay import account_of, replay_rounds
+            from fl.client.audit.replay import account_of, replay_rounds
 
             with_archives(network, archives)
             members = frozenset([await account_of(network, each) for each in without])

@@ -13,7 +13,7 @@ from cli.output import Exit, console
 from fl.client.errors import QuorateError
 
 if TYPE_CHECKING:
-    from fl.client.blobs import Progress
+    from fl.client.transfer.blobs import Progress
 
 _STEPS = {"hash": "Hashing", "send": "Sending", "check": "Checking what is here", "fetch": "Fetching"}
 

@@ -22,9 +22,9 @@ from cli.packages import need_kernels
 
 if TYPE_CHECKING:
     from fl.audit.steps import Step
+    from fl.client.audit.roundaudit import RoundAudit
+    from fl.client.audit.verify import Report
     from fl.client.network import AsyncNetwork
-    from fl.client.roundaudit import RoundAudit
-    from fl.client.verify import Report
 
 
 @click.command()
@@ -47,8 +47,8 @@ def verify(client: Client, job: str, number: int, archives: tuple[str, ...], kep
 
         async def work(network: AsyncNetwork) -> Report:
             from fl.audit.recompute import verified
-            from fl.client.roundaudit import RoundAudit
-            from fl.client.verify import verify_round
+            from fl.client.audit.roundaudit import RoundAudit
+            from fl.client.audit.verify import verify_round
 
             def recompute(audit: RoundAudit) -> Iterator[Step]:
                 keep = audit.recordings.keep

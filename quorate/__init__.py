@@ -10,8 +10,6 @@ Enters: a network file, a key file, your arrays. Leaves: models that are proven,
 An evaluator's loop is `for each in job.evaluations()`, and its answer `each.submit(metrics=…, examples=…)`.
 """
 
-from fl.client.blobs import BlobReceipt, BlobStat
-from fl.client.download import Fetched
 from fl.client.errors import BadFile, BadInput, QuorateError, RefusedByChain, TimedOut, Unreachable, Unverified
 from fl.client.home import Pending
 from fl.client.keyfile import load_key, new_key
@@ -20,6 +18,8 @@ from fl.client.receipt import Receipt
 from fl.client.report import RoundReport
 from fl.client.signing import sign_offline
 from fl.client.sync import Blobs, Datasets, Evaluation, Job, Network, Task, connect
+from fl.client.transfer.blobs import BlobReceipt, BlobStat
+from fl.client.transfer.download import Fetched
 
 __all__ = [
     "AsyncNetwork",

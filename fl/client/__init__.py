@@ -5,9 +5,11 @@ models, signed transactions, receipts with their proofs on disk. No node is beli
 validators' certificates (`reader`), every blob against its CID, and heads of f + 1 nodes are compared. It needs neither
 a compiler nor a database; it works inside a running event loop.
 
-Reading order: `nodes` (asking several as one), `reader` (verified reads), `home` (what is on disk), `sender`
-(transactions on their way), `job` (rounds as tasks), `network` (the async face), `sync` (the plain one), `errors`.
-What is too large for a transaction: `blobs`, and under it `upload`, `download`, `doors` (where nodes take and give
-them) and `blobfile` (where they are here); `ipfs` for those that other networks have; `datasets`. A trainer ready to
-run is in `trainer`, with its data in `digits` and its numbers in `perceptron`.
+Reading order: `nodes` (asking several as one), `reader` (verified reads), `home` (what is on disk), `signing` and
+`sender` (transactions, signed once), `courier` (on their way until their fate is proven), `receiptfile` (the proof,
+checked by whoever has the network file), `job` (rounds as tasks), `network` (the async face), `sync` (the plain one),
+`errors`. Beside them, a directory each: `transfer` (blobs, from and to nodes and IPFS), `audit` (rounds looked at
+again), `site` (what a site admits, and whether all is ready), `adapters` (frameworks), `flowergate` (for Flower's
+SuperNodes), `scaffold` (projects to begin with). A trainer ready to run is in `trainer`; what code of one's own looks
+like is in `apps`.
 """

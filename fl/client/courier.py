@@ -19,13 +19,13 @@ import time
 
 from chain.codec import pack
 from fl.accounts import new_account
-from fl.client.blobs import AsyncBlobs, NamedBlob, blob_named
 from fl.client.errors import RefusedByChain, TimedOut, Unreachable
 from fl.client.feedback import Feedback
 from fl.client.home import Home, Pending, StoredReceipt
 from fl.client.nodes import Behind, Node, Nodes, Reply, Request, Unusable
 from fl.client.reader import Reader
 from fl.client.receiptfile import receipt_file
+from fl.client.transfer.blobs import AsyncBlobs, NamedBlob, blob_named
 from fl.errors import CODES
 from fl.execution import OK
 from fl.records import Account

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from chain.cid import cid_text
 from chain.unixfs import manifest_cid
 from fl.blobs import BlobKind
-from fl.client.blobfile import manifest_of_file
-from fl.client.blobs import Progress, known_cid, quiet, step
 from fl.client.errors import BadInput, RefusedByChain
 from fl.client.receipt import Receipt
+from fl.client.transfer.blobfile import manifest_of_file
+from fl.client.transfer.blobs import Progress, known_cid, quiet, step
 from fl.datasets import RegisterDataset, WithdrawDataset, dataset_id
 from fl.records import Dataset, Named
 from fl.state import dataset_key, dataset_name_key

@@ -33,9 +33,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chain.cid import cid_text
-from fl.client.blobfile import mapped
 from fl.client.errors import BadFile
 from fl.client.keyfile import sync_directory
+from fl.client.transfer.blobfile import mapped
 from fl.tensors import floats
 from fl.tensors.bf16 import BF16
 from fl.tensors.encodings import Averaged, UpdateForm

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from numpy.typing import NDArray
 
 from chain.cid import cid_text, raw_cid
-from fl.client.blobfile import mapped
-from fl.client.blobs import Progress, quiet
 from fl.client.errors import BadInput, RefusedByChain, Unreachable, Unverified
 from fl.client.evaluations import AsyncEvaluation
 from fl.client.feedback import FED_BACK, Feedback
 from fl.client.home import Pending
 from fl.client.jobdraft import Arrays
 from fl.client.measures import examples_of, metric_values
-from fl.client.policy import Policy
 from fl.client.receipt import Receipt
 from fl.client.report import RoundReport, report_of
+from fl.client.site.policy import Policy
 from fl.client.tasks import AsyncTask
 from fl.client.trackers import Tracker, newest_told, tell_round
+from fl.client.transfer.blobfile import mapped
+from fl.client.transfer.blobs import Progress, quiet
 from fl.client.wakeup import Wakeup
 from fl.cohort import is_listed, read_seats
 from fl.errors import Refused

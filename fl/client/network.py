@@ -16,10 +16,8 @@ from chain.genesis import Genesis
 from chain.keys import SigningKey
 from chain.light import Checkpoint
 from chain.transaction import Transaction, account_id
-from fl.client.blobs import AsyncBlobs
 from fl.client.courier import Courier, NonceTaken
 from fl.client.datasets import AsyncDatasets
-from fl.client.doors import Signer
 from fl.client.errors import BadFile, BadInput, PolicyForbids, RefusedByChain, Unreachable, Unverified
 from fl.client.home import Home, Pending, StoredReceipt, default_root, read_receipt
 from fl.client.job import AsyncJob
@@ -27,12 +25,14 @@ from fl.client.jobdraft import Arrays, Draft, draft_job
 from fl.client.networkfile import NetworkFile, read_network
 from fl.client.networks import Networks
 from fl.client.nodes import Nodes
-from fl.client.policy import PolicyFile, policy_file
 from fl.client.reader import Proven, Reader
 from fl.client.receipt import Receipt
 from fl.client.receiptfile import check_receipt_file, receipt_file, write_receipt_file
 from fl.client.sender import VALID_FOR_MS, Sender
 from fl.client.signing import check_bytes, nonce_taken, parsed_account, parsed_id, read_signed, signing_key
+from fl.client.site.policy import PolicyFile, policy_file
+from fl.client.transfer.blobs import AsyncBlobs
+from fl.client.transfer.doors import Signer
 from fl.errors import PendingJob
 from fl.evaluation import SubmitEvaluation
 from fl.execution import OK

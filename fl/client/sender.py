@@ -16,12 +16,12 @@ from collections.abc import Iterable
 from chain.genesis import Params
 from chain.transaction import account_id
 from chain.unixfs import Buffer
-from fl.client.blobs import AsyncBlobs, blob_named
 from fl.client.courier import MAX_PAUSE_S, PAUSE_S, Courier, NonceTaken
-from fl.client.doors import Signer
 from fl.client.errors import BadFile, BadInput, RefusedByChain, TimedOut, Unreachable
 from fl.client.home import Home, Pending, StoredReceipt
 from fl.client.signing import check_bytes, now_ms, signed
+from fl.client.transfer.blobs import AsyncBlobs, blob_named
+from fl.client.transfer.doors import Signer
 from fl.errors import PendingJob
 from fl.records import Account
 from fl.state import RulesOf

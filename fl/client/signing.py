@@ -20,12 +20,12 @@ from chain.genesis import Params
 from chain.keys import SigningKey
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction, account_id, sign_transaction, tx_id
 from fl.check import check_transaction
-from fl.client.doors import Signer
 from fl.client.errors import BadFile, BadInput, RefusedByChain
 from fl.client.home import Home, Pending, default_root
 from fl.client.keyfile import load_key
 from fl.client.networkfile import read_network
 from fl.client.networks import Networks
+from fl.client.transfer.doors import Signer
 from fl.errors import PendingJob, Refused
 from fl.state import RulesOf
 from fl.transactions import KIND_OF_BODY

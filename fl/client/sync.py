@@ -20,21 +20,21 @@ from numpy.typing import NDArray
 from chain.keys import SigningKey
 from chain.light import Checkpoint
 from chain.unixfs import Buffer
-from fl.client.blobs import AsyncBlobs, BlobReceipt, BlobStat, Progress, quiet
 from fl.client.datasets import AsyncDatasets, Registered
-from fl.client.download import Fetched
 from fl.client.errors import BadInput
 from fl.client.evaluations import AsyncEvaluation
 from fl.client.home import Pending
 from fl.client.job import AsyncJob
 from fl.client.jobdraft import Arrays, ConfigValue, Draft
 from fl.client.network import PATIENCE_S, AsyncNetwork, connect_async
-from fl.client.policy import PolicyFile
 from fl.client.reader import Proven
 from fl.client.receipt import Receipt
 from fl.client.report import RoundReport
+from fl.client.site.policy import PolicyFile
 from fl.client.tasks import AsyncTask
 from fl.client.trackers import Tracker, newest_told, tell_round
+from fl.client.transfer.blobs import AsyncBlobs, BlobReceipt, BlobStat, Progress, quiet
+from fl.client.transfer.download import Fetched
 from fl.records import Dataset, JobRules, Member, Round
 from fl.records import Evaluation as EvaluationRecord
 from fl.records import Job as JobRecord

@@ -15,7 +15,7 @@ from chain.cid import cid_text
 from chain.unixfs import leaf_cid
 from fl.blobs import BlobKind
 from fl.client.errors import QuorateError
-from fl.client.ipfs import AT_ONCE, Blocks, Source
+from fl.client.transfer.ipfs import AT_ONCE, Blocks, Source
 from node.data.blobs import BlobStore
 from node.data.errors import Discarded, TooLarge
 from node.data.staging import Staging

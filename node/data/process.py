@@ -193,7 +193,7 @@ def _at_the_door(setup: Setup) -> RpcConfig:
 
 def _gateways(setup: Setup, ports: DataPorts) -> Callable[[BlobStore], Elsewhere]:
     # An HTTP client's memory is for those who have named somebody to ask.
-    from fl.client.ipfs import Source
+    from fl.client.transfer.ipfs import Source
     from node.data.outside import Outside
 
     sources = [Source.of(url) for url in setup.gateways]

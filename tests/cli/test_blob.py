@@ -130,7 +130,7 @@ def test_a_transfer_that_is_interrupted_says_that_it_can_be_taken_up(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fl.client.upload.Upload.to_any", interrupt)
+    monkeypatch.setattr("fl.client.transfer.upload.Upload.to_any", interrupt)
     ran = quorate("blob", "put", file, *options(chain))
     assert (ran.code, ran.out) == (130, "")
     assert "goes on where this one was" in ran.err

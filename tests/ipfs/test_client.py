@@ -6,11 +6,11 @@ from contextlib import AsyncExitStack
 import pytest
 from aiohttp import web
 
-import fl.client.ipfs as ipfs
+import fl.client.transfer.ipfs as ipfs
 from chain.cid import LEAF_BYTES, raw_cid
 from chain.unixfs import LINKS, MAX_BLOCK_BYTES, inner_blocks, manifest_cid, manifest_of, node_cid, zeros_manifest
 from fl.client.errors import BadInput, QuorateError, Unreachable, Unverified
-from fl.client.ipfs import Blocks, NotFound, Source, fetch
+from fl.client.transfer.ipfs import Blocks, NotFound, Source, fetch
 from tests.ipfs.blocks import Shelf, foreign_file, foreign_node, noise
 from tests.ipfs.serving import Handler, gateway, kubo, saying, serving
 

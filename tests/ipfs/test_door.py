@@ -12,7 +12,7 @@ from chain.car import CarReader
 from chain.cid import LEAF_BYTES, cid_text
 from chain.unixfs import inner_blocks, leaf_cid, walk
 from fl.blobs import BlobKind
-from fl.client.ipfs import NotFound, Source, fetch
+from fl.client.transfer.ipfs import NotFound, Source, fetch
 from node.data.blobs import BlobStore
 from node.data.index import Blob
 from tests.ipfs.others import installed, run

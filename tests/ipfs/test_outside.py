@@ -10,7 +10,7 @@ import pytest
 from chain.cid import LEAF_BYTES
 from chain.unixfs import Buffer, Manifest, inner_blocks, leaf_cid, manifest_cid, manifest_of
 from fl.blobs import BlobKind
-from fl.client.ipfs import Source
+from fl.client.transfer.ipfs import Source
 from node.data.blobs import BlobStore
 from node.data.errors import NoSpace
 from node.data.outside import Outside

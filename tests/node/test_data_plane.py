@@ -29,10 +29,10 @@ from chain.unixfs import manifest_of
 from cli.http import Place, ask
 from cli.localnets import LocalNetwork, Plan
 from fl.blobs import BlobKind
-from fl.client.blobs import cid_of_file
-from fl.client.doors import Signer
 from fl.client.keyfile import load_key
 from fl.client.network import AsyncNetwork, connect_async
+from fl.client.transfer.blobs import cid_of_file
+from fl.client.transfer.doors import Signer
 from fl.datasets import RegisterDataset
 from fl.records import JobStatus
 from tests.node.load import HANG_S, check_no_divergence, height, settle, until

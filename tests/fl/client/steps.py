@@ -24,9 +24,9 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.client.doors import Doors
 from fl.client.network import AsyncNetwork, connect_async
 from fl.client.nodes import Nodes
+from fl.client.transfer.doors import Doors
 
 LOSS = {"loss": 1.0}
 

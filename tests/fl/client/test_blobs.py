@@ -13,11 +13,11 @@ import pytest
 from chain.cid import cid_text
 from chain.unixfs import LEAF_BYTES, cid_of, manifest_of
 from fl.blobs import BlobKind
-from fl.client.blobfile import Partial, mapped
-from fl.client.blobs import cid_of_file, verify
-from fl.client.doors import Pace
 from fl.client.errors import BadFile, BadInput, QuorateError, RefusedByChain, Unreachable, Unverified
 from fl.client.network import AsyncNetwork, connect_async
+from fl.client.transfer.blobfile import Partial, mapped
+from fl.client.transfer.blobs import cid_of_file, verify
+from fl.client.transfer.doors import Pace
 from tests.fl.client.blobdoor import Door
 from tests.fl.client.chainlet import Running
 

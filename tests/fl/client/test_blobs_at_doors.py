@@ -12,11 +12,11 @@ import pytest
 from chain.cid import cid_text
 from chain.unixfs import LEAF_BYTES, cid_of
 from fl.blobs import BlobKind
-from fl.client.blobs import AsyncBlobs
-from fl.client.doors import Pace, Signer
 from fl.client.errors import QuorateError, RefusedByChain, Unreachable
 from fl.client.home import Home
 from fl.client.nodes import Nodes
+from fl.client.transfer.blobs import AsyncBlobs
+from fl.client.transfer.doors import Pace, Signer
 from tests.node.data.door.host import CHAIN, STORE, Hosted, blob_of, hosted, person
 
 DATA = blob_of(5 * LEAF_BYTES + 321)

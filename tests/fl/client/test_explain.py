@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from chain.cid import raw_cid
-from fl.client.explain import ANSWERED, REFUSED, SILENT, Explanation, Part, explain_round
+from fl.client.audit.explain import ANSWERED, REFUSED, SILENT, Explanation, Part, explain_round
+from fl.client.audit.roundaudit import RoundAudit
 from fl.client.network import connect_async
-from fl.client.roundaudit import RoundAudit
 from fl.tensors.encodings import Place, decode_update, encode_update
 from fl.tensors.model import parse_model
 from fl.updates import form_of

@@ -167,8 +167,9 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 import quorate, fl.client
-for module in pkgutil.iter_modules(fl.client.__path__):
-    importlib.import_module("fl.client." + module.name)
+for module in pkgutil.walk_packages(fl.client.__path__, "fl.client."):
+    if not module.name.startswith("fl.client.flowergate."):  # a server, of a site
+        importlib.import_module(module.name)
 print(quorate.connect.__name__)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)

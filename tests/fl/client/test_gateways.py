@@ -11,8 +11,8 @@ from aiohttp import web
 from chain.cid import parse_cid
 from chain.unixfs import LEAF_BYTES, cid_of, leaf_cid, manifest_of, node_cid, walk
 from fl.client.errors import Unreachable, Unverified
-from fl.client.gateways import get_from_ipfs
-from fl.client.ipfs import AT_ONCE, Source
+from fl.client.transfer.gateways import get_from_ipfs
+from fl.client.transfer.ipfs import AT_ONCE, Source
 
 DATA = np.random.default_rng(8).bytes(4 * LEAF_BYTES + 99)
 

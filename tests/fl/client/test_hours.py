@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl.client.errors import BadInput
-from fl.client.hours import Hours, Span, span_of, zone_of
+from fl.client.site.hours import Hours, Span, span_of, zone_of
 
 TURNS = {
     "Europe/Vienna": ["2026-03-29T01:00", "2026-10-25T01:00"],

@@ -21,11 +21,11 @@ from cli.participation import Part, take_part
 from fl.client.apps import Digits, Holdings
 from fl.client.errors import BadFile, PolicyForbids
 from fl.client.home import Pending
-from fl.client.hours import Hours, span_of, zone_of
 from fl.client.keyfile import save_key
 from fl.client.network import connect_async
-from fl.client.policy import MOST_BYTES, TEMPLATE, Policy, parse_policy, policy_file, read_policy
 from fl.client.signing import sign_offline
+from fl.client.site.hours import Hours, span_of, zone_of
+from fl.client.site.policy import MOST_BYTES, TEMPLATE, Policy, parse_policy, policy_file, read_policy
 from fl.client.sync import Job, Network, Task, connect
 from fl.evaluation import SubmitEvaluation
 from fl.jobrules import rules_hash

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from fl.client.appsource import source_of
-from fl.client.findings import ROOM_BYTES, Check, Findings, Given, State
 from fl.client.home import Home, Pending
-from fl.client.joining import answer_to_joining
 from fl.client.keyfile import save_key
 from fl.client.networkfile import network_of, render_network
-from fl.client.nodelook import Look
 from fl.client.nodes import Nodes
-from fl.client.policy import policy_file
-from fl.client.preflight import _versions, preflight
-from fl.client.prejob import room_of
 from fl.client.reader import Reader
+from fl.client.site.appsource import source_of
+from fl.client.site.findings import ROOM_BYTES, Check, Findings, Given, State
+from fl.client.site.joining import answer_to_joining
+from fl.client.site.nodelook import Look
+from fl.client.site.policy import policy_file
+from fl.client.site.preflight import _versions, preflight
+from fl.client.site.prejob import room_of
 from fl.client.sync import connect
 from fl.jobrules import rules_hash
 from fl.jobs import JoinJob, PauseJob, StopJob

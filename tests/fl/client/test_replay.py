@@ -11,10 +11,10 @@ import pytest
 
 from fl.aggregation import in_turn
 from fl.audit.replay import TOO_FEW, Courses, Diverged
+from fl.client.audit.replay import account_of, replay_rounds
+from fl.client.audit.roundaudit import RoundAudit
 from fl.client.errors import RefusedByChain, Unverified
 from fl.client.network import connect_async
-from fl.client.replay import account_of, replay_rounds
-from fl.client.roundaudit import RoundAudit
 from fl.tensors.encodings import Place, decode_update
 from fl.tensors.model import parse_model
 from fl.updates import form_of

@@ -18,10 +18,10 @@ from chain.transaction import Transaction
 from fl.aggregation import in_turn
 from fl.audit.recompute import verified
 from fl.audit.steps import Step, Verdict
+from fl.client.audit.roundaudit import RoundAudit
+from fl.client.audit.verify import Report, verify_round
 from fl.client.errors import Unreachable
 from fl.client.network import connect_async
-from fl.client.roundaudit import RoundAudit
-from fl.client.verify import Report, verify_round
 from fl.records import Entry
 from fl.state import job_key
 from tests.fl.client.chainlet import Running

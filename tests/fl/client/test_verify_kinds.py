@@ -10,7 +10,7 @@ import pytest
 
 from chain.keys import SigningKey
 from fl.accounts import rotation
-from fl.client.explain import ANSWERED, REFUSED, SILENT
+from fl.client.audit.explain import ANSWERED, REFUSED, SILENT
 from fl.records import CohortRules, Phase, TensorGroup
 from tests.fl.builders import SCHEMA, signing_key
 from tests.fl.client.chainlet import Running

@@ -19,8 +19,8 @@ from typing import Any
 
 from fl.client.apps import BUILT_IN
 from fl.client.errors import BadFile, BadInput, PolicyForbids
-from fl.client.hours import MOST_SPANS, Hours, span_of, zone_of
 from fl.client.jobdraft import ConfigValue, check_table, config_value
+from fl.client.site.hours import MOST_SPANS, Hours, span_of, zone_of
 from fl.jobrules import PRIVACIES, kept_values
 from fl.records import ConfigEntry, JobRules, Role
 from fl.rules import RULES

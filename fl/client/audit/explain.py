@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from fl.audit.measures import Measure, arrays_of, measure, ranks
 from fl.audit.recorded import Contribution
 from fl.audit.steps import Verdict
-from fl.client.blobs import Progress
+from fl.client.audit.roundaudit import BASE, PAYLOADS, RoundAudit
+from fl.client.audit.verify import Course, gather
 from fl.client.errors import QuorateError
 from fl.client.nodes import Reply, Request
-from fl.client.roundaudit import BASE, PAYLOADS, RoundAudit
-from fl.client.verify import Course, gather
+from fl.client.transfer.blobs import Progress
 from fl.cohort import is_listed, read_seats
 from fl.records import Candidates, Event, EventKind, Joined, Member, Phase
 from fl.state import candidates_key, joined_key, member_key

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from chain.genesis import Genesis
 from fl.client.apps import BUILT_IN
-from fl.client.appsource import source_of
 from fl.client.errors import RefusedByChain
 from fl.client.feedback import FED_BACK
-from fl.client.findings import ROOM_BYTES, Findings, Given, check_room
-from fl.client.joining import answer_to_joining
-from fl.client.policy import Policy
 from fl.client.reader import Reader
+from fl.client.site.appsource import source_of
+from fl.client.site.findings import ROOM_BYTES, Findings, Given, check_room
+from fl.client.site.joining import answer_to_joining
+from fl.client.site.policy import Policy
 from fl.jobrules import rules_hash
 from fl.jobs import JoinJob
 from fl.members import is_name

@@ -17,18 +17,18 @@ from statistics import median
 
 from chain.genesis import RULES_VERSION, Genesis
 from chain.transaction import account_id
-from fl.client.doors import Doors
 from fl.client.errors import BadFile
-from fl.client.findings import ROOM_BYTES, Check, Findings, Given, check_room, nearest
 from fl.client.home import in_flight
 from fl.client.keyfile import ACCOUNT, is_encrypted, public_of, read_private, unseal
 from fl.client.networkfile import NetworkFile, read_network
-from fl.client.nodelook import Look, look_at, proven_time_ms
 from fl.client.nodes import Nodes
-from fl.client.policy import Policy
-from fl.client.prejob import check_job
 from fl.client.reader import Reader
 from fl.client.sender import VALID_FOR_MS
+from fl.client.site.findings import ROOM_BYTES, Check, Findings, Given, check_room, nearest
+from fl.client.site.nodelook import Look, look_at, proven_time_ms
+from fl.client.site.policy import Policy
+from fl.client.site.prejob import check_job
+from fl.client.transfer.doors import Doors
 from fl.records import Account, Member, Registrars
 from fl.state import REGISTRARS, account_key, member_key
 

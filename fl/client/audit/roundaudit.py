@@ -1,4 +1,4 @@
-"""One round under audit: what each step looks at, fetched and checked. `fl.client.verify` says in which order."""
+"""One round under audit: what each step looks at, fetched and checked. `fl.client.audit.verify` says in which order."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fl.audit import checks
 from fl.audit.recorded import Contribution, History, Recorded, Signed
 from fl.audit.steps import Finding, Step, Verdict, judged
 from fl.blobs import check_blob
-from fl.client.blobs import Progress, quiet
+from fl.client.audit.recordings import Recordings, Spool
 from fl.client.errors import QuorateError, RefusedByChain, Unreachable, Unverified
-from fl.client.recordings import Recordings, Spool
-from fl.client.upload import at_once
+from fl.client.transfer.blobs import Progress, quiet
+from fl.client.transfer.upload import at_once
 from fl.errors import Refused
 from fl.records import Account, Entry, Job, Phase, Round
 from fl.state import account_key

@@ -17,8 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from fl.audit.steps import Finding, Step, Verdict, judged, skipped
-from fl.client.errors import RefusedByChain, Unreachable, Unverified
-from fl.client.roundaudit import (
+from fl.client.audit.roundaudit import (
     BASE,
     HEAD,
     HISTORY,
@@ -32,6 +31,7 @@ from fl.client.roundaudit import (
     WEIGHTS,
     RoundAudit,
 )
+from fl.client.errors import RefusedByChain, Unreachable, Unverified
 from fl.rules import rule_of
 
 MODEL = "model"

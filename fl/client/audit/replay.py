@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fl.audit.steps import Verdict
-from fl.client.blobs import Progress
+from fl.client.audit.roundaudit import RoundAudit
+from fl.client.audit.verify import Course, gather
 from fl.client.errors import RefusedByChain, Unreachable, Unverified
-from fl.client.roundaudit import RoundAudit
-from fl.client.verify import Course, gather
+from fl.client.transfer.blobs import Progress
 from fl.members import is_name
 from fl.records import Named
 from fl.state import member_name_key

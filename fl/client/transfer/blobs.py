@@ -18,13 +18,13 @@ from typing import Any
 from chain.cid import CID_BYTES, CidError, cid_text, parse_cid
 from chain.unixfs import Buffer, Manifest, manifest_cid
 from fl.blobs import BlobKind
-from fl.client.blobfile import Source, Told, manifest_of_file, origin_of, untold
-from fl.client.doors import ABSENT, Asked, Doors, Pace, Shown, Signer, blob_path
-from fl.client.download import Download, Fetched
 from fl.client.errors import BadInput, Unreachable
 from fl.client.home import Home
 from fl.client.nodes import Node, Nodes, Unusable
-from fl.client.upload import Busy, Upload
+from fl.client.transfer.blobfile import Source, Told, manifest_of_file, origin_of, untold
+from fl.client.transfer.doors import ABSENT, Asked, Doors, Pace, Shown, Signer, blob_path
+from fl.client.transfer.download import Download, Fetched
+from fl.client.transfer.upload import Busy, Upload
 from fl.datasets import RegisterDataset
 from fl.jobrules import zero_model_cid
 from fl.jobs import CreateJob

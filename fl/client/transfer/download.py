@@ -16,11 +16,11 @@ from pathlib import Path
 from chain.cid import CidError, cid_text, is_raw, raw_cid
 from chain.codec import CodecError, decode
 from chain.unixfs import LEAF_BYTES, MAX_LEAVES, Manifest, leaf_range, manifest_cid, manifest_of
-from fl.client.blobfile import Partial, Told, is_file, untold
-from fl.client.doors import ABSENT, LEAVE_WANTED, Asked, Doors, Shown, blob_path
 from fl.client.errors import QuorateError, RefusedByChain, Unreachable, Unverified
 from fl.client.nodes import Node, Reply, Unusable
-from fl.client.upload import at_once
+from fl.client.transfer.blobfile import Partial, Told, is_file, untold
+from fl.client.transfer.doors import ABSENT, LEAVE_WANTED, Asked, Doors, Shown, blob_path
+from fl.client.transfer.upload import at_once
 
 log = logging.getLogger("quorate.client")
 

@@ -27,10 +27,10 @@ from chain.light import ReceiptBundle, Unproven, verify_event_bundle
 from chain.unixfs import Buffer, Hasher, manifest_cid
 from fl.audit.checks import log_of, read_entry
 from fl.audit.recorded import History, history_of
-from fl.client.blobfile import mapped
-from fl.client.blobs import Progress, quiet
 from fl.client.errors import BadInput, QuorateError, RefusedByChain, Unverified
 from fl.client.nodes import Node, Reply, Request, Untrue, Unusable, from_base64
+from fl.client.transfer.blobfile import mapped
+from fl.client.transfer.blobs import Progress, quiet
 from fl.jobrules import zero_model_cid
 from fl.records import Entry, Event, EventKind, Phase, Round
 from fl.tensors.model import model_form

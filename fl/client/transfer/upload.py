@@ -21,10 +21,10 @@ from typing import Any
 from chain.cid import cid_text
 from chain.codec import encode
 from chain.unixfs import Manifest, leaf_range
-from fl.client.blobfile import Source, Told, untold
-from fl.client.doors import Asked, Doors, Permit, blob_path
 from fl.client.errors import QuorateError, RefusedByChain, Unreachable
 from fl.client.nodes import Node, Reply, Unusable, from_base64
+from fl.client.transfer.blobfile import Source, Told, untold
+from fl.client.transfer.doors import Asked, Doors, Permit, blob_path
 
 log = logging.getLogger("quorate.client")
 

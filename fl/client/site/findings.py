@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from fl.client.errors import QuorateError
-from fl.client.policy import PolicyFile
+from fl.client.site.policy import PolicyFile
 from fl.records import Role
 
 PATIENCE_S = 3.0

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chain.unixfs import MAX_FILE_BYTES, Manifest, leaf_cid, leaf_range
-from fl.client.blobfile import Partial, is_file
-from fl.client.blobs import Progress, quiet, step
 from fl.client.errors import BadFile, Unverified
-from fl.client.ipfs import AT_ONCE, Blocks, Source
 from fl.client.keyfile import sync_directory
-from fl.client.upload import at_once
+from fl.client.transfer.blobfile import Partial, is_file
+from fl.client.transfer.blobs import Progress, quiet, step
+from fl.client.transfer.ipfs import AT_ONCE, Blocks, Source
+from fl.client.transfer.upload import at_once
 
 
 async def get_from_ipfs(cid: bytes, sources: Sequence[Source], path: Path, progress: Progress = quiet) -> int:

@@ -17,10 +17,10 @@ import aiohttp
 from chain.block import MAX_BLOCK_BYTES, Block, block_digest
 from chain.certificate import Executed
 from chain.codec import CodecError, decode
-from fl.client.doors import Asked, Doors
 from fl.client.errors import QuorateError
 from fl.client.nodes import Behind, Node, Nodes, Reply, Request, Untrue, Unusable, limited
 from fl.client.reader import Reader
+from fl.client.transfer.doors import Asked, Doors
 
 _STATUS_BYTES = 1024 * 1024
 _MOST_REASONS = 16

@@ -1,0 +1,1 @@
+"""Blobs between this machine and others: nodes, and whoever speaks IPFS."""
