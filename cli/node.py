@@ -207,7 +207,7 @@ def progress(data: dict[str, Any]) -> str:
 def _blobs(data: dict[str, Any]) -> str:
     """Of the process that keeps them."""
     if not data.get("up"):
-        return "the data process is down; another one is started"
+        return "the data process is not up; it is being started"
     return f"{data.get('door') or ''}{', no room for more' if data.get('full') else ''}".strip(", ")
 
 

@@ -132,14 +132,14 @@ def short(identity: str) -> str:
 
 def _text(value: object) -> str:
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
+        return _printable(", ".join(map(str, value)))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "" if value is None else str(value)
+    return "" if value is None else _printable(str(value))
 
 
 def _printable(text: str) -> str:
-    """What a stranger's file says is not to look like lines of ours."""
+    """What a stranger wrote is not to look like lines of ours."""
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
@@ -224,7 +224,7 @@ def telling(
 
 def fields(values: Mapping[str, object]) -> None:
     """Names and values, one a line."""
-    texts = {_printable(name): _printable(_text(value)) for name, value in values.items()}
+    texts = {_printable(name): _text(value) for name, value in values.items()}
     if not on_terminal():
         for name, text in texts.items():
             click.echo(f"{name}\t{text}")

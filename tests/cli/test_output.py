@@ -17,7 +17,7 @@ from rich.console import Console
 
 from cli.localnets import LocalNetwork, Plan
 from cli.node import progress
-from cli.output import fields, rich_table, telling
+from cli.output import fields, rich_table, table, telling
 from tests.cli.run import done, quorate
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +80,11 @@ def test_in_a_pipe_a_table_is_lines_with_tabs(genesis: Path) -> None:
     assert "VALIDATOR\tADDRESS\tRPC\tCONSENSUS KEY" in lines
     assert lines[0].startswith("chain_id\t")
     assert not any("─" in line or "\x1b" in line for line in lines)
+
+
+def test_what_a_stranger_wrote_makes_no_line_and_no_colour_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    table(["name", "tags"], [["kind\nv1\tleader", ["\x1b[31mred", "\u202egnol"]]])
+    assert capsys.readouterr().out == "name\ttags\nkind\\nv1\\tleader\t\\x1b[31mred, \\u202egnol\n"
 
 
 def test_json_is_one_line_with_one_envelope(genesis: Path) -> None:
