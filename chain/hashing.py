@@ -58,7 +58,7 @@ class Domain(StrEnum):
     STATE_NODE = "quorate/state-node"
 
 
-def digest(domain: Domain, *parts: bytes) -> bytes:
+def digest(domain: Domain, *parts: bytes | memoryview) -> bytes:
     """The parts are joined without separators: at most one of them may vary in length within a domain."""
     return sha256(b"".join((domain.prefix, *parts))).digest()
 

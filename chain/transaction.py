@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 from chain.codec import U16, U64, Digest, Length, PublicKey, Signature, encode
 from chain.hashing import Domain, digest, signing_bytes
-from chain.keys import SigningKey, verify
+from chain.keys import SIGNATURE_BYTES, SigningKey, verify
 
 MAX_TRANSACTION_BYTES = 40 * 1024
 """What any node decodes at all; the on-chain parameter may be lower, never higher."""
@@ -38,6 +38,12 @@ class _Unsigned:
     body: Annotated[bytes, Length(0, MAX_TRANSACTION_BYTES)]
 
 
+_UNSIGNED_HEAD = bytes([0x90 + len(fields(_Unsigned))])
+"""The head of the array of a transaction's fields without the last one, the signature."""
+
+_SIGNATURE_FIELD_BYTES = 2 + SIGNATURE_BYTES
+
+
 def account_id(public: bytes) -> bytes:
     return digest(Domain.ACCOUNT, public)
 
@@ -45,6 +51,11 @@ def account_id(public: bytes) -> bytes:
 def tx_id(tx: Transaction) -> bytes:
     """Leaves the signature out: a signer can make many signatures for one transaction."""
     return _id(_Unsigned(tx.chain, tx.sender, tx.key, tx.nonce, tx.valid_until_ms, tx.kind, tx.body))
+
+
+def id_of(data: bytes) -> bytes:
+    """The id of the transaction of which these bytes are the encoding."""
+    return digest(Domain.TX, _UNSIGNED_HEAD, memoryview(data)[1:-_SIGNATURE_FIELD_BYTES])
 
 
 def _id(unsigned: _Unsigned) -> bytes:
@@ -64,6 +75,7 @@ def sign_transaction(
     return Transaction(chain, sender, key.public, nonce, valid_until_ms, int(kind), body, signature)
 
 
-def verify_transaction(tx: Transaction) -> bool:
-    """Whether `tx.key` signed it; whether that key speaks for `tx.sender` is for the state to say."""
-    return verify(tx.key, _message(tx.chain, tx_id(tx)), tx.signature)
+def verify_transaction(tx: Transaction, identifier: bytes) -> bool:
+    """Whether `tx.key` signed it, of which this is the id; whether that key speaks for `tx.sender` is for the state
+    to say."""
+    return verify(tx.key, _message(tx.chain, identifier), tx.signature)

@@ -11,18 +11,16 @@ from dataclasses import dataclass
 
 from chain.genesis import Params
 from chain.keys import WeakKey, check_public_key
-from chain.transaction import Transaction, tx_id, verify_transaction
+from chain.transaction import Transaction, verify_transaction
 from fl.blobs import Demand
 from fl.errors import Refused
 from fl.state import RulesOf
-from fl.transactions import read_body, read_transaction
+from fl.transactions import Reading, read
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    tx: Transaction
-    id: bytes
-    body: object
+    reading: Reading
     demand: Demand | None
     """The blob that the transaction names instead of carrying it, of which nothing has been looked at."""
 
@@ -32,15 +30,15 @@ def check_transaction(
 ) -> Checked:
     """Raises Refused with a code that bytes decide, or PendingJob when the job's rules are not known here;
     nothing else, whatever the bytes. A caller that passes `verify_signature=False` verifies it otherwise."""
-    tx = read_transaction(data, params)
+    reading = read(data, params)
+    tx = reading.tx
     if tx.chain != chain_id:
         raise Refused("WRONG_CHAIN")
-    row, body = read_body(tx)
     # Before the payload, so that a stranger's bytes cost one signature and no more.
-    if verify_signature and not verify_transaction(tx):
+    if verify_signature and not verify_transaction(tx, reading.id):
         raise _why_unverified(tx)
-    demand = row.check(body, tx, params, rules_of)
-    return Checked(tx, tx_id(tx), body, demand)
+    demand = reading.row.check(reading.body, tx, params, rules_of)
+    return Checked(reading, demand)
 
 
 def _why_unverified(tx: Transaction) -> Refused:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from chain.genesis import Genesis, GenesisError
 from chain.hashing import ZERO_DIGEST
-from chain.transaction import account_id, tx_id
+from chain.transaction import account_id
 from fl.accounts import free_account, with_nonce_used
 from fl.epochs import announce_due_set, begin_epoch, write_genesis_sets
 from fl.errors import Refused
@@ -20,7 +20,7 @@ from fl.members import ROLES, add_member, is_name
 from fl.records import NEVER, EventKind, Member, Receipt, Registrars
 from fl.results import apply_item
 from fl.state import NEXT_VALIDATORS, REGISTRARS, Read, account_key, open_jobs
-from fl.transactions import read_body, read_transaction
+from fl.transactions import read
 from fl.transitions import advance_jobs
 
 __all__ = [
@@ -106,8 +106,8 @@ def _before_the_first_block(genesis: Genesis) -> BlockInput:
 def _execute_transaction(execution: Execution, batch: bytes, index: int, data: bytes) -> None:
     block, state = execution.block, execution.state
     try:
-        tx = read_transaction(data, block.params)
-        row, body = read_body(tx)
+        reading = read(data, block.params)
+        tx, row, body = reading.tx, reading.row, reading.body
         if tx.chain != block.chain_id:
             raise Refused("WRONG_CHAIN")
         account = free_account(state, tx, block.time_ms, block.params.nonce_window)
@@ -116,7 +116,7 @@ def _execute_transaction(execution: Execution, batch: bytes, index: int, data: b
             execution.event(EventKind.TRANSACTION_SKIPPED, subject=batch, code=refused.code, value=index)
         return
     state.put(account_key(tx.sender), with_nonce_used(account, tx.nonce))
-    call = Call(tx_id(tx), tx.sender, tx.key, batch, index)
+    call = Call(reading.id, tx.sender, tx.key, batch, index)
     mark = execution.mark()
     status, effect = OK, Effect()
     try:

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from chain.codec import CodecError, decode
 from chain.genesis import Params
-from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
+from chain.transaction import MAX_TRANSACTION_BYTES, Transaction, id_of
 from fl.accounts import RotateKey, check_rotation, rotate_key
 from fl.blobs import Demand
 from fl.datasets import (
@@ -90,13 +90,25 @@ KINDS: dict[int, KindRow[Any]] = {
 KIND_OF_BODY: dict[type[object], Kind] = {row.body: row.kind for row in KINDS.values()}
 
 
-def read_transaction(data: bytes, params: Params) -> Transaction:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a transaction's bytes say, whatever it is worth: it is read once, and asked often."""
+
+    tx: Transaction
+    id: bytes
+    row: KindRow[Any]
+    body: object
+
+
+def read(data: bytes, params: Params) -> Reading:
+    """Raises Refused for bytes that are no transaction, and nothing else."""
     if len(data) > min(params.transaction_bytes, MAX_TRANSACTION_BYTES):
         raise Refused("OVERSIZE", f"A transaction may take {params.transaction_bytes} bytes, not {len(data)}.")
     try:
-        return decode(Transaction, data, MAX_TRANSACTION_BYTES)
+        tx = decode(Transaction, data, MAX_TRANSACTION_BYTES)
     except CodecError as error:
         raise Refused("UNDECODABLE", f"Not the canonical encoding of a transaction: {error}.") from None
+    return Reading(tx, id_of(data), *read_body(tx))
 
 
 def read_body(tx: Transaction) -> tuple[KindRow[Any], object]:

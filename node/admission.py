@@ -180,11 +180,11 @@ class Admission:
 
     def _check_state(self, checked: Checked) -> None:
         """What is hopeless by the state as it is: refusing it here spares its sender a wait, and binds nobody."""
-        tx = checked.tx
+        tx = checked.reading.tx
         now_ms = self._clock.now().wall_ms
         if tx.valid_until_ms > now_ms + self._params.max_validity_ms:
             raise Refused("VALID_UNTIL_FAR")
-        if self._store.receipt_index(checked.id) is None:
+        if self._store.receipt_index(checked.reading.id) is None:
             state = State(self._store.state)
             free_account(state, tx, now_ms, self._params.nonce_window)
             if checked.demand is not None:
@@ -206,16 +206,16 @@ class Admission:
         for data, verdict in zip(transactions, verdicts, strict=True):
             if isinstance(verdict, Refused):
                 self._count(verdict.code)
-            elif self.standing(verdict.id).status in (Status.UNKNOWN, Status.EXPIRED):
-                wait_s = self._hold_back(verdict.tx.sender)
+            elif self.standing(verdict.reading.id).status in (Status.UNKNOWN, Status.EXPIRED):
+                wait_s = self._hold_back(verdict.reading.tx.sender)
                 if wait_s:
-                    held_back[verdict.id] = wait_s
+                    held_back[verdict.reading.id] = wait_s
                     self._count("RATE_LIMITED")
                 elif verdict.demand is not None:
                     with_blobs.append((data, verdict, verdict.demand))
                 else:
-                    self._note(verdict.id, Status.ACCEPTED)
-                    fresh.append((verdict.id, data, verdict.tx.valid_until_ms))
+                    self._note(verdict.reading.id, Status.ACCEPTED)
+                    fresh.append((verdict.reading.id, data, verdict.reading.tx.valid_until_ms))
         if fresh:
             self._submit(Submit(tuple(fresh)))
         reasons = await self._take_with_blobs(with_blobs) if with_blobs else {}
@@ -226,29 +226,31 @@ class Admission:
     ) -> Answer:
         if isinstance(verdict, Refused):
             return Answer(None, None, verdict)
-        reason = reasons.get(verdict.id)
+        reason = reasons.get(verdict.reading.id)
         if isinstance(reason, Refused):
             return Answer(None, None, reason)
-        return Answer(verdict.id, self.standing(verdict.id), None, held_back.get(verdict.id, 0.0), reason)
+        return Answer(
+            verdict.reading.id, self.standing(verdict.reading.id), None, held_back.get(verdict.reading.id, 0.0), reason
+        )
 
     # With blobs
 
     async def _take_with_blobs(self, found: Sequence[tuple[bytes, Checked, Demand]]) -> dict[bytes, Refused | Busy]:
         """Takes those whose blobs are here; why not, of the others."""
         reasons = await asyncio.gather(*(self._take_with_blob(*each) for each in found))
-        ids = [checked.id for _, checked, _ in found]
+        ids = [checked.reading.id for _, checked, _ in found]
         return {identity: reason for identity, reason in zip(ids, reasons, strict=True) if reason is not None}
 
     async def _take_with_blob(self, data: bytes, checked: Checked, demand: Demand) -> Refused | Busy | None:
         reason = await self._judge(demand)
-        if reason is None and self._has_enough(checked.tx.sender):
+        if reason is None and self._has_enough(checked.reading.tx.sender):
             reason = Busy("Others of this account's blobs are still on their way to the other nodes.", 5)
         if reason is not None:
             self._count(reason.code)
             return reason
-        self._note(checked.id, Status.ACCEPTED)
-        self._with_blobs.setdefault(checked.tx.sender, set()).add(checked.id)
-        self._submit(Submit(((checked.id, data, checked.tx.valid_until_ms),), alone=True))
+        self._note(checked.reading.id, Status.ACCEPTED)
+        self._with_blobs.setdefault(checked.reading.tx.sender, set()).add(checked.reading.id)
+        self._submit(Submit(((checked.reading.id, data, checked.reading.tx.valid_until_ms),), alone=True))
         return None
 
     def _has_enough(self, sender: bytes) -> bool:

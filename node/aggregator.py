@@ -21,7 +21,7 @@ from fl.blobs import BlobKind
 from fl.records import Entry, JobRules, JobStatus, Phase, Round
 from fl.rounds import SubmitUpdate
 from fl.state import MAX_VALUE_BYTES, entry_key, job_of, open_jobs, round_of, rules_of
-from fl.transactions import read_body, read_transaction
+from fl.transactions import read
 from node.batchlog import BatchLog
 from node.data.messages import ADDENDS, Addend, Closed, Finding
 from node.dataplane import ASK_AGAIN_S, DataFault, DataGone, DataPlane
@@ -259,7 +259,7 @@ class Aggregator:
                 signed = self._batches.read(entry.batch)
                 assert signed is not None, "an executed batch is in the log"
                 opened = (entry.batch, signed)
-            _, body = read_body(read_transaction(opened[1].batch.transactions[entry.index], self._params))
+            body = read(opened[1].batch.transactions[entry.index], self._params).body
             assert isinstance(body, SubmitUpdate), "the log of a round names updates"
             size_bytes += len(body.payload)
             if addends and size_bytes > TOLD_BYTES:

@@ -130,12 +130,12 @@ class BatchChecks:
                 return Judged(Verdict.PENDING)
             except Refused:
                 return Judged(Verdict.BAD)
-            checked.append(found.tx)
+            checked.append(found.reading)
             if found.demand is not None:
-                if not self._may_bring(found.tx.sender, found.tx.key):
+                if not self._may_bring(found.reading.tx.sender, found.reading.tx.key):
                     return Judged(Verdict.PENDING)
                 demands.append(found.demand)
-        if not all(verify_transaction(tx) for tx in checked):
+        if not all(verify_transaction(reading.tx, reading.id) for reading in checked):
             return Judged(Verdict.BAD)
         return Judged(Verdict.OK, tuple(demands))
 

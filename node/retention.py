@@ -19,7 +19,7 @@ from fl.errors import Refused
 from fl.jobs import CreateJob
 from fl.retention import Policy, roots
 from fl.rounds import SubmitUpdate
-from fl.transactions import read_body, read_transaction
+from fl.transactions import read
 from node.batchlog import BatchLog
 from node.dataplane import DataFault, DataGone, DataPlane
 from node.ports import Offload
@@ -126,7 +126,7 @@ class Retention:
     def _named(self, transactions: Iterable[bytes]) -> Iterator[bytes]:
         for data in transactions:
             try:
-                _, body = read_body(read_transaction(data, self._params))
+                body = read(data, self._params).body
             except Refused:
                 continue
             match body:

@@ -23,7 +23,7 @@ from fl.records import Entry, Job, JobRules, MetricSum, Phase, Round
 from fl.rounds import SubmitUpdate, check_update
 from fl.state import MAX_VALUE_BYTES
 from fl.tensors.closing import ClosingRecord
-from fl.transactions import read_body, read_transaction
+from fl.transactions import read
 from fl.weights import DATASET, weight_of
 
 RESTS = (
@@ -61,11 +61,11 @@ def read_entry(leaf: bytes) -> Entry:
 
 def read_signed(position: int, entry: Entry, data: bytes, params: Params) -> Signed:
     """Raises Refused unless these bytes are a transaction with an update."""
-    tx = read_transaction(data, params)
-    _, body = read_body(tx)
+    reading = read(data, params)
+    body = reading.body
     if not isinstance(body, SubmitUpdate):
         raise Refused("UNKNOWN_KIND", f"The transaction is a {type(body).__name__}, no update.")
-    return Signed(position, entry, tx, body)
+    return Signed(position, entry, reading.tx, body)
 
 
 def where(position: int, member: bytes) -> str:
@@ -103,7 +103,7 @@ def check_once(signed: Sequence[Signed]) -> Iterator[Finding]:
 
 
 def check_signature(signed: Signed) -> Iterator[Finding]:
-    if not verify_transaction(signed.tx):
+    if not verify_transaction(signed.tx, tx_id(signed.tx)):
         yield Finding(where(signed.position, signed.entry.member), f"a signature by {signed.tx.key.hex()}", "another")
 
 

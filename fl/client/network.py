@@ -42,7 +42,7 @@ from fl.records import Account, Dataset, JobRules, Member, Named, Role
 from fl.records import Receipt as ReceiptRecord
 from fl.rounds import CheckIn, SubmitUpdate
 from fl.state import account_key, dataset_key, job_name_key, member_key, rules_key
-from fl.transactions import read_body, read_transaction
+from fl.transactions import read, read_body
 
 T = TypeVar("T")
 
@@ -320,7 +320,7 @@ class AsyncNetwork:
                 f"Its receipt is proven, and no node has the transaction itself any more: {error.what}",
                 "Ask its sender for the receipt file: the sender's home keeps it.",
             ) from None
-        return read_transaction(transactions[entry.index], self.genesis.params)
+        return read(transactions[entry.index], self.genesis.params).tx
 
 
 async def connect_async(

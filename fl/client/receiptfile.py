@@ -120,7 +120,7 @@ def _check_transaction(file: ReceiptFile, checkpoint: Checkpoint) -> None:
         raise Unverified(
             "WRONG_ID", f"The transaction hashes to {tx_id(tx).hex()}, not to the id {file.id.hex()}.", _LIE
         )
-    if not verify_transaction(tx):
+    if not verify_transaction(tx, file.id):
         raise Unverified("BAD_SIGNATURE", f"Its sender's key, {tx.key.hex()}, did not sign the transaction.", _LIE)
 
 

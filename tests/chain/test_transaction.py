@@ -11,6 +11,7 @@ from chain.transaction import (
     MAX_TRANSACTION_BYTES,
     Transaction,
     account_id,
+    id_of,
     sign_transaction,
     tx_id,
     verify_transaction,
@@ -26,7 +27,7 @@ def signed(body: bytes = b"body") -> Transaction:
 
 def test_a_signed_transaction_verifies_and_survives_encoding() -> None:
     tx = signed()
-    assert verify_transaction(tx)
+    assert verify_transaction(tx, tx_id(tx))
     assert decode(Transaction, encode(tx), MAX_TRANSACTION_BYTES) == tx
 
 
@@ -42,14 +43,14 @@ def test_a_change_of_any_field_voids_the_signature() -> None:
         replace(tx, body=b"bodz"),
         replace(tx, signature=bytes(64)),
     ):
-        assert not verify_transaction(changed)
+        assert not verify_transaction(changed, tx_id(changed))
 
 
 def test_the_identity_key_signs_nothing() -> None:
     forged = replace(
         signed(), key=ED25519 + (1).to_bytes(32, "little"), signature=(1).to_bytes(32, "little") + bytes(32)
     )
-    assert not verify_transaction(forged)
+    assert not verify_transaction(forged, tx_id(forged))
 
 
 def test_the_id_is_the_hash_of_the_encoding_without_the_signature() -> None:
@@ -57,6 +58,7 @@ def test_the_id_is_the_hash_of_the_encoding_without_the_signature() -> None:
     without = b"\x97" + encode(tx)[1:-66]
     assert tx_id(tx) == digest(Domain.TX, without)
     assert tx_id(replace(tx, signature=bytes(64))) == tx_id(tx)
+    assert id_of(encode(tx)) == tx_id(tx)
 
 
 def test_a_transaction_over_the_limit_is_not_decoded() -> None:

@@ -365,7 +365,7 @@ def created_job(chain: Ledger, creator: Actor, rules: JobRules, model: bytes = b
     data = creator.sign(CreateJob(rules, model))
     checked = chain.check(data)
     assert chain.status_of(data) == "ok"
-    return job_id(checked.id)
+    return job_id(checked.reading.id)
 
 
 def running_job(chain: Ledger | None = None, trainers: int = 4, **rules: Any) -> Running:

@@ -137,7 +137,7 @@ def test_the_payload_is_judged_by_the_version_that_it_started_from() -> None:
     running.submit(*running.trainers[:2])
     closed(running)
     data = started_from(running, running.trainers[3], 1)
-    body = running.ledger.check(data).body
+    body = running.ledger.check(data).reading.body
     assert body.round == 1
     place = Place(running.job, 1, running.trainers[3].account)
     check_payload(form_of(running.ledger.rules(running.job), 0), place, body.payload)

@@ -25,7 +25,7 @@ def registered(chain: Ledger, who: str = "trainer-000", body: RegisterDataset = 
     data = chain.actor(who).sign(body, nonce=chain.height)
     checked = chain.check(data)
     assert chain.status_of(data) == "ok"
-    return dataset_id(checked.id)
+    return dataset_id(checked.reading.id)
 
 
 def entry(chain: Ledger, dataset: bytes) -> Dataset:

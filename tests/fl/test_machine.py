@@ -203,7 +203,7 @@ def test_a_job_is_created_joined_and_opened_within_one_block() -> None:
     chain = ledger()
     creator = chain.actor("creator")
     data = creator.sign(CreateJob(make_rules(target=1, minimum=1), b""))
-    job = job_id(chain.check(data).id)
+    job = job_id(chain.check(data).reading.id)
     joining = chain.actor("trainer-000").sign(JoinJob(job, rules_hash(make_rules(target=1, minimum=1))))
     chain.block(data, joining)
     assert [receipt.kind for receipt in chain.receipts] == [Kind.CREATE_JOB, Kind.JOIN_JOB]

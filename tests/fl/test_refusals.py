@@ -186,7 +186,7 @@ def more_than_is_stored(running: Running) -> bytes:
 def withdrawn(running: Running) -> bytes:
     """A data set's withdrawal, a second time."""
     data = running.creator.sign(DATASET)
-    body = WithdrawDataset(dataset_id(running.ledger.check(data).id))
+    body = WithdrawDataset(dataset_id(running.ledger.check(data).reading.id))
     running.ledger.block(data, running.creator.sign(body))
     return running.creator.sign(body)
 
@@ -302,11 +302,11 @@ def test_what_state_decides_leaves_one_receipt_and_consumes_the_nonce(
     checked = running.ledger.check(data)
     if code == "FAULT":
         monkeypatch.setattr("fl.rounds.with_values", lambda *given: 1 // 0)
-    before, sender = len(running.ledger.receipts), checked.tx.sender
+    before, sender = len(running.ledger.receipts), checked.reading.tx.sender
     assert running.ledger.status_of(data) == code
     assert len(running.ledger.receipts) == before + 1
     account = running.ledger.account(sender)
-    assert account is not None and account.floor == checked.tx.nonce + 1
+    assert account is not None and account.floor == checked.reading.tx.nonce + 1
     assert running.ledger.status_of(data) is None
     assert len(running.ledger.receipts) == before + 1
 
@@ -401,4 +401,4 @@ def test_the_signature_can_be_left_to_the_caller() -> None:
     checked = check_transaction(
         data, running.ledger.chain_id, running.ledger.genesis.params, lambda job: rules, verify_signature=False
     )
-    assert checked.tx.kind == Kind.SUBMIT_UPDATE
+    assert checked.reading.tx.kind == Kind.SUBMIT_UPDATE

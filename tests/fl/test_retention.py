@@ -150,7 +150,7 @@ def test_data_sets_stay_while_they_are_stored_and_not_withdrawn() -> None:
     elsewhere = RegisterDataset("elsewhere", cid_of(b"elsewhere"), 9, False, "", "", "")
     chain.block(data, owner.sign(elsewhere))
     assert kept(chain, Policy()) - before == {cid_of(b"mine")}
-    chain.block(owner.sign(WithdrawDataset(dataset_id(chain.check(data).id))))
+    chain.block(owner.sign(WithdrawDataset(dataset_id(chain.check(data).reading.id))))
     assert kept(chain, Policy()) == before
 
 

@@ -47,7 +47,7 @@ def weights(running: Running, number: int = 1) -> list[int]:
 
 def registered(chain: Ledger, owner: Actor, examples: int, name: str = "scans") -> bytes:
     data = owner.sign(RegisterDataset(name, b"", 10, False, "", "", "", examples))
-    dataset = dataset_id(chain.check(data).id)
+    dataset = dataset_id(chain.check(data).reading.id)
     assert chain.status_of(data) == "ok"
     return dataset
 

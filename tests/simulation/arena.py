@@ -22,7 +22,7 @@ from fl.records import Job
 from fl.retention import Policy, roots
 from fl.rounds import SubmitUpdate
 from fl.state import JOBS, MAX_VALUE_BYTES
-from fl.transactions import read_body, read_transaction
+from fl.transactions import read
 from node.admission import Answer, Busy, Status
 from node.node import Limits, Node, NodeFailure, validator_sets
 from node.ports import Channel, DiskFailure, Peer
@@ -270,7 +270,7 @@ class Arena(Cluster):
     def check_blobs_held(self, who: str, signed: SignedBatch | None) -> None:
         """Once its batch is certified, a blob is whole on the platters of f+1 honest validators."""
         for data in () if signed is None else signed.batch.transactions:
-            _, body = read_body(read_transaction(data, self.genesis.params))
+            body = read(data, self.genesis.params).body
             if isinstance(body, SubmitUpdate) and not body.payload:
                 self.findings.counts["promises of blobs"] += 1
                 self.promised_blobs.add(body.cid)

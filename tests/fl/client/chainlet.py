@@ -42,7 +42,7 @@ from fl.rounds import SubmitUpdate, entries_of
 from fl.state import EVENTS, RECEIPTS, State, joined_key
 from fl.tensors.closing import payload_fingerprint
 from fl.tensors.encodings import Place
-from fl.transactions import read_body, read_transaction
+from fl.transactions import read
 from fl.updates import form_of
 from tests.fl.builders import Ledger, make_genesis, result_item, signing_key, validator
 from tests.fl.client.blobdoor import Door
@@ -193,8 +193,8 @@ class Chainlet:
         rules = self.ledger.rules(task.job)
         sums = Aggregation(AggregationRules(task.job, task.round, rules, self.ledger.job(task.job).completed + 1))
         for index, entry in enumerate(entries_of(self.ledger.read, task.job, task.round, task.size)):
-            tx = read_transaction(self.batches[entry.batch].batch.transactions[entry.index], self.genesis.params)
-            _, body = read_body(tx)
+            reading = read(self.batches[entry.batch].batch.transactions[entry.index], self.genesis.params)
+            tx, body = reading.tx, reading.body
             assert isinstance(body, SubmitUpdate)
             payload = body.payload or self.blob(body.cid)
             header = form_of(rules, body.group).header(Place(body.job, body.round, tx.sender))
@@ -357,11 +357,11 @@ class Chainlet:
         tx = None
         try:
             checked = self.ledger.check(data)
-            tx = checked.id
+            tx = checked.reading.id
             if tx not in self.receipt_of:
                 self._judge(face, checked.demand)
                 now_ms = time.time_ns() // 1_000_000
-                free_account(State(self.ledger.state.get), checked.tx, now_ms, self.genesis.params.nonce_window)
+                free_account(State(self.ledger.state.get), checked.reading.tx, now_ms, self.genesis.params.nonce_window)
         except PendingJob:
             return _refusal(Refused("UNKNOWN_JOB"))
         except Refused as refused:
