@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated
 
-from chain.batch import SignedBatch
+from chain.batch import SignedBatch, read_signed_batch
 from chain.block import Block
 from chain.certificate import Certificate, Vote
 from chain.codec import U8, U16, U64, CodecError, Count, Digest, Length, Signature, decode, encode
@@ -161,8 +161,15 @@ def channel_of(message: object) -> Channel:
     return MESSAGES[_TYPE_OF[type(message)]][2]
 
 
+_ONE_FIELD = b"\x91"
+"""Before the batch in a message that holds nothing else: its bytes are taken as they are, both ways."""
+
+
 def to_frame(message: object) -> bytes:
-    return bytes((_TYPE_OF[type(message)],)) + encode(message)
+    head = bytes((_TYPE_OF[type(message)],))
+    if isinstance(message, BatchOffer | BatchAnswer):
+        return b"".join((head, _ONE_FIELD, message.signed.encoded))
+    return head + encode(message)
 
 
 def from_frame(channel: Channel, frame: bytes) -> object:
@@ -171,5 +178,9 @@ def from_frame(channel: Channel, frame: bytes) -> object:
     if entry is None or entry[2] is not channel:
         raise CodecError("unknown message type for this channel")
     cls, limit, _ = entry
+    if cls is BatchOffer or cls is BatchAnswer:
+        if not frame.startswith(_ONE_FIELD, 1):
+            raise CodecError(f"expected the field of {cls.__name__}")
+        return cls(read_signed_batch(frame[2:], limit - len(_ONE_FIELD)))
     message: object = decode(cls, frame[1:], limit)
     return message

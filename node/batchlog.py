@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from chain.batch import SignedBatch, batch_digest
-from chain.codec import encode
+from chain.batch import SignedBatch
 from consensus.availability import BatchStored
-from node.records import BATCH_KIND, read_batch_entry
+from node.records import BATCH_KIND, batch_entry, read_batch_entry
 from node.segments import Location, SegmentedLog
 from node.store import Store
 
@@ -22,8 +21,8 @@ class BatchLog:
         """Of those that have no row yet."""
 
     def append(self, record: BatchStored) -> int:
-        number, location = self.log.append_at(BATCH_KIND, encode(record))
-        digest = batch_digest(record.signed.batch)
+        number, location = self.log.append_at(BATCH_KIND, batch_entry(record))
+        digest = record.signed.reference.batch
         self._unsynced.append((number, digest, location))
         self._newest[digest] = location
         return number
@@ -47,7 +46,7 @@ class BatchLog:
         for number, _, payload, location in self.log.replay(max(min(start, indexed + 1), self.log.first)):
             record = read_batch_entry(payload)
             if number > indexed:
-                self._store.keep_batches(number, {batch_digest(record.signed.batch): location})
+                self._store.keep_batches(number, {record.signed.reference.batch: location})
             if number >= start:
                 yield record
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chain.batch import SignedBatch, reference
+from chain.batch import SignedBatch
 from chain.genesis import Params
 from chain.transaction import verify_transaction
 from consensus.availability import Verdict
@@ -86,7 +86,7 @@ class BatchChecks:
     def advanced(self, final: int) -> None:
         """Nobody waits for what may not be voted for any more."""
         for signed, task in list(self._awaited.values()):
-            if is_past_voting(reference(signed), final, self._params):
+            if is_past_voting(signed.reference, final, self._params):
                 task.cancel()
 
     async def run(self) -> None:

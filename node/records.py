@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chain.batch import read_signed_batch
 from chain.codec import decode, encode
 from consensus.availability import BatchStored, CertificateHeld, SequenceReserved
 from consensus.ordering.records import Body, Held, Offence, OwnVote, SilentUntil
@@ -35,5 +36,18 @@ def read_journal_entry(kind: int, payload: bytes) -> object:
     return record
 
 
+_TWO_FIELDS = b"\x92"
+_VOTED = {True: b"\xc3", False: b"\xc2"}
+"""Before and after a batch in its entry, which is the encoding of the record: the batch's bytes are taken as they are,
+both ways."""
+
+
+def batch_entry(record: BatchStored) -> bytes:
+    return b"".join((_TWO_FIELDS, record.signed.encoded, _VOTED[record.voted]))
+
+
 def read_batch_entry(payload: bytes) -> BatchStored:
-    return decode(BatchStored, payload, RECORD_LIMIT_BYTES)
+    voted = payload[-1:] == _VOTED[True]
+    if payload[:1] != _TWO_FIELDS or payload[-1:] != _VOTED[voted]:
+        raise CorruptLog("the batches' log holds what is no batch")
+    return BatchStored(read_signed_batch(payload[1:-1], RECORD_LIMIT_BYTES), voted)

@@ -29,7 +29,8 @@ STATUS_GAP_MS = 500
 """A peer's status frames come each second; what comes faster is not looked at."""
 ANSWERS_A_STATUS = 64
 LISTED = 256
-HELD_BYTES = 128 * 1024 * 1024
+HELD_BYTES = 64 * 1024 * 1024
+"""Of uncertified batches, as they are encoded; what was decoded from them takes as much again."""
 LATE_VOTE_MS = 500
 """A vote that comes this long after the certificate was flooded says that its signer missed the flood."""
 REMINDERS_A_SECOND = 64

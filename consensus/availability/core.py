@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from chain.batch import SignedBatch, reference
+from chain.batch import SignedBatch
 from chain.certificate import Available, Certificate, ValidatorSet, Vote, VoteKind, read_subject
 from chain.genesis import Params
 from chain.keys import SigningKey
@@ -147,7 +147,7 @@ class Availability:
             case Vote(kind=VoteKind.AVAILABLE):
                 self._certifying.voted(peer, message, now, out)
             case BatchOffer(signed):
-                self._voting.offered(peer, reference(signed), signed, now, out)
+                self._voting.offered(peer, signed.reference, signed, now, out)
             case BatchPull(batch):
                 self._pulled(peer, batch, now, out)
             case Status():
@@ -166,7 +166,7 @@ class Availability:
 
     def _answered(self, peer: int, signed: SignedBatch, now: Now, out: Output) -> None:
         desk = self._desk
-        ref = reference(signed)
+        ref = signed.reference
         want = desk.pulls.get(ref.batch)
         asked = desk.pulls.was_asked(peer, ref.batch)
         if want is None or not guards.may_take_answer(asked):
@@ -275,7 +275,7 @@ class Availability:
 
     def _restore_batch(self, signed: SignedBatch, voted: bool, now: Now) -> None:
         desk = self._desk
-        ref = reference(signed)
+        ref = signed.reference
         creator = desk.committee.key_at(ref.epoch, ref.creator)
         if creator is None or desk.lots.is_ordered(ref.batch) or guards.is_expired(ref, desk.final + 1):
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from chain.batch import Batch, SignedBatch, reference, sign_batch
+from chain.batch import Batch, SignedBatch, sign_batch
 from chain.codec import CodecError, decode
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction, tx_id
 from consensus.availability import guards
@@ -150,7 +150,7 @@ class Creation:
     def _offer(self, packed: list[Waiting], now: Now, out: Output) -> Lot:
         desk = self._desk
         signed = self._sign([waiting.transaction for waiting in packed], out)
-        lot = make_lot(reference(signed), desk.committee.key.public, signed)
+        lot = make_lot(signed.reference, desk.committee.key.public, signed)
         lot.cargo = tuple((waiting.id, waiting.valid_until_ms) for waiting in packed)
         desk.store(signed, lot.digest, True, out)
         self._enter(lot, now)

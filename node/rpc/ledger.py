@@ -132,7 +132,7 @@ async def batch_raw(api: Api, request: Request) -> Response:
     signed = api.node.batches.read(request[BATCH])
     if signed is None:
         raise Problem("UNKNOWN_BATCH")
-    return raw(encode(signed))
+    return raw(signed.encoded)
 
 
 def _genesis_block(api: Api) -> Block:

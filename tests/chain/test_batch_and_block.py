@@ -12,7 +12,7 @@ from chain.batch import (
     Batch,
     SignedBatch,
     batch_digest,
-    reference,
+    read_signed_batch,
     sign_batch,
     verify_batch,
 )
@@ -56,7 +56,26 @@ def test_a_batch_verifies_under_its_creator_alone() -> None:
 def test_a_reference_says_what_voters_attest() -> None:
     signed = sign_batch(consensus_key(1), BATCH)
     size_bytes = len(encode(BATCH))
-    assert reference(signed) == Available(batch_digest(BATCH), 0, 1, 9, 100, 1124, size_bytes, 2)
+    assert signed.reference == Available(batch_digest(BATCH), 0, 1, 9, 100, 1124, size_bytes, 2)
+
+
+def test_the_bytes_that_a_batch_keeps_are_those_that_encoding_gives() -> None:
+    signed = sign_batch(consensus_key(1), BATCH)
+    plain = SignedBatch(BATCH, signed.signature)
+    assert signed.encoded == plain.encoded == encode(plain)
+    read = read_signed_batch(encode(plain), MAX_BATCH_BYTES)
+    assert read == plain and read.encoded == encode(plain)
+    assert signed.reference == plain.reference == read.reference
+    assert read.reference.batch == batch_digest(BATCH)
+
+
+def test_bytes_that_encoding_would_not_give_are_not_kept() -> None:
+    encoded = sign_batch(consensus_key(1), BATCH).encoded
+    for spoilt in (encoded[:-1], encoded + b"\x00", b"\xdc\x00\x02" + encoded[1:]):
+        with pytest.raises(CodecError):
+            read_signed_batch(spoilt, MAX_BATCH_BYTES)
+    with pytest.raises(CodecError):
+        read_signed_batch(encoded, len(encoded) - 1)
 
 
 def test_an_empty_batch_and_an_empty_transaction_are_not_written() -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from chain.batch import Batch, SignedBatch, batch_digest, reference, sign_batch
+from chain.batch import Batch, SignedBatch, batch_digest, sign_batch
 from chain.block import EMPTY_BODY, HEADER_VERSION, Block, Body, Header, block_digest, body_roots
 from chain.certificate import (
     Available,
@@ -508,7 +508,7 @@ class Adversary:
         signed = sign_batch(self.station.key, batch)
         self._unchecked.append(batch_digest(batch))
         self.tell(BatchOffer(signed))
-        self.tell(self._vote(VoteKind.AVAILABLE, reference(signed)))
+        self.tell(self._vote(VoteKind.AVAILABLE, signed.reference))
 
 
 _LEADING: dict[Vice, Callable[[Adversary, Ordering, int, Proposal], Proposal | None]] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from chain.batch import reference
 from chain.certificate import VoteKind, sign_vote
 from chain.codec import encode
 from chain.genesis import Params
@@ -34,7 +33,7 @@ def test_a_creator_that_offers_without_end_is_voted_for_within_its_quota() -> No
     for sequence in range(100):
         signed = signed_batch(1, sequence, nonces=(0, 1))
         world.step(0, Received(1, BatchOffer(signed)))
-        world.step(0, Checked(reference(signed).batch, Verdict.OK))
+        world.step(0, Checked(signed.reference.batch, Verdict.OK))
     counts = world.core(0).counts()
     assert counts["open"] == 16 and counts["offers"] == OFFERS_HELD
     world.step(0, submit(1))
@@ -47,7 +46,7 @@ def test_everything_of_a_creator_is_gone_when_it_has_expired() -> None:
     for sequence in range(20):
         signed = signed_batch(1, sequence)
         world.step(0, Received(1, BatchOffer(signed)))
-        world.step(0, Checked(reference(signed).batch, Verdict.OK))
+        world.step(0, Checked(signed.reference.batch, Verdict.OK))
     world.step(0, Advanced(1_024, 1_024))
     assert set(world.core(0).counts().values()) == {0}
 
@@ -56,7 +55,7 @@ def test_votes_for_batches_that_nobody_knows_push_out_only_their_signers_own() -
     world = World()
 
     def vote(signer: int, sequence: int) -> None:
-        subject = encode(reference(signed_batch(3, sequence)))
+        subject = encode(signed_batch(3, sequence).reference)
         world.step(
             0,
             Received(signer, sign_vote(consensus_key(signer), CHAIN, VoteKind.AVAILABLE, 0, subject, signer)),
@@ -68,14 +67,14 @@ def test_votes_for_batches_that_nobody_knows_push_out_only_their_signers_own() -
     assert world.core(0).counts()["loose_votes"] == LOOSE_VOTES + 1
     vote(1, 0)
     vote(3, 0)
-    assert world.core(0).reference(reference(signed_batch(3)).batch) is not None
+    assert world.core(0).reference(signed_batch(3).reference.batch) is not None
 
 
 def test_status_frames_without_end_are_answered_as_if_they_came_each_half_second() -> None:
     world = World()
     world.step(0, submit(1))
     world.settle()
-    digest = reference(world.stored(0)[0].signed).batch
+    digest = world.stored(0)[0].signed.reference.batch
     answers = sum(len(world.step(0, Received(1, status(*[digest] * 256))).send) for _ in range(100))
     assert answers == 64
 

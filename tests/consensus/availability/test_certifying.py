@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from chain.batch import reference
 from chain.certificate import Certificate, Vote, VoteKind, assemble, sign_vote
 from chain.codec import encode
 from consensus.availability import Acknowledged, CertificateHeld, CheckBatch, Checked, Verdict
@@ -23,7 +22,7 @@ from tests.consensus.availability.world import (
 
 
 def vote_for(world: World, signer: int, signed_of: int = 0) -> Vote:
-    subject = encode(reference(signed_batch(signed_of)))
+    subject = encode(signed_batch(signed_of).reference)
     return sign_vote(consensus_key(signer), CHAIN, VoteKind.AVAILABLE, 0, subject, signer)
 
 
@@ -56,7 +55,7 @@ def test_a_certificate_takes_a_quorum_of_votes_and_not_one_less() -> None:
 def test_a_vote_leaves_only_in_or_after_the_output_that_stores_the_batch() -> None:
     world = World(4)
     signed = signed_batch(1)
-    digest = reference(signed).batch
+    digest = signed.reference.batch
     offered = world.step(0, Received(1, BatchOffer(signed)))
     assert events(offered, CheckBatch) == [CheckBatch(digest, signed)]
     assert offered.send == [] and offered.persist == []
@@ -89,14 +88,14 @@ def test_what_is_acknowledged_was_made_durable_and_sent_to_all_before() -> None:
     out = world.machines[0].queue[-1]
     (held,) = (record for record in out.persist if isinstance(record, CertificateHeld))
     assert out.send == [Send(ALL, held.certificate)]
-    assert out.acks == [Acknowledged(ids(1), reference(stored.signed).batch)]
+    assert out.acks == [Acknowledged(ids(1), stored.signed.reference.batch)]
 
 
 def test_a_vote_with_a_bad_signature_is_the_peers_fault_and_does_not_count() -> None:
     world = World(4)
     world.step(0, submit(1))
     world.flush(0)
-    subject = encode(reference(world.stored(0)[0].signed))
+    subject = encode(world.stored(0)[0].signed.reference)
     forged = sign_vote(consensus_key(2), CHAIN, VoteKind.AVAILABLE, 0, subject, 1)
     world.step(0, Received(1, forged))
     world.step(0, Received(2, sign_vote(consensus_key(2), CHAIN, VoteKind.AVAILABLE, 0, subject, 2)))
@@ -116,7 +115,7 @@ def test_a_vote_for_a_false_description_of_a_batch_is_the_peers_fault() -> None:
     signed = signed_batch(1)
     world.step(0, Received(1, BatchOffer(signed)))
     world.settle()
-    true = reference(signed)
+    true = signed.reference
     false = type(true)(
         true.batch,
         true.epoch,
@@ -133,17 +132,17 @@ def test_a_vote_for_a_false_description_of_a_batch_is_the_peers_fault() -> None:
 
 def test_a_certificate_that_does_not_verify_is_the_peers_fault() -> None:
     world = World(4)
-    subject = encode(reference(signed_batch(1)))
+    subject = encode(signed_batch(1).reference)
     good = certificate(world.validators, VoteKind.AVAILABLE, subject)
     bad = Certificate(good.kind, good.epoch, good.subject, good.signers, good.signatures[::-1])
     world.step(0, Received(1, bad))
     assert [fault.peer for fault in world.faults(0)] == [1]
-    assert world.core(0).reference(reference(signed_batch(1)).batch) is None
+    assert world.core(0).reference(signed_batch(1).reference.batch) is None
 
 
 def test_a_received_certificate_is_relayed_once() -> None:
     world = World(4)
-    subject = encode(reference(signed_batch(1)))
+    subject = encode(signed_batch(1).reference)
     held = certificate(world.validators, VoteKind.AVAILABLE, subject)
     first = world.step(0, Received(1, held))
     second = world.step(0, Received(2, held))
@@ -154,12 +153,12 @@ def test_a_received_certificate_is_relayed_once() -> None:
 def test_two_certificates_of_one_batch_are_as_good_as_each_other() -> None:
     world = World(4)
     signed = signed_batch(1)
-    subject = encode(reference(signed))
+    subject = encode(signed.reference)
     votes = [sign_vote(consensus_key(s), CHAIN, VoteKind.AVAILABLE, 0, subject, s) for s in range(4)]
     one, other = assemble(world.validators, votes[:3]), assemble(world.validators, votes[1:])
     world.step(0, Received(1, one))
     world.step(0, Received(2, other))
-    assert world.core(0).certificates_for([reference(signed).batch]) == (one,)
+    assert world.core(0).certificates_for([signed.reference.batch]) == (one,)
     assert world.faults(0) == []
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from chain.batch import reference
 from chain.codec import encode
 from chain.genesis import Params
 from consensus.availability import (
@@ -229,7 +228,7 @@ def test_what_was_withdrawn_and_ordered_after_all_is_not_packed_again() -> None:
     world = deaf(World())
     world.step(0, submit(1))
     world.settle()
-    digest = reference(world.stored(0)[0].signed).batch
+    digest = world.stored(0)[0].signed.reference.batch
     # No time passes between the two, so nothing is sealed in between.
     world.advance(513)
     world.grow(digest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from chain.batch import reference
 from chain.certificate import Certificate, ValidatorSet, Vote
 from consensus.availability import Availability, NewEpoch, Referable, Replay
 from consensus.effects import Received
@@ -86,7 +85,7 @@ def test_records_of_an_epoch_that_replay_has_yet_to_reach_are_taken_up_there() -
 
 def digest_of(world: World) -> bytes:
     (stored,) = world.stored(0)
-    return reference(stored.signed).batch
+    return stored.signed.reference.batch
 
 
 def test_batches_of_the_epoch_before_the_last_are_closed_and_packed_again() -> None:

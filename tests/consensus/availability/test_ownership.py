@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from chain.batch import reference
 from chain.certificate import Certificate, Vote
 from consensus.availability import Checked, Verdict
 from consensus.effects import ALL, Received, Tick
@@ -63,13 +62,13 @@ def test_a_voter_waits_a_second_before_it_lists_a_batch_and_votes_to_all() -> No
     world = World(4)
     signed = signed_batch(1)
     world.step(0, Received(1, BatchOffer(signed)))
-    world.step(0, Checked(reference(signed).batch, Verdict.OK))
+    world.step(0, Checked(signed.reference.batch, Verdict.OK))
     world.now_ms += 999
     out = world.step(0, Tick())
     assert world.core(0).uncertified() == () and sends(out, Vote) == []
     world.now_ms += 251
     out = world.step(0, Tick())
-    assert world.core(0).uncertified() == (reference(signed).batch,)
+    assert world.core(0).uncertified() == (signed.reference.batch,)
     assert [send.to for send in sends(out, Vote)] == [ALL]
 
 
@@ -91,7 +90,7 @@ def test_a_status_that_lists_a_certified_batch_is_answered_with_its_certificate(
     world = World(4)
     world.step(0, submit(1))
     world.settle()
-    digest = reference(world.stored(0)[0].signed).batch
+    digest = world.stored(0)[0].signed.reference.batch
     out = world.step(2, Received(1, status(digest)))
     assert [(send.to, type(send.message)) for send in out.send] == [(1, Certificate)]
 
@@ -101,7 +100,7 @@ def test_a_status_that_lists_a_batch_i_voted_for_is_answered_with_my_vote() -> N
     world.lost = lambda source, target, message: is_available_vote(message)
     world.step(0, submit(1))
     world.settle()
-    digest = reference(world.stored(0)[0].signed).batch
+    digest = world.stored(0)[0].signed.reference.batch
     out = world.step(2, Received(1, status(digest)))
     assert [(send.to, type(send.message)) for send in out.send] == [(1, Vote)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chain.batch import SignedBatch, reference
+from chain.batch import SignedBatch
 from chain.certificate import VoteKind
 from chain.codec import encode
 from consensus.availability import BatchHere, BatchStored, Need, Ordered, guards
@@ -24,7 +24,7 @@ from tests.consensus.availability.world import World, sends, signed_batch, statu
 def needing(signed: SignedBatch) -> tuple[World, int]:
     """Validator 0 needs this batch, and whom it asked first."""
     world = World()
-    (pull,) = sends(world.step(0, Need((reference(signed).batch,))), BatchPull)
+    (pull,) = sends(world.step(0, Need((signed.reference.batch,))), BatchPull)
     return world, pull.to
 
 
@@ -33,7 +33,7 @@ def test_a_batch_that_a_final_block_names_is_pulled_stored_and_announced() -> No
     world.lost = lambda source, target, message: target == 3
     world.step(0, submit(1))
     world.settle()
-    digest = reference(world.stored(0)[0].signed).batch
+    digest = world.stored(0)[0].signed.reference.batch
     world.lost = lambda source, target, message: False
     world.grow(digest)
     world.step(3, Need((digest,)))
@@ -51,7 +51,7 @@ def test_sources_take_turns_until_one_answers() -> None:
         asked += [send.to for send in sends(world.step(0, Tick()), BatchPull)]
     assert set(asked[:3]) == {1, 2, 3} == set(asked[3:])
     world.step(0, Received(asked[-1], BatchAnswer(signed)))
-    assert world.here(0) == [reference(signed).batch]
+    assert world.here(0) == [signed.reference.batch]
     world.now_ms += 60_000
     assert sends(world.step(0, Tick()), BatchPull) == []
 
@@ -62,13 +62,13 @@ def test_a_late_answer_of_an_earlier_source_is_welcome() -> None:
     world.now_ms += 1_500
     world.step(0, Tick())
     world.step(0, Received(first, BatchAnswer(signed)))
-    assert world.here(0) == [reference(signed).batch]
+    assert world.here(0) == [signed.reference.batch]
 
 
 def test_signers_of_the_certificate_are_asked() -> None:
     world = World(4)
     signed = signed_batch(1)
-    held = certificate(world.validators, VoteKind.AVAILABLE, encode(reference(signed)))
+    held = certificate(world.validators, VoteKind.AVAILABLE, encode(signed.reference))
     out = world.step(3, Received(1, held))
     assert sends(out, BatchPull) == []
     world.now_ms += 250
@@ -123,16 +123,16 @@ def test_bytes_on_offer_are_taken_when_a_final_block_names_them() -> None:
     world = World()
     signed = signed_batch(1)
     world.step(0, Received(1, BatchOffer(signed)))
-    out = world.step(0, Ordered(1, (reference(signed).batch,)))
+    out = world.step(0, Ordered(1, (signed.reference.batch,)))
     assert BatchStored(signed, False) in out.persist
-    assert BatchHere(reference(signed).batch) in out.events
+    assert BatchHere(signed.reference.batch) in out.events
 
 
 def test_what_is_stored_already_is_here_at_once() -> None:
     world = World()
     world.step(0, submit(1))
     world.settle()
-    digest = reference(world.stored(0)[0].signed).batch
+    digest = world.stored(0)[0].signed.reference.batch
     out = world.step(0, Need((digest,)))
     assert out.events == [BatchHere(digest)] and out.send == []
 

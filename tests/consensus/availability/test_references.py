@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from chain.batch import SignedBatch, reference
+from chain.batch import SignedBatch
 from chain.certificate import VoteKind
 from chain.codec import encode
 from chain.genesis import Params
@@ -16,9 +16,9 @@ from tests.consensus.availability.world import World, signed_batch
 
 
 def certify(world: World, signed: SignedBatch, node: int = 0) -> bytes:
-    held = certificate(world.validators, VoteKind.AVAILABLE, encode(reference(signed)))
+    held = certificate(world.validators, VoteKind.AVAILABLE, encode(signed.reference))
     world.step(node, Received(3, held))
-    return reference(signed).batch
+    return signed.reference.batch
 
 
 def nothing(digest: bytes) -> bool:
@@ -33,23 +33,23 @@ def test_a_batch_voted_for_may_be_referenced() -> None:
     world = World()
     signed = signed_batch(1)
     world.step(0, Received(1, BatchOffer(signed)))
-    assert world.core(0).reference(reference(signed).batch) is None
-    world.step(0, Checked(reference(signed).batch, Verdict.OK))
-    assert world.core(0).reference(reference(signed).batch) == reference(signed)
-    assert world.referable(0) == [reference(signed)]
+    assert world.core(0).reference(signed.reference.batch) is None
+    world.step(0, Checked(signed.reference.batch, Verdict.OK))
+    assert world.core(0).reference(signed.reference.batch) == signed.reference
+    assert world.referable(0) == [signed.reference]
 
 
 def test_a_batch_with_a_certificate_may_be_referenced_without_its_bytes() -> None:
     world = World()
     signed = signed_batch(1)
-    assert world.core(0).reference(certify(world, signed)) == reference(signed)
-    assert world.referable(0) == [reference(signed)]
+    assert world.core(0).reference(certify(world, signed)) == signed.reference
+    assert world.referable(0) == [signed.reference]
 
 
 def test_holding_the_bytes_alone_is_no_licence_to_reference() -> None:
     world = World()
     signed = signed_batch(1)
-    digest = reference(signed).batch
+    digest = signed.reference.batch
     world.step(0, Need((digest,)))
     world.settle()
     asked = [to for to, _ in world.sent_by(0, BatchPull)]
@@ -63,18 +63,18 @@ def test_an_ordered_or_expired_batch_is_forgotten() -> None:
     first, second = signed_batch(1), signed_batch(2)
     for signed in (first, second):
         certify(world, signed)
-    world.step(0, Ordered(1, (reference(first).batch,)))
-    assert world.core(0).reference(reference(first).batch) is None
+    world.step(0, Ordered(1, (first.reference.batch,)))
+    assert world.core(0).reference(first.reference.batch) is None
     assert named(world) == [(2, 0)]
     world.step(0, Advanced(1_024, 1_024))
-    assert world.core(0).reference(reference(second).batch) is None
+    assert world.core(0).reference(second.reference.batch) is None
     assert world.core(0).counts()["open"] == 0
 
 
 def test_a_certificate_of_an_ordered_or_expired_batch_is_ignored() -> None:
     world = World()
     first, second = signed_batch(1), signed_batch(2)
-    world.step(0, Ordered(1, (reference(first).batch,)))
+    world.step(0, Ordered(1, (first.reference.batch,)))
     world.step(0, Advanced(1_024, 1_024))
     for signed in (first, second):
         certify(world, signed)
@@ -109,7 +109,7 @@ def test_only_certified_batches_are_candidates() -> None:
     world = World()
     signed = signed_batch(1)
     world.step(0, Received(1, BatchOffer(signed)))
-    world.step(0, Checked(reference(signed).batch, Verdict.OK))
+    world.step(0, Checked(signed.reference.batch, Verdict.OK))
     assert named(world) == []
 
 
@@ -140,7 +140,7 @@ def test_a_block_names_no_more_than_its_caps_allow() -> None:
         certify(world, signed_batch(1, sequence))
     assert len(named(world)) == 3
 
-    size = reference(signed_batch(1)).size_bytes
+    size = signed_batch(1).reference.size_bytes
     world = World(params=replace(Params(), block_bytes=2 * size + size // 2))
     for sequence in range(5):
         certify(world, signed_batch(1, sequence))
@@ -148,7 +148,7 @@ def test_a_block_names_no_more_than_its_caps_allow() -> None:
 
 
 def test_a_large_batch_is_not_overtaken_by_its_creators_younger_ones() -> None:
-    small = reference(signed_batch(1)).size_bytes
+    small = signed_batch(1).reference.size_bytes
     world = World(params=replace(Params(), block_bytes=3 * small))
     certify(world, signed_batch(1, 0, size=4 * small))
     certify(world, signed_batch(1, 1))

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from chain.batch import reference
 from chain.certificate import Certificate, Vote
 from chain.genesis import Params
 from consensus.availability import (
@@ -41,11 +40,11 @@ def voted_world(params: Params | None = None) -> tuple[World, bytes]:
     world = World(4, params)
     signed = signed_batch(1)
     world.step(0, Received(1, BatchOffer(signed)))
-    world.step(0, Checked(reference(signed).batch, Verdict.OK))
+    world.step(0, Checked(signed.reference.batch, Verdict.OK))
     world.flush(0)
     world.wire.clear()
     world.crash(0)
-    return world, reference(signed).batch
+    return world, signed.reference.batch
 
 
 def test_a_voter_still_owns_what_it_voted_for() -> None:
@@ -87,11 +86,11 @@ def test_what_was_not_durable_is_forgotten_and_nothing_of_it_was_said() -> None:
     world = World(4)
     signed = signed_batch(1)
     world.step(0, Received(1, BatchOffer(signed)))
-    world.step(0, Checked(reference(signed).batch, Verdict.OK))
+    world.step(0, Checked(signed.reference.batch, Verdict.OK))
     world.crash(0)
     world.restart(0)
     assert world.sent_by(0, Vote) == []
-    assert world.core(0).reference(reference(signed).batch) is None
+    assert world.core(0).reference(signed.reference.batch) is None
 
 
 def test_an_own_uncertified_batch_is_offered_again_and_certified() -> None:
@@ -176,9 +175,9 @@ def test_the_order_of_records_and_the_pieces_they_come_in_do_not_matter() -> Non
             core.counts(),
             {ref.batch for ref in core.candidates(lambda _: False, 1)},
             sorted(
-                reference(record.signed).batch
+                record.signed.reference.batch
                 for record in records
-                if isinstance(record, BatchStored) and core.reference(reference(record.signed).batch)
+                if isinstance(record, BatchStored) and core.reference(record.signed.reference.batch)
             ),
         )
 
@@ -211,7 +210,7 @@ def test_bytes_fetched_for_a_certificate_are_no_vote_after_a_restart(kept: bool)
     world.step(0, submit(1))
     world.run(1_000)
     assert [record.voted for record in world.stored(3)] == [False]
-    digest = reference(world.stored(3)[0].signed).batch
+    digest = world.stored(3)[0].signed.reference.batch
     world.crash(3)
     if not kept:
         world.machines[3].disk = list(world.stored(3))
@@ -223,7 +222,7 @@ def test_certified_bytes_are_served_from_the_log() -> None:
     world = World(4)
     world.step(0, submit(1))
     world.settle()
-    digest = reference(world.stored(1)[0].signed).batch
+    digest = world.stored(1)[0].signed.reference.batch
     out = world.step(1, Received(2, BatchPull(digest)))
     assert out.send == [] and out.events == [ServeBatch(2, digest)]
 
@@ -262,7 +261,7 @@ def carried(world: World, digests: tuple[bytes, ...]) -> set[bytes]:
         known[data]
         for node in range(world.n)
         for record in world.stored(node)
-        if reference(record.signed).batch in digests
+        if record.signed.reference.batch in digests
         for data in record.signed.batch.transactions
     }
 

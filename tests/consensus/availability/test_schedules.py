@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chain.batch import reference
 from chain.certificate import Available, Certificate, Vote, VoteKind, read_subject, signers_of
 from chain.genesis import Params
 from consensus.availability import Need
@@ -69,10 +68,10 @@ class WatchedWorld(World):
     def holds_voted(self, node: int, subject: bytes) -> bool:
         statement = read_subject(VoteKind.AVAILABLE, subject)
         assert isinstance(statement, Available)
-        return any(record.voted and reference(record.signed) == statement for record in self.stored(node))
+        return any(record.voted and record.signed.reference == statement for record in self.stored(node))
 
     def lacks(self, node: int) -> tuple[bytes, ...]:
-        held = {reference(record.signed).batch for record in self.stored(node)}
+        held = {record.signed.reference.batch for record in self.stored(node)}
         return tuple(digest for block in self.blocks for digest in block if digest not in held)
 
 

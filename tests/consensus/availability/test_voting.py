@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from chain.batch import SignedBatch, reference
+from chain.batch import SignedBatch
 from chain.certificate import Available, Vote, VoteKind
 from chain.codec import encode
 from chain.genesis import Params
@@ -41,7 +41,7 @@ def offer(world: World, signed: SignedBatch, peer: int = 1) -> Output:
 
 
 def accept(world: World, signed: SignedBatch) -> Output:
-    return world.step(0, Checked(reference(signed).batch, Verdict.OK))
+    return world.step(0, Checked(signed.reference.batch, Verdict.OK))
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,8 @@ def test_a_creator_over_its_quota_waits_until_one_of_its_batches_is_ordered() ->
         accept(world, signed)
     world.flush(0)
     assert [record.signed for record in world.stored(0)] == batches[:2]
-    out = world.step(0, Ordered(1, (reference(batches[0]).batch,)))
-    assert events(out, CheckBatch) == [CheckBatch(reference(batches[2]).batch, batches[2])]
+    out = world.step(0, Ordered(1, (batches[0].reference.batch,)))
+    assert events(out, CheckBatch) == [CheckBatch(batches[2].reference.batch, batches[2])]
     assert sends(accept(world, batches[2]), Vote) != []
 
 
@@ -133,7 +133,7 @@ def test_a_bad_batch_gets_no_vote_costs_its_creator_the_link_and_is_not_asked_ab
     world = World()
     signed = signed_batch(1)
     offer(world, signed)
-    out = world.step(0, Checked(reference(signed).batch, Verdict.BAD))
+    out = world.step(0, Checked(signed.reference.batch, Verdict.BAD))
     assert out.send == [] and out.persist == []
     assert [fault.peer for fault in world.faults(0)] == [1]
     assert events(offer(world, signed), CheckBatch) == []
@@ -143,11 +143,11 @@ def test_a_pending_batch_is_asked_about_again_once_execution_moved_and_a_second_
     world = World()
     signed = signed_batch(1)
     offer(world, signed)
-    assert world.step(0, Checked(reference(signed).batch, Verdict.PENDING)).send == []
+    assert world.step(0, Checked(signed.reference.batch, Verdict.PENDING)).send == []
     world.now_ms += 2_000
     assert events(world.step(0, Advanced(3, 0)), CheckBatch) == []
     assert events(world.step(0, Advanced(4, 1)), CheckBatch) != []
-    world.step(0, Checked(reference(signed).batch, Verdict.PENDING))
+    world.step(0, Checked(signed.reference.batch, Verdict.PENDING))
     assert events(world.step(0, Advanced(5, 2)), CheckBatch) == []
     world.machines[0].events.clear()
     world.verdict = lambda node, batch: Verdict.OK
@@ -179,7 +179,7 @@ def test_an_expiry_that_the_creator_chose_is_its_fault(horizon: int) -> None:
 def test_a_batch_whose_certificate_is_known_is_stored_and_not_voted_for() -> None:
     world = World()
     signed = signed_batch(1)
-    held = certificate(world.validators, VoteKind.AVAILABLE, encode(reference(signed)))
+    held = certificate(world.validators, VoteKind.AVAILABLE, encode(signed.reference))
     world.step(0, Received(2, held))
     out = offer(world, signed)
     assert events(out, CheckBatch) == [] and sends(out, Vote) == []
@@ -190,9 +190,9 @@ def test_a_certificate_makes_the_verdict_on_a_held_offer_unnecessary() -> None:
     world = World()
     signed = signed_batch(1)
     offer(world, signed)
-    held = certificate(world.validators, VoteKind.AVAILABLE, encode(reference(signed)))
+    held = certificate(world.validators, VoteKind.AVAILABLE, encode(signed.reference))
     out = world.step(0, Received(2, held))
-    assert reference(signed).batch in world.here(0)
+    assert signed.reference.batch in world.here(0)
     assert out.persist != []
     assert accept(world, signed).persist == []
 

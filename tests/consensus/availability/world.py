@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from chain.batch import Batch, SignedBatch, reference, sign_batch
+from chain.batch import Batch, SignedBatch, sign_batch
 from chain.certificate import Available, Certificate, ValidatorSet, Vote, VoteKind, verify_certificate
 from chain.codec import encode
 from chain.genesis import Params
@@ -146,7 +146,7 @@ class World:
 
     def _serve(self, node: int, request: ServeBatch) -> None:
         for record in self.machines[node].disk:
-            if isinstance(record, BatchStored) and reference(record.signed).batch == request.digest:
+            if isinstance(record, BatchStored) and record.signed.reference.batch == request.digest:
                 self._post(node, self.node_at(request.peer), BatchAnswer(record.signed))
                 return
 
