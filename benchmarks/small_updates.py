@@ -34,7 +34,7 @@ from chain.cid import raw_cid
 from chain.codec import encode, pack
 from chain.keys import SigningKey
 from chain.transaction import account_id, sign_transaction
-from cli.localnets import MOST_TRAINERS, LocalNetwork, Plan
+from cli.localnets import LocalNetwork, Plan
 from fl.client.keyfile import load_key
 from fl.jobrules import rules_hash, zero_model_cid
 from fl.jobs import CreateJob, JoinJob
@@ -263,7 +263,7 @@ async def measure(net: LocalNetwork, arguments: argparse.Namespace) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--validators", type=int, default=4)
-    parser.add_argument("--trainers", type=int, default=MOST_TRAINERS)
+    parser.add_argument("--trainers", type=int, default=256)
     parser.add_argument("--updates", type=int, default=4096)
     parser.add_argument("--parameters", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=100, help="updates submitted one by one for the latency")

@@ -39,7 +39,7 @@ from node.keystore import NO_PASSPHRASE, describe, generate, save_claim, save_ke
 FORMAT = "quorate-localnet-1"
 STATE_FILE = "localnet.json"
 MOST_VALIDATORS = 10
-MOST_TRAINERS = 256
+MOST_TRAINERS = 2048
 
 LINKS_PORT, RPC_PORT = 7600, 7680
 """In containers, where each has an address of its own; the data process has the ports after these."""

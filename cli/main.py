@@ -39,6 +39,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "receipt": ("cli.receipt", "What became of transactions, with proofs that need nobody's word."),
     "tx": ("cli.tx", "How far a transaction is; signing one offline, and sending it."),
     "demo": ("cli.demo", "Four validators and eight trainers learn to read digits."),
+    "bench": ("cli.bench", "Measure the product on this machine."),
     "completion": ("cli.completion", "Complete this command in your shell."),
 }
 
