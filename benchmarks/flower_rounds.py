@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -60,36 +60,45 @@ def node_config(number: int, clients: int) -> str:
 # Flower's own
 
 
-def on_superlink(directory: Path, clients: int, rounds: int) -> Closings:
-    app = shutil.copytree(APP, directory / "digits-app")
+@contextmanager
+def superlink_run(
+    directory: Path, app: Path, clients: int, settings: str, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """`flwr run` of the app on a SuperLink with as many SuperNodes, all of them Flower's own programs."""
+    app = shutil.copytree(app, directory / "app")
     port, flwr = free_port(), directory / "flwr"
     flwr.mkdir()
     (flwr / "config.toml").write_text(_CONFIG % port)
     with ExitStack() as stack:
-        link = stack.enter_context(Site(directory, "superlink"))
+        link = stack.enter_context(Site(directory, "superlink", environment))
         command = [str(FLOWER / "flower-superlink"), "--insecure", "--port", str(port)]
         link.start("superlink", command, of_flower(flwr))
         link.wait_for("Uvicorn running", "superlink")
         for number in range(clients):
-            site = stack.enter_context(Site(directory, f"node-{number}"))
+            site = stack.enter_context(Site(directory, f"node-{number}", environment))
             site.port = port
             site.start_supernode(node_config(number, clients))
             site.wait_for("SuperNode ID", "supernode")
-        settings = f"fraction-evaluate=0.0 num-server-rounds={rounds}"
         run = subprocess.Popen(
             [str(FLOWER / "flwr"), "run", str(app), "here", "--stream", "--run-config", settings],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             text=True,
-            env={**os.environ, **of_flower(flwr)},
+            env={**os.environ, **of_flower(flwr), **(environment or {})},
         )
         try:
-            return list(_aggregations(run, rounds))
+            yield run
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(run.pid, signal.SIGKILL)
             run.wait()
+
+
+def on_superlink(directory: Path, clients: int, rounds: int) -> Closings:
+    settings = f"fraction-evaluate=0.0 num-server-rounds={rounds}"
+    with superlink_run(directory, APP, clients, settings) as run:
+        return list(_aggregations(run, rounds))
 
 
 def _aggregations(run: subprocess.Popen[str], rounds: int) -> Iterator[float]:
@@ -111,8 +120,8 @@ def on_validators(directory: Path, clients: int, rounds: int, way: str) -> tuple
     """When each round closed, and what the first member's gateway said."""
     net = LocalNetwork.create(directory / "net", Plan(4, trainers=clients))
     with ExitStack() as stack:
-        stack.callback(lambda: [net.kill(name) for name in net.members])
         for name in net.members:
+            stack.callback(net.kill, name)
             net.start(name)
         net.wait_ready(net.members, 60.0)
         job = _create(net, directory / "creator", clients, rounds)
@@ -151,7 +160,7 @@ def _start_member(net: LocalNetwork, site: Site, number: int, clients: int, way:
     if way == "gateway":
         site.start_gateway(net, account, JOB, APP)
     else:
-        given = ["--polled", net.network_file, net.key_file(account), site.directory / "home", site.port]
+        given: list[object] = ["--polled", net.network_file, net.key_file(account), site.directory / "home", site.port]
         command = [sys.executable, "-m", "benchmarks.flower_rounds", *map(str, given)]
         site.start("gateway", command, {"PYTHONPATH": str(ROOT)})
     site.wait_for("is awaited")

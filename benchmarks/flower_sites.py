@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -43,10 +43,11 @@ def of_flower(home: Path) -> dict[str, str]:
 class Site:
     """Its processes are in groups of their own, and all of them are gone when it is left."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, environment: Mapping[str, str] | None = None) -> None:
         self.directory = directory / name
         self.directory.mkdir(parents=True)
         self.port = free_port()
+        self._environment = environment or {}
         self._processes: list[subprocess.Popen[bytes]] = []
         self._supernode: subprocess.Popen[bytes] | None = None
 
@@ -90,7 +91,7 @@ class Site:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, **environment},
+                env={**os.environ, **environment, **self._environment},
             )
         self._processes.append(process)
         return process

@@ -158,6 +158,9 @@ class Network:
 
     def set_conditions(self, conditions: Conditions, source: str | None = None, target: str | None = None) -> None:
         """For one direction, for all from or to one endpoint, or for all."""
+        if source is not None and target is not None:
+            self._wires[source, target].conditions = conditions
+            return
         for wire in self._wires.values():
             if source in (None, wire.source.name) and target in (None, wire.target.name):
                 wire.conditions = conditions

@@ -1,0 +1,1 @@
+"""flat-app: one flat tensor there and back."""
