@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from chain.codec import decode
@@ -32,6 +32,9 @@ from node.store import Store
 REMEMBERED = 200_000
 """Transactions whose status this node keeps in memory; receipts are in the store for ever."""
 CHECKED_TOGETHER = 64
+CHECKED_AT_ONCE = 4
+CHECKED_AT_ONCE_BYTES = 16 * 1024
+"""So few are checked on the event loop: to a thread and back takes as long as they do."""
 RULES_CACHED = 256
 RECEIPT_LIMIT_BYTES = 4096
 WAITING_WITH_BLOBS = 8
@@ -56,6 +59,10 @@ class Status(StrEnum):
 
 
 _ORDER = [Status.UNKNOWN, Status.ACCEPTED, Status.AVAILABLE, Status.FINAL, Status.EXECUTED, Status.PROVEN]
+_RANK = {status: rank for rank, status in enumerate(_ORDER)}
+_UNDER_WAY = frozenset({Status.ACCEPTED, Status.AVAILABLE, Status.FINAL})
+_OVER = frozenset({Status.UNKNOWN, Status.EXPIRED})
+"""There is nothing to wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ class Standing:
     index: int | None = None
 
     def reached(self, wanted: Status) -> bool:
-        return self.status is Status.EXPIRED or _ORDER.index(self.status) >= _ORDER.index(wanted)
+        return self.status is Status.EXPIRED or _RANK[self.status] >= _RANK[wanted]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,50 @@ class DataDown(Busy):
         super().__init__("The node cannot look at the blob at this time.", 2)
 
 
+@dataclass(frozen=True, slots=True)
+class _Good:
+    """A transaction that may be taken, as far as bytes and state say. `known`: it has a receipt already."""
+
+    checked: Checked
+    known: bool
+    member: bool
+
+    @property
+    def id(self) -> bytes:
+        return self.checked.reading.id
+
+    @property
+    def sender(self) -> bytes:
+        return self.checked.reading.tx.sender
+
+
+class Watch:
+    """Somebody who waits for many transactions to come as far as `wanted`, and is told of each once."""
+
+    def __init__(self, wanted: Status) -> None:
+        self.wanted = wanted
+        self.waiting: set[bytes] = set()
+        """Those it has not been told of."""
+        self._told: list[bytes] = []
+        self._moved = asyncio.Event()
+
+    def tell(self, identity: bytes) -> None:
+        if identity in self.waiting:
+            self.waiting.remove(identity)
+            self._told.append(identity)
+            self._moved.set()
+
+    def take(self) -> list[bytes]:
+        """Those that it was told of since the last time."""
+        told, self._told = self._told, []
+        self._moved.clear()
+        return told
+
+    async def told(self) -> None:
+        """Returns once there is something to take."""
+        await self._moved.wait()
+
+
 class Admission:
     def __init__(
         self,
@@ -145,7 +196,10 @@ class Admission:
         self._in_batch: dict[bytes, tuple[bytes, ...]] = {}
         self._in_block: dict[int, list[bytes]] = {}
         """Final and not yet executed, by height."""
-        self._waiting: dict[bytes, list[asyncio.Future[None]]] = {}
+        self._watches: dict[bytes, list[Watch]] = {}
+        self._unproven: dict[int, list[bytes]] = {}
+        """By height, what is executed and somebody waits for the proof of."""
+        self._blocks_executed = 0
         self._with_blobs: dict[bytes, set[bytes]] = {}
         """By sender, transactions that name blobs and were last seen to be accepted."""
         self._rules: OrderedDict[bytes, JobRules] = OrderedDict()
@@ -165,73 +219,90 @@ class Admission:
     def check(self, data: bytes) -> Checked:
         return check_transaction(data, self._chain_id, self._params, self.rules_of)
 
-    def _check_all(self, transactions: Sequence[bytes]) -> list[Checked | Refused]:
-        verdicts: list[Checked | Refused] = []
+    def _check_all(self, transactions: Sequence[bytes]) -> list[_Good | Refused]:
+        verdicts: list[_Good | Refused] = []
+        # Who sends several transactions is looked up once.
+        state, now_ms = State(self._store.state), self._clock.now().wall_ms
         for data in transactions:
             try:
-                checked = self.check(data)
-                self._check_state(checked)
-                verdicts.append(checked)
+                verdicts.append(self._check_state(self.check(data), state, now_ms))
             except PendingJob:
                 verdicts.append(Refused("UNKNOWN_JOB"))
             except Refused as refused:
                 verdicts.append(refused)
         return verdicts
 
-    def _check_state(self, checked: Checked) -> None:
+    def _check_state(self, checked: Checked, state: State, now_ms: int) -> _Good:
         """What is hopeless by the state as it is: refusing it here spares its sender a wait, and binds nobody."""
-        tx = checked.reading.tx
-        now_ms = self._clock.now().wall_ms
+        tx, identity = checked.reading.tx, checked.reading.id
         if tx.valid_until_ms > now_ms + self._params.max_validity_ms:
             raise Refused("VALID_UNTIL_FAR")
-        if self._store.receipt_index(checked.reading.id) is None:
-            state = State(self._store.state)
+        try:
+            # One that has been executed has used its nonce.
             free_account(state, tx, now_ms, self._params.nonce_window)
             if checked.demand is not None:
                 # No node fetches a stranger's blob.
                 member_of(state, tx.sender)
+        except Refused:
+            if self._store.receipt_index(identity) is None:
+                raise
+            return _Good(checked, True, True)
+        member = self._store.state(member_key(tx.sender)) is not None or self._is_registrar(tx.sender)
+        return _Good(checked, False, member)
 
     # Taking
 
     async def submit(self, transactions: Sequence[bytes]) -> list[Answer]:
         """Check and take each; those that are known already are answered as they stand. Raises Busy."""
-        self._check_room(sum(map(len, transactions)))
-        verdicts: list[Checked | Refused] = []
-        for start in range(0, len(transactions), CHECKED_TOGETHER):
-            part = transactions[start : start + CHECKED_TOGETHER]
-            verdicts += await self._offload.run(self._check_all, part)
+        size_bytes = sum(map(len, transactions))
+        self._check_room(size_bytes)
         fresh: list[tuple[bytes, bytes, int]] = []
         with_blobs: list[tuple[bytes, Checked, Demand]] = []
         held_back: dict[bytes, float] = {}
+        verdicts = await self._verdicts(transactions, size_bytes)
         for data, verdict in zip(transactions, verdicts, strict=True):
             if isinstance(verdict, Refused):
                 self._count(verdict.code)
-            elif self.standing(verdict.reading.id).status in (Status.UNKNOWN, Status.EXPIRED):
-                wait_s = self._hold_back(verdict.reading.tx.sender)
+            elif not verdict.known and self._standing.get(verdict.id, Status.UNKNOWN) in _OVER:
+                wait_s = self._hold_back(verdict)
                 if wait_s:
-                    held_back[verdict.reading.id] = wait_s
+                    held_back[verdict.id] = wait_s
                     self._count("RATE_LIMITED")
-                elif verdict.demand is not None:
-                    with_blobs.append((data, verdict, verdict.demand))
+                elif verdict.checked.demand is not None:
+                    with_blobs.append((data, verdict.checked, verdict.checked.demand))
                 else:
-                    self._note(verdict.reading.id, Status.ACCEPTED)
-                    fresh.append((verdict.reading.id, data, verdict.reading.tx.valid_until_ms))
+                    self._note(verdict.id, Status.ACCEPTED)
+                    fresh.append((verdict.id, data, verdict.checked.reading.tx.valid_until_ms))
         if fresh:
             self._submit(Submit(tuple(fresh)))
         reasons = await self._take_with_blobs(with_blobs) if with_blobs else {}
         return [self._answer(verdict, held_back, reasons) for verdict in verdicts]
 
+    async def _verdicts(self, transactions: Sequence[bytes], size_bytes: int) -> list[_Good | Refused]:
+        if len(transactions) <= CHECKED_AT_ONCE and size_bytes <= CHECKED_AT_ONCE_BYTES:
+            return self._check_all(transactions)
+        verdicts: list[_Good | Refused] = []
+        for start in range(0, len(transactions), CHECKED_TOGETHER):
+            blocks = self._blocks_executed
+            part = await self._offload.run(self._check_all, transactions[start : start + CHECKED_TOGETHER])
+            verdicts += part if blocks == self._blocks_executed else map(self._looked_up, part)
+        return verdicts
+
+    def _looked_up(self, verdict: _Good | Refused) -> _Good | Refused:
+        """Once more, for it may have been executed while it was checked: what has a receipt is not taken again."""
+        if isinstance(verdict, Refused) or verdict.known:
+            return verdict
+        return replace(verdict, known=self._store.receipt_index(verdict.id) is not None)
+
     def _answer(
-        self, verdict: Checked | Refused, held_back: dict[bytes, float], reasons: dict[bytes, Refused | Busy]
+        self, verdict: _Good | Refused, held_back: dict[bytes, float], reasons: dict[bytes, Refused | Busy]
     ) -> Answer:
         if isinstance(verdict, Refused):
             return Answer(None, None, verdict)
-        reason = reasons.get(verdict.reading.id)
+        reason = reasons.get(verdict.id)
         if isinstance(reason, Refused):
             return Answer(None, None, reason)
-        return Answer(
-            verdict.reading.id, self.standing(verdict.reading.id), None, held_back.get(verdict.reading.id, 0.0), reason
-        )
+        return Answer(verdict.id, self.standing(verdict.id), None, held_back.get(verdict.id, 0.0), reason)
 
     # With blobs
 
@@ -287,12 +358,12 @@ class Admission:
             self._count(busy.code)
             raise
 
-    def _hold_back(self, sender: bytes) -> float:
+    def _hold_back(self, verdict: _Good) -> float:
         """Seconds until this account may have another transaction taken. Asked once the signature is known to
         be good: nobody uses up what is another's."""
         now_s = self._clock.now().mono_ms / 1000
-        if self._store.state(member_key(sender)) is not None or self._is_registrar(sender):
-            return self._members.take(sender, 1, now_s)
+        if verdict.member:
+            return self._members.take(verdict.sender, 1, now_s)
         return self._strangers.take(b"", 1, now_s)
 
     def _is_registrar(self, sender: bytes) -> bool:
@@ -302,35 +373,55 @@ class Admission:
     def _count(self, code: str) -> None:
         self.refused[code] = self.refused.get(code, 0) + 1
 
-    async def wait(self, identity: bytes, wanted: Status, timeout_s: float) -> Standing:
-        """Where the transaction is once it has come as far as `wanted`, or when the time is over."""
-        loop = asyncio.get_running_loop()
-        ends = loop.time() + timeout_s
-        while not (standing := self.standing(identity)).reached(wanted):
-            remaining = ends - loop.time()
-            if remaining <= 0 or standing.status is Status.UNKNOWN:
-                break
-            changed: asyncio.Future[None] = loop.create_future()
-            waiters = self._waiting.setdefault(identity, [])
-            waiters.append(changed)
-            try:
-                await asyncio.wait_for(changed, remaining)
-            except TimeoutError:
-                pass
-            finally:
-                if changed in waiters:
-                    waiters.remove(changed)
-                if not waiters:
-                    self._waiting.pop(identity, None)
-        return standing
+    # Waiting
+
+    def watch(self, watch: Watch, standing: Standing) -> bool:
+        """Whether there is something to wait for; if so, `watch` is told when the transaction has come far enough."""
+        identity = standing.id
+        if standing.status in _OVER or standing.reached(watch.wanted):
+            return False
+        if identity not in watch.waiting:
+            watch.waiting.add(identity)
+            self._watches.setdefault(identity, []).append(watch)
+            if standing.receipt is not None:
+                self._unproven.setdefault(standing.receipt.height, []).append(identity)
+        return True
+
+    def unwatch(self, watch: Watch, ids: Iterable[bytes]) -> None:
+        """It is not told of these any more."""
+        for identity in ids:
+            watch.waiting.discard(identity)
+            watches = [each for each in self._watches.get(identity, ()) if each is not watch]
+            if watches:
+                self._watches[identity] = watches
+            else:
+                self._watches.pop(identity, None)
+
+    async def wait(self, standings: Iterable[Standing], wanted: Status, timeout_s: float) -> list[Standing]:
+        """Where the transactions are once each has come as far as `wanted`, or when the time is over."""
+        watch = Watch(wanted)
+        asked = [(standing, self.watch(watch, standing)) for standing in standings]
+        try:
+            async with asyncio.timeout(timeout_s):
+                while watch.waiting:
+                    await watch.told()
+                    watch.take()
+        except TimeoutError:
+            pass
+        finally:
+            self.unwatch(watch, list(watch.waiting))
+        return [self.standing(standing.id) if waited else standing for standing, waited in asked]
 
     def standing(self, identity: bytes) -> Standing:
+        status = self._standing.get(identity, Status.UNKNOWN)
+        if status in _UNDER_WAY:
+            return Standing(identity, status)
         index = self._store.receipt_index(identity)
         if index is not None and (data := self._store.receipt(index)) is not None:
             receipt = decode(Receipt, data, RECEIPT_LIMIT_BYTES)
             proven = receipt.height <= self._certified_height()
             return Standing(identity, Status.PROVEN if proven else Status.EXECUTED, receipt, index)
-        return Standing(identity, self._standing.get(identity, Status.UNKNOWN))
+        return Standing(identity, status)
 
     @property
     def unsettled(self) -> int:
@@ -344,17 +435,30 @@ class Admission:
         self._standing.move_to_end(identity)
         while len(self._standing) > REMEMBERED:
             self._standing.popitem(last=False)
-        self._wake(identity)
+        self._tell(identity, status)
 
-    def _wake(self, identity: bytes) -> None:
-        for waiter in self._waiting.pop(identity, ()):
-            if not waiter.done():
-                waiter.set_result(None)
+    def _tell(self, identity: bytes, status: Status) -> None:
+        watches = self._watches.get(identity)
+        if watches is None:
+            return
+        rank, over = _RANK.get(status, 0), status in _OVER
+        left = []
+        for watch in watches:
+            if over or rank >= _RANK[watch.wanted]:
+                watch.tell(identity)
+            else:
+                left.append(watch)
+        if left:
+            self._watches[identity] = left
+        else:
+            del self._watches[identity]
 
     def available(self, ids: tuple[bytes, ...], batch: bytes) -> None:
         self._in_batch[batch] = (*self._in_batch.get(batch, ()), *ids)
         for identity in ids:
-            if self._standing.get(identity) in (None, Status.ACCEPTED):
+            status = self._standing.get(identity)
+            # Of one that is not remembered: another node's batch may have brought it to execution before.
+            if status is Status.ACCEPTED or (status is None and self._store.receipt_index(identity) is None):
                 self._note(identity, Status.AVAILABLE)
 
     def final(self, height: int, batches: tuple[bytes, ...]) -> None:
@@ -366,24 +470,30 @@ class Admission:
             self._in_block[height] = mine
 
     def executed(self, height: int, ids: Sequence[bytes]) -> None:
+        self._blocks_executed += 1
         for identity in ids:
             self._standing.pop(identity, None)
-            self._wake(identity)
+            if identity in self._watches:
+                self._tell(identity, Status.EXECUTED)
+                if identity in self._watches:
+                    self._unproven.setdefault(height, []).append(identity)
         for identity in self._in_block.pop(height, ()):
             if self._standing.get(identity) is Status.FINAL:
                 self._note(identity, Status.EXPIRED)
 
     def certified(self) -> None:
-        """A new execution certificate: whoever waits for a proof looks again."""
-        for identity in list(self._waiting):
-            self._wake(identity)
+        """A new execution certificate: whoever waits for a proof has it."""
+        certified = self._certified_height()
+        for height in [height for height in self._unproven if height <= certified]:
+            for identity in self._unproven.pop(height):
+                self._tell(identity, Status.PROVEN)
 
     def not_taken(self, ids: Sequence[bytes]) -> None:
         """The pool was full after all."""
         for identity in ids:
             self._count(Busy.code)
             self._standing.pop(identity, None)
-            self._wake(identity)
+            self._tell(identity, Status.UNKNOWN)
 
     def expired(self, ids: Sequence[bytes]) -> None:
         for identity in ids:

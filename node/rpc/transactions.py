@@ -86,19 +86,17 @@ async def submit(api: Api, request: Request) -> Response:
         raise Problem(busy.code, str(busy), retry_after_s=busy.retry_after_s) from None
     del transactions
     wanted = Status(request[WAIT])
-    views: list[TakenView | RefusedView] = []
-    short = False
-    for answer in answers:
-        problem = _problem(answer)
-        if problem is not None:
-            if len(answers) == 1:
-                raise problem
-            views.append(_refused_view(answer, problem))
-            continue
-        assert answer.id is not None
-        standing = await admission.wait(answer.id, wanted, max(0.0, ends_s - api.now_s()))
-        short = short or not standing.reached(wanted)
-        views.append(_taken_view(standing))
+    problems = [problem_of(answer) for answer in answers]
+    if len(problems) == 1 and problems[0] is not None:
+        raise problems[0]
+    taken = [answer.standing for answer, problem in zip(answers, problems, strict=True) if problem is None]
+    standings = await admission.wait(filter(None, taken), wanted, max(0.0, ends_s - api.now_s()))
+    short = any(not standing.reached(wanted) for standing in standings)
+    following = iter(standings)
+    views: list[TakenView | RefusedView] = [
+        _taken_view(next(following)) if problem is None else _refused_view(answer, problem)
+        for answer, problem in zip(answers, problems, strict=True)
+    ]
     return json_response(AnswersView(answers=views), 202 if short else 200)
 
 
@@ -134,7 +132,7 @@ def _from_base64(text: object) -> bytes:
         raise Problem("MALFORMED_BODY", "A transaction is not base64.") from None
 
 
-def _problem(answer: Answer) -> Problem | None:
+def problem_of(answer: Answer) -> Problem | None:
     if answer.refused is not None:
         return Problem.of(answer.refused)
     if answer.busy is not None:

@@ -219,7 +219,7 @@ class Arena(Cluster):
             for answer in answers:
                 if answer.id is None:
                     continue
-                standing = await node.admission.wait(answer.id, wait, within)
+                [standing] = await node.admission.wait([node.admission.standing(answer.id)], wait, within)
                 promised = standing.reached(Status.AVAILABLE) and standing.status is not Status.EXPIRED
                 if promised and self.hosts[index].honest:
                     self.acknowledged.setdefault(answer.id, self.hosts[index].machine.name)

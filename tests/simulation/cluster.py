@@ -187,7 +187,7 @@ class Cluster:
             answers = await node.admission.submit(transactions)
             for answer in answers:
                 if answer.id is not None:
-                    standing = await node.admission.wait(answer.id, wait, within)
+                    [standing] = await node.admission.wait([node.admission.standing(answer.id)], wait, within)
                     if standing.reached(Status.AVAILABLE) and standing.status is not Status.EXPIRED:
                         self.acknowledged[answer.id] = f"n{index}"
         except (Busy, Crash):

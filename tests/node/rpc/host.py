@@ -85,7 +85,7 @@ class Hosted:
     async def executed(self, name: str, body: object) -> Receipt:
         answers = await self.node.admission.submit([self.sign(name, body)])
         assert answers[0].id is not None, answers
-        standing = await self.node.admission.wait(answers[0].id, Status.PROVEN, 30)
+        [standing] = await self.node.admission.wait([self.node.admission.standing(answers[0].id)], Status.PROVEN, 30)
         assert standing.receipt is not None and standing.receipt.status == "ok", standing
         return standing.receipt
 

@@ -1,0 +1,298 @@
+"""What it costs a validator to take small updates: processor time a transaction, of the process that takes them.
+
+    python -m benchmarks.ingest [--updates 4096] [--requests 1,16,64,256] [--wait executed] [--runs 3] [--out FILE]
+    python -m benchmarks.ingest --requests 64 --profile
+
+One validator process with its real doors, store and threads; the client is this process. What comes after admission is
+played: whatever is taken is available, final and executed some milliseconds later, with a receipt in the store, and the time
+that playing takes is not counted. Each update is a q8 delta of 1,000 parameters, inline, signed ahead: 1,593 bytes.
+Checking a signature and reading the bytes are measured alone in the same process, and shown beside. `--profile` samples
+the process (py-spy) and says where the time goes, by steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from benchmarks.small_updates import Load, Sender, rules_of, sampler, update
+from chain.codec import encode, pack
+from cli.localnets import LocalNetwork, Plan
+from consensus.availability import Submit
+from fl.check import check_transaction
+from fl.client.keyfile import load_key
+from fl.jobrules import rules_hash
+from fl.jobs import CreateJob, JoinJob
+from fl.records import Receipt
+from node import process
+from node.buckets import Rate, TokenBuckets
+from node.config import load_config
+from node.node import Node
+from node.rpc.limits import Turnstile
+from node.rpc.server import RpcServer
+
+TRAINERS = 64
+EACH = 240
+"""Updates of one trainer: fewer than its window of nonces, less what joining took."""
+SETTLED_AFTER_S = 0.01
+FREE = Rate(1e9, 1e9)
+REQUESTS_AT_ONCE = 4
+
+STEPS = (
+    ("signature", ("chain/keys.py", "verify_transaction")),
+    ("played", ("benchmarks/ingest.py",)),
+    ("look-ups", ("_check_state", "_hold_back", "node/store.py", "fl/accounts.py")),
+    ("reading", ("read_transaction", "read_body", "fl/tensors/", "fl/rounds.py", "fl/check.py")),
+    ("answers", ("receipt_view", "_taken_view", "to_json", "json/", "views.py")),
+    ("waiting", ("wait (node/admission.py", "executed (node/admission.py", "_wake", "_note")),
+    ("admission", ("node/admission.py",)),
+    ("request", ("node/rpc/transactions.py", "node/rpc/ingest.py")),
+    ("threads", ("concurrent/futures", "offload.py", "threading.py", "asyncio/futures.py")),
+    ("desk and sockets", ("node/rpc/",)),
+    ("aiohttp", ("aiohttp/",)),
+    ("event loop, system calls", ("asyncio/runners.py",)),
+)
+"""Where a sampled stack belongs: the first row that has a frame of it, from the innermost frame outwards."""
+
+
+class Played:
+    """In the validator: what comes after admission, and what it took of the processor."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._pending: list[bytes] = []
+        self._number = 0
+        self.seconds = 0.0
+        self.taken = 0
+
+    def submit(self, event: Submit) -> None:
+        if not self._pending:
+            asyncio.get_running_loop().call_later(SETTLED_AFTER_S, self._settle)
+        self._pending += [identity for identity, *_ in event.transactions]
+
+    def _settle(self) -> None:
+        began = time.thread_time()
+        ids, self._pending = self._pending, []
+        self._number += 1
+        self.taken += len(ids)
+        batch, height = self._number.to_bytes(32, "big"), 1_000_000 + self._number
+        store, first = self._node.store, 1_000_000 + self.taken
+        blank = Receipt(bytes(32), height, batch, 0, bytes(32), 0, 13, "ok", bytes(32), 1, 0, 10)
+        receipts = tuple(encode(replace(blank, tx_id=identity)) for identity in ids)
+        self.seconds += time.thread_time() - began
+        admission = self._node.admission
+        admission.available(tuple(ids), batch)
+        admission.final(height, (batch,))
+        began = time.thread_time()
+        store.write(store.receipt_rows(first, receipts, ids))
+        self.seconds += time.thread_time() - began
+        admission.executed(height, ids)
+
+    def parts(self, samples: Sequence[bytes]) -> dict[str, float]:
+        """µs a transaction of what any node must do with the bytes."""
+        genesis, rules = self._node.genesis, self._node.admission.rules_of
+
+        def cost(signatures: bool) -> float:
+            best = 1e9
+            for _ in range(5):
+                began = time.thread_time()
+                for data in samples:
+                    check_transaction(data, genesis.chain_id, genesis.params, rules, verify_signature=signatures)
+                best = min(best, time.thread_time() - began)
+            return best / len(samples) * 1e6
+
+        reading = cost(False)
+        return {"signature": round(cost(True) - reading, 1), "reading": round(reading, 1)}
+
+
+async def obey(node: Node, server: RpcServer) -> None:
+    """Commands come a line each, and are answered by a line of JSON."""
+    reader = asyncio.StreamReader(limit=2**24)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    played = Played(node)
+    while line := await reader.readline():
+        said: object = True
+        match line.decode().split():
+            case ["free"]:
+                node.admission._members = TokenBuckets(FREE)
+                limits = replace(server.api.limits, requests=FREE, submitted_bytes=FREE)
+                server.api.reception.turnstile = Turnstile(limits)
+            case ["play"]:
+                node.admission._submit = played.submit
+            case ["parts", *samples]:
+                said = played.parts([bytes.fromhex(each) for each in samples])
+            case _:
+                said = {"cpu_s": time.process_time() - played.seconds, "taken": played.taken}
+        print(json.dumps(said), flush=True)
+
+
+def serve(config: Path) -> None:
+    serving = process._serving
+
+    async def with_commands(node: Node, of: Any) -> RpcServer:
+        server = await serving(node, of)
+        node.commands = asyncio.create_task(obey(node, server))  # type: ignore[attr-defined]
+        node.commands.add_done_callback(lambda _: node.stop())  # type: ignore[attr-defined]
+        return server
+
+    process._serving = with_commands
+    process.run(load_config(config, {}))
+
+
+class Validator:
+    def __init__(self, directory: Path) -> None:
+        arguments = [sys.executable, "-m", "benchmarks.ingest", "--serve", str(directory / "v0" / "node.toml")]
+        with open(directory / "log", "wb") as log:
+            self.process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+
+    def ask(self, line: str) -> Any:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+        said = self.process.stdout.readline()
+        if not said:
+            raise SystemExit("the validator has ended; its log is in the network's directory")
+        return json.loads(said)
+
+
+async def by_requests(url: str, wait: str, size: int, updates: Sequence[bytes]) -> None:
+    queue = [updates[start : start + size] for start in range(0, len(updates), size)]
+
+    async def drain(session: aiohttp.ClientSession) -> None:
+        while queue:
+            body = pack(tuple(queue.pop()))
+            headers = {"Content-Type": "application/msgpack"}
+            async with session.post(f"{url}/v1/transactions?wait={wait}", data=body, headers=headers) as answer:
+                content = await answer.json()
+                assert answer.status == 200 and all("code" not in each for each in content["answers"]), content
+
+    async with aiohttp.ClientSession() as session:
+        await asyncio.gather(*(drain(session) for _ in range(REQUESTS_AT_ONCE)))
+
+
+async def measure(net: LocalNetwork, validator: Validator, arguments: argparse.Namespace) -> dict[str, Any]:
+    url = net.members["v0"].rpc
+    chain_id = bytes.fromhex(net.chain_id)
+    trainers = [Sender(chain_id, load_key(net.key_file(name))) for name in net.trainers]
+    creator = Sender(chain_id, load_key(net.key_file("creator")))
+    rules = rules_of("ingest", 1000, len(trainers))
+    async with aiohttp.ClientSession() as session:
+        load = Load(session, [url])
+        while not await ready(session, url):
+            await asyncio.sleep(0.1)
+        validator.ask("free")
+        answers = await load.post(0, [creator.sign(CreateJob(rules, b""))])
+        job = bytes.fromhex(answers[0]["receipt"]["job"])
+        await load.post(0, [trainer.sign(JoinJob(job, rules_hash(rules))) for trainer in trainers])
+    validator.ask("play")
+    values = np.random.default_rng(1).normal(0, 0.01, 1000).astype(np.float32)
+    sizes = [int(size) for size in arguments.requests.split(",")]
+    found: dict[str, list[float]] = {str(size): [] for size in sizes}
+    payloads = [SubmitOf(trainer, job, rules, values) for trainer in trainers]
+    samples = [each.sign() for each in payloads]
+    parts = validator.ask("parts " + " ".join(data.hex() for data in samples))
+    profile: dict[str, float] = {}
+    stacks = net.directory / "stacks.txt"
+    for run in range(arguments.runs):
+        for size in sizes:
+            updates = [payloads[number % len(payloads)].sign() for number in range(arguments.updates)]
+            sampling = sampler(validator.process.pid, stacks) if arguments.profile and run == 0 else None
+            await asyncio.sleep(1.5 if sampling else 0.2)
+            before = validator.ask("usage")
+            await by_requests(url, arguments.wait, size, updates)
+            after = validator.ask("usage")
+            if sampling is not None:
+                sampling.send_signal(2)
+                sampling.wait(20)
+                profile = steps_of(stacks.read_text())
+            assert after["taken"] - before["taken"] == len(updates)
+            found[str(size)].append((after["cpu_s"] - before["cpu_s"]) / len(updates) * 1e6)
+    shown = {size: round(statistics.median(each), 1) for size, each in found.items()}
+    beside = {size: round(whole - sum(parts.values()), 1) for size, whole in shown.items()}
+    return {"parts_us": parts, "cpu_us_a_transaction": shown, "beside_us": beside, "profile": profile}
+
+
+class SubmitOf:
+    """One trainer's update, signed again under each nonce: the signature is what differs."""
+
+    def __init__(self, sender: Sender, job: bytes, rules: Any, values: Any) -> None:
+        self._made = lambda: update(sender, job, rules, values)
+
+    def sign(self) -> bytes:
+        return self._made()
+
+
+async def ready(session: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with session.get(f"{url}/v1/ready") as answer:
+            return answer.status == 200
+    except aiohttp.ClientError:
+        return False
+
+
+def steps_of(stacks: str) -> dict[str, float]:
+    counted: dict[str, int] = {}
+    for line in stacks.splitlines():
+        path, _, count = line.rpartition(" ")
+        frames = path.split(";")[::-1]
+        if frames[0].startswith(("_worker (", "Condition.wait (", "wait (")):
+            continue
+        step = next((name for frame in frames for name, marks in STEPS if any(m in frame for m in marks)), "other")
+        counted[step] = counted.get(step, 0) + int(count)
+    whole = sum(counted.values()) or 1
+    return {name: round(count / whole, 3) for name, count in sorted(counted.items(), key=lambda each: -each[1])}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--updates", type=int, default=2048)
+    parser.add_argument("--requests", default="1,16,64,256", help="updates a request, each measured")
+    parser.add_argument("--wait", default="executed")
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--profile", action="store_true", help="sample the first run (slows it down)")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve is not None:
+        serve(arguments.serve)
+        return
+    if arguments.updates * arguments.runs * len(arguments.requests.split(",")) > TRAINERS * EACH:
+        parser.error(f"at most {TRAINERS * EACH} updates in all: nonces of {TRAINERS} trainers")
+    with tempfile.TemporaryDirectory(prefix="quorate-ingest-") as directory:
+        net = LocalNetwork.create(Path(directory) / "net", Plan(validators=1, trainers=TRAINERS))
+        validator = Validator(net.directory)
+        try:
+            found = asyncio.run(measure(net, validator, arguments))
+        finally:
+            validator.process.terminate()
+            validator.process.wait(20)
+    report = {
+        "benchmark": "ingest",
+        "command": " ".join(["python", "-m", "benchmarks.ingest", *sys.argv[1:]]),
+        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "python": platform.python_version(),
+        **found,
+    }
+    text = json.dumps(report, indent=2)
+    print(text)
+    if arguments.out is not None:
+        arguments.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
