@@ -160,8 +160,8 @@ def _start_member(net: LocalNetwork, site: Site, number: int, clients: int, way:
     if way == "gateway":
         site.start_gateway(net, account, JOB, APP)
     else:
-        given: list[object] = ["--polled", net.network_file, net.key_file(account), site.directory / "home", site.port]
-        command = [sys.executable, "-m", "benchmarks.flower_rounds", *map(str, given)]
+        place = (net.network_file, net.key_file(account), site.directory / "home", site.port)
+        command = [sys.executable, "-m", "benchmarks.flower_rounds", "--polled", *map(str, place)]
         site.start("gateway", command, {"PYTHONPATH": str(ROOT)})
     site.wait_for("is awaited")
     site.start_supernode(node_config(number, clients))
