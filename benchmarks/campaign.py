@@ -6,39 +6,44 @@ for an update names the model that it starts from. Nobody ever waits for a round
 closing at once, which is counted (`starved`).
 
     campaign process                 the one that measures
-    jobs created, joined     ──▶     "ready"
+    jobs created, joined     ──▶     their ids
     updates flow             ◀──     "go"
-    all are executed, told   ◀──     "stop"
+    all are executed         ◀──     "stop"
+    what became of them      ──▶     Outcome
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
-import os
+import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import aiohttp
 
 from benchmarks.accounts import Account, InlineUpdates, rules_of, some_values
+from benchmarks.child import Child
 from chain.cid import parse_cid
 from chain.codec import pack
 from cli.localnets import LocalNetwork
-from fl.client.errors import QuorateError, TimedOut
+from fl.client.errors import QuorateError
 from fl.jobrules import rules_hash
 from fl.jobs import CreateJob, JoinJob
 from fl.records import MAX_ROUNDS
 
+LOAD = "load generator"
+DRAWN = 512
+"""Of all acknowledged updates, so many ids are kept, drawn evenly."""
+
 _PREPARED_S = 600.0
 _DRAINED_S = 120.0
+_KINDS = "round_opened,round_aggregating"
 _TIMEOUT = aiohttp.ClientTimeout(total=60)
 _OTHER_NODE_S = 0.2
 _STREAM_AGAIN_S = 0.5
@@ -55,6 +60,8 @@ class Plan:
     parameters: int
     together: int = 64
     at_once: int = 4
+    a_second: float = 0.0
+    """Updates sent; 0: as many as go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +76,17 @@ class Answered:
 @dataclass(slots=True)
 class Outcome:
     jobs: list[str] = field(default_factory=list)
-    acknowledged: list[str] = field(default_factory=list)
-    """Ids of updates that were answered with the receipt "ok"."""
+    acknowledged: int = 0
+    """Updates that were answered with the receipt "ok"."""
+    drawn: list[str] = field(default_factory=list)
+    """Ids of some of them."""
     refused: dict[str, int] = field(default_factory=dict)
     """Codes of receipts that were not."""
     answers: list[Answered] = field(default_factory=list)
     starved: list[tuple[float, float]] = field(default_factory=list)
     """When a request could have been sent and no update was there: from, and for how many seconds."""
+    turnovers_ms: list[float] = field(default_factory=list)
+    """Of every round, from its last update to the next one's first moment, by the time of blocks."""
     again: int = 0
     """Requests that had to be sent again: a node had no room, or did not answer."""
     lanes: int = 0
@@ -97,6 +108,9 @@ class Campaign:
         self._tasks: list[asyncio.Task[None]] = []
         self._signing: set[asyncio.Task[None]] = set()
         self._over = False
+        self._draw = random.Random(1)
+        self._due = 0.0
+        self._complete: dict[str, int] = {}
         self.outcome = Outcome()
 
     async def prepare(self) -> None:
@@ -158,20 +172,26 @@ class Campaign:
         """Every round of our jobs that opens; the stream is taken up again where it broke off, at another node."""
         index, node = 0, 0
         while True:
-            url = f"{self._nodes[node % len(self._nodes)]}/v1/events/ws?kinds=round_opened&from_index={index}"
+            url = f"{self._nodes[node % len(self._nodes)]}/v1/events/ws?kinds={_KINDS}&from_index={index}"
             with suppress(aiohttp.ClientError, OSError):
                 async with self._session.ws_connect(url) as stream:
                     async for message in stream:
                         if message.type is aiohttp.WSMsgType.TEXT:
                             event = json.loads(message.data)
                             index = event["index"] + 1
-                            self._opened(event)
+                            self._heard(event)
             node += 1
             await asyncio.sleep(_STREAM_AGAIN_S)
 
-    def _opened(self, event: dict[str, Any]) -> None:
-        updates = self._updates.get(bytes.fromhex(event["job"]))
-        if updates is not None:
+    def _heard(self, event: dict[str, Any]) -> None:
+        job, updates = event["job"], self._updates.get(bytes.fromhex(event["job"]))
+        if updates is None:
+            return
+        if event["kind"] == "round_aggregating":
+            self._complete[job] = event["time_ms"]
+        else:
+            if job in self._complete:
+                self.outcome.turnovers_ms.append(event["time_ms"] - self._complete[job])
             task = asyncio.create_task(self._sign(updates, event["round"], parse_cid(event["subject"])))
             self._signing.add(task)
             task.add_done_callback(self._signing.discard)
@@ -192,7 +212,9 @@ class Campaign:
             wanted = time.monotonic()
             transactions = await self._ready.get()
             began = time.monotonic()
-            if began - wanted > 0.001:
+            if self._plan.a_second:
+                began = await self._in_turn(len(transactions))
+            elif began - wanted > 0.001:
                 self.outcome.starved.append((wanted, began - wanted))
             self._under_way += 1
             try:
@@ -200,15 +222,29 @@ class Campaign:
             finally:
                 self._under_way -= 1
 
+    async def _in_turn(self, count: int) -> float:
+        """When it is the turn of so many updates, at the plan's pace."""
+        due = max(self._due, time.monotonic())
+        self._due = due + count / self._plan.a_second
+        await asyncio.sleep(due - time.monotonic())
+        return due
+
     async def _count(self, node: int, transactions: Sequence[bytes], began: float) -> None:
         for answer in await self._executed(node, transactions):
             status = answer["receipt"]["status"]
             if status == "ok":
-                self.outcome.acknowledged.append(answer["id"])
+                self._acknowledged(answer["id"])
             else:
                 self.outcome.refused[status] = self.outcome.refused.get(status, 0) + 1
         ended = time.monotonic()
         self.outcome.answers.append(Answered(ended, ended - began, len(transactions)))
+
+    def _acknowledged(self, identity: str) -> None:
+        self.outcome.acknowledged += 1
+        if len(self.outcome.drawn) < DRAWN:
+            self.outcome.drawn.append(identity)
+        elif (place := self._draw.randrange(self.outcome.acknowledged)) < DRAWN:
+            self.outcome.drawn[place] = identity
 
     async def _executed(self, node: int, transactions: Sequence[bytes]) -> list[dict[str, Any]]:
         """Once each is executed; a node that has no room, or that does not answer, costs a while."""
@@ -250,7 +286,7 @@ async def _serve(told: Connection, plan: Plan) -> None:
     async with aiohttp.ClientSession(timeout=_TIMEOUT, connector=aiohttp.TCPConnector(limit=0)) as session:
         campaign = Campaign(plan, session)
         await campaign.prepare()
-        told.send(None)
+        told.send(campaign.outcome.jobs)
         while await loop.run_in_executor(None, told.recv) != "stop":
             campaign.go()
         campaign.check()
@@ -259,54 +295,29 @@ async def _serve(told: Connection, plan: Plan) -> None:
 
 
 def _run(told: Connection, plan: Plan) -> None:
-    # Linux shares the processors among sessions: whoever measures shall not share with the load.
-    os.setsid()
-    try:
-        asyncio.run(_serve(told, plan))
-    except BaseException as error:
-        told.send(error if isinstance(error, QuorateError) else RuntimeError(f"{type(error).__name__}: {error}"))
+    asyncio.run(_serve(told, plan))
 
 
-class Generator:
+class Generator(Child):
     """The campaign's process, from the side of whoever measures."""
 
     def __init__(self, plan: Plan) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._ours, theirs = context.Pipe()
-        self._process = context.Process(target=_run, args=(theirs, plan))
-
-    @property
-    def pid(self) -> int:
-        assert self._process.pid is not None
-        return self._process.pid
+        super().__init__(LOAD, _run, plan)
+        self.jobs: list[str] = []
 
     def __enter__(self) -> Generator:
-        self._process.start()
+        super().__enter__()
         try:
-            self._heard(_PREPARED_S)
+            self.jobs = self.hear(_PREPARED_S)
         except BaseException:
-            self._process.kill()
+            self.__exit__(None, None, None)
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._process.is_alive():
-            self._process.kill()
-        self._process.join()
-
     def go(self) -> None:
-        self._ours.send("go")
+        self.tell("go")
 
     def stop(self) -> Outcome:
-        self._ours.send("stop")
-        outcome: Outcome = self._heard(2 * _DRAINED_S)
-        self._process.join(10)
+        self.tell("stop")
+        outcome: Outcome = self.hear(2 * _DRAINED_S)
         return outcome
-
-    def _heard(self, within_s: float) -> Any:
-        if not self._ours.poll(within_s):
-            raise TimedOut("LOAD_STUCK", f"The load generator said nothing for {within_s:g} s.", "Look at the logs.")
-        said = self._ours.recv()
-        if isinstance(said, BaseException):
-            raise said
-        return said

@@ -73,15 +73,16 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """What the bare pipeline did with the same bytes in the same run, and the share of it that was reached: `of` names
-    the figure that is compared."""
+    """What the bare pipeline did with the same bytes in the same run, in one way or another (`name`), and the share of
+    it that was reached: `of` names the figure that is compared."""
 
+    name: str
     of: str
     unit: str
     value: float
     share: float
     steps: Mapping[str, float] = field(default_factory=dict)
-    """Microseconds or milliseconds of processor time, as the floor names them."""
+    """Seconds of processor time of a pass, all processes together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Case:
     processes: Sequence[Use] = ()
     curves: Mapping[str, Curve] = field(default_factory=dict)
     checks: Sequence[Check] = ()
-    floor: Floor | None = None
+    floors: Sequence[Floor] = ()
 
     @property
     def holds(self) -> bool:

@@ -40,7 +40,7 @@ class Validators:
     def __init__(self, net: LocalNetwork) -> None:
         self.net = net
         self.others: dict[str, int] = {}
-        """Processes beside the validators, by role."""
+        """Processes beside the validators, by role: those of the load."""
 
     @property
     def names(self) -> list[str]:
@@ -48,6 +48,14 @@ class Validators:
 
     def who(self) -> dict[str, int]:
         return roles(self.net) | self.others
+
+    def with_load(self, role: str, pid: int) -> Callable[[], dict[str, int]]:
+        """`who`, with this process among them."""
+        self.others[role] = pid
+        return self.who
+
+    def forget(self, role: str) -> None:
+        del self.others[role]
 
     def snapshot(self) -> Snapshot:
         used = {role: cpu_seconds(pid) for role, pid in self.who().items() if Path(f"/proc/{pid}").exists()}

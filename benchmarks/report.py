@@ -48,7 +48,6 @@ def report_of(
 
 
 def _case(case: Case) -> dict[str, Any]:
-    floor = case.floor
     return {
         "name": case.name,
         "settings": dict(case.settings),
@@ -66,15 +65,17 @@ def _case(case: Case) -> dict[str, Any]:
         ],
         "curves": {name: _curve(each) for name, each in case.curves.items()},
         "checks": [{"what": each.what, "holds": each.holds} for each in case.checks],
-        "floor": None
-        if floor is None
-        else {
-            "of": floor.of,
-            "unit": floor.unit,
-            "value": rounded(floor.value),
-            "share": round(floor.share, 3),
-            "steps": {name: rounded(each) for name, each in floor.steps.items()},
-        },
+        "floors": [
+            {
+                "name": each.name,
+                "of": each.of,
+                "unit": each.unit,
+                "value": rounded(each.value),
+                "share": round(each.share, 3),
+                "cpu_s_by_step": {name: rounded(seconds) for name, seconds in each.steps.items()},
+            }
+            for each in case.floors
+        ],
     }
 
 
@@ -133,16 +134,9 @@ def rows(report: Mapping[str, Any]) -> Iterator[Row]:
             yield name, figure, shown(each["median"]), shown(each["low"]), shown(each["high"]), each["unit"]
         for latency, each in case["latencies_ms"].items():
             yield name, f"{latency}, median; p99", shown(each["p50"]), shown(each["p99"]), shown(each["max"]), "ms"
-        if case["floor"] is not None:
-            floor = case["floor"]
-            yield (
-                name,
-                f"share of the floor: {floor['of']}",
-                f"{floor['share']:.0%}",
-                "",
-                shown(floor["value"]),
-                floor["unit"],
-            )
+        for floor in case["floors"]:
+            label = f"share of the floor ({floor['name']}): {floor['of']}"
+            yield name, label, f"{floor['share']:.0%}", "", "", f"of {shown(floor['value'])} {floor['unit']}"
 
 
 def shown(value: float) -> str:
