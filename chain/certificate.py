@@ -188,9 +188,11 @@ def signers_of(certificate: Certificate) -> tuple[int, ...]:
     return tuple(index for index in range(8 * len(certificate.signers)) if bits >> index & 1)
 
 
-def verify_certificate(chain_id: bytes, validators: ValidatorSet, certificate: Certificate) -> bool:
-    """Whether a quorum of this set, in this epoch, signed the subject, and the certificate has its one
-    form."""
+def verify_certificate(
+    chain_id: bytes, validators: ValidatorSet, certificate: Certificate, verified: Iterable[Vote] = ()
+) -> bool:
+    """Whether a quorum of this set, in this epoch, signed the subject, and the certificate has its one form. The
+    signatures of votes for it that were `verified` before, or made here, are known by their bytes."""
     domain = _DOMAINS.get(certificate.kind)
     if domain is None or certificate.epoch != validators.epoch:
         return False
@@ -200,8 +202,10 @@ def verify_certificate(chain_id: bytes, validators: ValidatorSet, certificate: C
     if not validators.quorum <= len(signers) == len(certificate.signatures) or signers[-1] >= validators.n:
         return False
     message = signing_bytes(domain, chain_id, certificate.epoch, certificate.subject)
+    stated = (certificate.kind, certificate.epoch, certificate.subject)
+    known = {vote.signer: vote.signature for vote in verified if (vote.kind, vote.epoch, vote.subject) == stated}
     return all(
-        verify(validators.members[signer].consensus_key, message, signature)
+        known.get(signer) == signature or verify(validators.members[signer].consensus_key, message, signature)
         for signer, signature in zip(signers, certificate.signatures, strict=True)
     )
 

@@ -5,14 +5,19 @@ back for the price of reading it, however often it is asked about, so that nobod
 a batch that names a blob: its verdict is the data process's, once the blob is whole here and durable, and comes in its
 own time. Room for a blob is a member's: one of a stranger's, or under a key that is not its member's, is not fetched,
 or a creator could fill every disk in the names of accounts that it makes up.
+
+Signatures are looked at in groups, on all threads, for as long as the verdict is wanted: of what a certificate covers
+meanwhile a quorum has seen them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from chain.batch import SignedBatch
 from chain.genesis import Params
@@ -23,9 +28,13 @@ from fl.blobs import Demand
 from fl.check import check_transaction
 from fl.errors import PendingJob, Refused
 from fl.state import RulesOf
+from fl.transactions import Reading
 from node.data.messages import Finding
 from node.dataplane import DataPlane
 from node.ports import Offload, Peer
+
+SIGNATURES_TOGETHER = 16
+"""A millisecond's work for a thread."""
 
 Creator = tuple[int, int]
 """Epoch and index in its set."""
@@ -68,6 +77,8 @@ class BatchChecks:
         self._checked = checked
         self._waiting: dict[Creator, deque[tuple[bytes, SignedBatch]]] = {}
         self._moved = asyncio.Event()
+        self._wanted: dict[bytes, SignedBatch] = {}
+        """Asked about and neither answered nor spared."""
         self._awaited: dict[bytes, tuple[SignedBatch, asyncio.Task[None]]] = {}
         """Batches whose blobs are being waited for."""
 
@@ -79,9 +90,16 @@ class BatchChecks:
         """How many of one creator may wait is bounded by the availability core, which asks."""
         if digest in self._awaited:
             return
+        self._wanted[digest] = signed
         creator = (signed.batch.epoch, signed.batch.creator)
         self._waiting.setdefault(creator, deque()).append((digest, signed))
         self._moved.set()
+
+    def spare(self, digest: bytes) -> None:
+        """No verdict is wanted any more. What is alone in its batch may name a blob, which is to come all the same."""
+        signed = self._wanted.get(digest)
+        if signed is not None and signed.reference.transactions > 1:
+            del self._wanted[digest]
 
     def advanced(self, final: int) -> None:
         """Nobody waits for what may not be voted for any more."""
@@ -109,9 +127,14 @@ class BatchChecks:
         return found
 
     async def _check(self, digest: bytes, signed: SignedBatch) -> None:
+        if digest not in self._wanted:
+            return
         # A full disk promises nothing more; what it holds already goes on.
         full = self._disk_full()
-        judged = Judged(Verdict.PENDING) if full else await self._offload.run(self.judge, signed)
+        wanted = partial(self._wanted.__contains__, digest)
+        judged = Judged(Verdict.PENDING) if full else await self._offload.run(self.judge, signed, wanted)
+        if self._wanted.pop(digest, None) is None:
+            return
         if not judged.demands:
             self._checked(digest, judged.verdict)
         elif len(self._awaited) >= AWAITED:
@@ -120,8 +143,8 @@ class BatchChecks:
             task = asyncio.create_task(self._await(digest, signed, judged.demands), name="blobs of a batch")
             self._awaited[digest] = signed, task
 
-    def judge(self, signed: SignedBatch) -> Judged:
-        checked = []
+    def judge(self, signed: SignedBatch, wanted: Callable[[], bool]) -> Judged:
+        readings = []
         demands = []
         for data in signed.batch.transactions:
             try:
@@ -130,14 +153,30 @@ class BatchChecks:
                 return Judged(Verdict.PENDING)
             except Refused:
                 return Judged(Verdict.BAD)
-            checked.append(found.reading)
+            readings.append(found.reading)
             if found.demand is not None:
                 if not self._may_bring(found.reading.tx.sender, found.reading.tx.key):
                     return Judged(Verdict.PENDING)
                 demands.append(found.demand)
-        if not all(verify_transaction(reading.tx, reading.id) for reading in checked):
-            return Judged(Verdict.BAD)
-        return Judged(Verdict.OK, tuple(demands))
+        verdict = self._signatures(readings, wanted)
+        return Judged(verdict, tuple(demands) if verdict is Verdict.OK else ())
+
+    def _signatures(self, readings: Sequence[Reading], wanted: Callable[[], bool]) -> Verdict:
+        """In groups, none of which begins once one is bad, or nobody wants to know."""
+        bad = threading.Event()
+
+        def look(group: Sequence[Reading]) -> Verdict:
+            if bad.is_set() or not wanted():
+                return Verdict.PENDING
+            if all(verify_transaction(reading.tx, reading.id) for reading in group):
+                return Verdict.OK
+            bad.set()
+            return Verdict.BAD
+
+        starts = range(0, len(readings), SIGNATURES_TOGETHER)
+        groups = [readings[start : start + SIGNATURES_TOGETHER] for start in starts]
+        found = self._offload.spread([partial(look, group) for group in groups])
+        return next((verdict for verdict in (Verdict.BAD, Verdict.PENDING) if verdict in found), Verdict.OK)
 
     async def _await(self, digest: bytes, signed: SignedBatch, demands: tuple[Demand, ...]) -> None:
         creator = self._creator_of(signed)

@@ -458,6 +458,8 @@ class Node:
         match event:
             case avail.CheckBatch(digest, signed):
                 self.checks.ask(digest, signed)
+            case avail.CheckSpared(digest):
+                self.checks.spare(digest)
             case ServeRange(peer, first, last):
                 self._serve_range(peer, first, last)
             case ServeBlock(peer, identity):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from chain.certificate import Available, Certificate, Vote, VoteKind, assemble, read_subject
+from chain.certificate import Available, Certificate, ValidatorSet, Vote, VoteKind, assemble, read_subject
 from chain.codec import CodecError
 from consensus.availability import guards
 from consensus.availability.allowance import Allowance
@@ -122,8 +122,7 @@ class Certifying:
         validators = desk.committee.of(vote.epoch)
         assert validators is not None
         if guards.may_assemble(len(votes), validators.quorum) and desk.lots.takes_foreign:
-            certificate = assemble(validators, votes.values())
-            self._accept(make_lot(reference, creator), certificate, now, out)
+            self._assemble(make_lot(reference, creator), validators, votes, now, out)
 
     def _want_listed(self, peer: int, digest: bytes, now: Now) -> None:
         desk = self._desk
@@ -134,8 +133,13 @@ class Certifying:
         for epoch, votes in lot.votes.items():
             validators = self._desk.committee.of(epoch)
             if validators is not None and guards.may_assemble(len(votes), validators.quorum):
-                self._accept(lot, assemble(validators, votes.values()), now, out)
+                self._assemble(lot, validators, votes, now, out)
                 return
+
+    def _assemble(self, lot: Lot, validators: ValidatorSet, votes: dict[int, Vote], now: Now, out: Output) -> None:
+        certificate = assemble(validators, votes.values())
+        out.send.append(Send(ALL, certificate))
+        self._accept(lot, certificate, now, out)
 
     # Certificates
 
@@ -154,17 +158,18 @@ class Certifying:
             lot = make_lot(reference, creator)
         elif lot.certificate is not None:
             return
-        if lot.subject != certificate.subject or not desk.committee.is_valid_certificate(certificate):
+        verified = lot.votes.get(certificate.epoch, {}).values()
+        if lot.subject != certificate.subject or not desk.committee.is_valid_certificate(certificate, verified):
             desk.blame(peer, "an availability certificate that does not verify", out)
             return
         self._accept(lot, certificate, now, out)
 
     def _accept(self, lot: Lot, certificate: Certificate, now: Now, out: Output) -> None:
-        """Durable, then on all links, then acknowledged: in this order nothing promised is lost with its creator."""
+        """Durable, then on all links from where it was made, then acknowledged: in this order nothing promised is lost
+        with its creator. One that was received is not passed on: whoever voted and missed it says so in a second."""
         desk = self._desk
         announced = guards.may_reference(lot.voted, lot.certificate)
         out.persist.append(CertificateHeld(certificate))
-        out.send.append(Send(ALL, certificate))
         desk.lots.certify(lot, certificate, now.mono_ms)
         self._loose.take(lot.subject)
         if guards.may_acknowledge(lot.own, lot.certificate):
@@ -174,7 +179,7 @@ class Certifying:
         if lot.stored:
             self.let_go(lot)
             return
-        offer = desk.offers.release(lot.digest)
+        offer = desk.release(lot.digest, out)
         if offer is not None:
             desk.store_named(lot, offer.signed, out)
         else:

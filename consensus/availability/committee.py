@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from chain.batch import SignedBatch
 from chain.certificate import (
     Available,
@@ -109,9 +111,10 @@ class Committee:
         validators = self.of(vote.epoch)
         return validators is not None and verify_vote(self.chain_id, validators, vote)
 
-    def is_valid_certificate(self, certificate: Certificate) -> bool:
+    def is_valid_certificate(self, certificate: Certificate, verified: Iterable[Vote]) -> bool:
+        """`verified` are votes whose signatures need not be looked at again."""
         validators = self.of(certificate.epoch)
-        return validators is not None and verify_certificate(self.chain_id, validators, certificate)
+        return validators is not None and verify_certificate(self.chain_id, validators, certificate, verified)
 
     @property
     def memberships(self) -> list[tuple[ValidatorSet, int]]:

@@ -70,6 +70,7 @@ class Availability:
         out = Output()
         self._now_ms = now.mono_ms
         self._take(event, now, out)
+        self._voting.wake(now, out)
         if self._sweep_ms is not None and now.mono_ms >= self._sweep_ms:
             self._sweep_ms = None
             self._sweep(now, out)
@@ -82,8 +83,8 @@ class Availability:
         return out
 
     def deadline(self) -> int | None:
-        times = [time for time in (self._creation.deadline(), self._sweep_ms) if time is not None]
-        return min(times, default=None)
+        times = (self._creation.deadline(), self._voting.deadline(), self._sweep_ms)
+        return min((time for time in times if time is not None), default=None)
 
     def _plan_sweep(self, now: Now) -> None:
         something = (
@@ -209,7 +210,7 @@ class Availability:
             if lot is not None:
                 self._creation.ordered(lot)
                 self._certifying.closed(lot)
-            offer = desk.offers.release(digest)
+            offer = desk.release(digest, out)
             if offer is not None:
                 desk.store(offer.signed, digest, False, out)
             want = desk.pulls.get(digest)
@@ -221,7 +222,7 @@ class Availability:
         desk = self._desk
         for digest in digests:
             lot = desk.lots.get(digest)
-            offer = desk.offers.release(digest)
+            offer = desk.release(digest, out)
             if lot is not None and lot.stored:
                 out.events.append(BatchHere(digest))
             elif offer is not None:
@@ -244,7 +245,7 @@ class Availability:
             self._expired(lot, now)
         for offer in list(desk.offers):
             if offer.reference.epoch not in known:
-                desk.offers.release(offer.digest)
+                desk.release(offer.digest, out)
         desk.pulls.turn(desk.committee.sources, now.mono_ms)
         self._served.clear()
         self._certifying.turn(now)

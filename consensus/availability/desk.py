@@ -5,9 +5,9 @@ from __future__ import annotations
 from chain.batch import SignedBatch
 from chain.genesis import Params
 from consensus.availability.committee import Committee
-from consensus.availability.inputs import BatchHere, Referable
+from consensus.availability.inputs import BatchHere, CheckSpared, Referable
 from consensus.availability.lots import Lot, Lots
-from consensus.availability.offers import Offers
+from consensus.availability.offers import Offer, Offers
 from consensus.availability.pulls import Pulls
 from consensus.availability.records import BatchStored
 from consensus.effects import Misbehaviour, Output
@@ -23,6 +23,13 @@ class Desk:
         self.final = 0
         self.executed = 0
         self.muted = False
+
+    def release(self, digest: bytes, out: Output) -> Offer | None:
+        """Takes out an offer whose verdict no longer matters."""
+        offer = self.offers.release(digest)
+        if offer is not None and offer.asking:
+            out.events.append(CheckSpared(digest))
+        return offer
 
     def store(self, signed: SignedBatch, digest: bytes, voted: bool, out: Output) -> None:
         out.persist.append(BatchStored(signed, voted))

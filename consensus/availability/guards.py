@@ -79,6 +79,25 @@ def may_vote_available(
     return Judgement.VOTE if verdict is Verdict.OK else Judgement.WAIT
 
 
+HOLD_BACK_MS = 500
+"""How long a spare voter waits for a certificate before it looks at a batch itself."""
+EAGER_MS = 10_000
+"""For so long nobody is a spare any more, once a certificate did not come in that time: somebody else is missing."""
+
+
+def is_spare(creator: int, me: int, sequence: int, n: int, quorum: int) -> bool:
+    """Whether a quorum is there without my vote: the creator's, and those of the next ones round the table, who begin
+    at another seat for each of its batches."""
+    seats_on = (me - creator) % n
+    return seats_on > 0 and (seats_on - 1 + sequence) % (n - 1) >= quorum - 1
+
+
+def may_ask(now_ms: int, held_until_ms: int) -> bool:
+    """Only when the application is asked about a batch is put off here, never whether: no vote goes without its
+    verdict."""
+    return now_ms >= held_until_ms
+
+
 def may_speak(muted: bool) -> bool:
     """Whoever lost what it voted for holds it no longer: it promises nothing more until it does."""
     return not muted

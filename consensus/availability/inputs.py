@@ -99,6 +99,13 @@ class CheckBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckSpared:
+    """The verdict that was asked for no longer matters: a certificate covers the batch, or it is past its time."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ServeBatch:
     """Answer this peer with a BatchAnswer if the log holds the batch; say nothing if it does not."""
 

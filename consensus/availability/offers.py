@@ -25,6 +25,8 @@ class Offer:
     pulled: bool
     """Another voter gave it, so its creator may be gone: my vote goes to all."""
     verdict: Verdict | None = None
+    held_until_ms: int = 0
+    """The application is not asked before: others may certify the batch meanwhile."""
     asking: bool = False
     asked_ms: int = 0
     asked_at_executed: int = -1
@@ -67,13 +69,18 @@ class Offers:
                 return offers[digest]
         return None
 
-    def hold(self, offer: Offer) -> None:
+    def hold(self, offer: Offer) -> bool:
+        """Whether there was room for it, and it is the first time that it comes."""
         offers = self._held.setdefault(offer.creator, {})
         known = offers.get(offer.digest)
         if known is not None:
-            known.pulled |= offer.pulled
-        elif sum(each.is_alone == offer.is_alone for each in offers.values()) < offer.places:
-            offers[offer.digest] = offer
+            if offer.pulled:
+                known.pulled, known.held_until_ms = True, 0
+            return False
+        if sum(each.is_alone == offer.is_alone for each in offers.values()) >= offer.places:
+            return False
+        offers[offer.digest] = offer
+        return True
 
     def release(self, digest: bytes) -> Offer | None:
         offer = self.get(digest)

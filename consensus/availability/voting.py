@@ -21,6 +21,9 @@ class Voting:
     def __init__(self, desk: Desk, certifying: Certifying) -> None:
         self._desk = desk
         self._certifying = certifying
+        self._held_back: dict[bytes, int] = {}
+        """By digest, oldest first, until when offers are not looked at; some may be gone."""
+        self._eager_until_ms = 0
 
     def offered(self, peer: int, reference: Available, signed: SignedBatch, now: Now, out: Output) -> None:
         """A creator's own offer of a batch."""
@@ -72,8 +75,34 @@ class Voting:
     def _hold(self, reference: Available, signed: SignedBatch, pulled: bool, now: Now, out: Output) -> None:
         creator = self._desk.committee.key_at(reference.epoch, reference.creator)
         assert creator is not None
-        self._desk.offers.hold(Offer(reference, creator, signed, pulled))
+        offer = Offer(reference, creator, signed, pulled)
+        if not pulled and self._is_spare(offer, now):
+            offer.held_until_ms = now.mono_ms + guards.HOLD_BACK_MS
+        if self._desk.offers.hold(offer) and offer.held_until_ms:
+            self._held_back[offer.digest] = offer.held_until_ms
         self._review_creator(creator, now, out)
+
+    def _is_spare(self, offer: Offer, now: Now) -> bool:
+        """What goes alone may name a blob, which is to come here as well."""
+        current, me, ref = self._desk.committee.current, self._desk.committee.me, offer.reference
+        if me is None or ref.epoch != current.epoch or offer.is_alone or now.mono_ms < self._eager_until_ms:
+            return False
+        return guards.is_spare(ref.creator, me, ref.sequence, current.n, current.quorum)
+
+    def deadline(self) -> int | None:
+        return next(iter(self._held_back.values()), None)
+
+    def wake(self, now: Now, out: Output) -> None:
+        """Those who were to vote for what is held back here did not: it is looked at, and so is all else for a while."""
+        while self._held_back:
+            digest, until_ms = next(iter(self._held_back.items()))
+            offer = self._desk.offers.get(digest)
+            if offer is not None:
+                if not guards.may_ask(now.mono_ms, until_ms):
+                    return
+                self._eager_until_ms = now.mono_ms + guards.EAGER_MS
+                self._review_creator(offer.creator, now, out)
+            del self._held_back[digest]
 
     def checked(self, digest: bytes, verdict: Verdict, now: Now, out: Output) -> None:
         offer = self._desk.offers.get(digest)
@@ -102,11 +131,11 @@ class Voting:
                 offer.reference, desk.final, desk.lots.outstanding(creator), offer.verdict, desk.params
             )
             if judgement is Judgement.REFUSE:
-                desk.offers.release(offer.digest)
+                desk.release(offer.digest, out)
             elif judgement is Judgement.VOTE and guards.may_speak(desk.muted):
                 desk.offers.release(offer.digest)
                 self._vote(offer, now, out)
-            elif judgement is Judgement.ASK and not offer.asking:
+            elif judgement is Judgement.ASK and not offer.asking and guards.may_ask(now.mono_ms, offer.held_until_ms):
                 self._ask(offer, now, out)
 
     def _may_ask_again(self, offer: Offer, now: Now) -> bool:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+import pytest
 
 from chain.batch import Batch, SignedBatch
 from chain.cid import raw_cid
@@ -12,14 +14,19 @@ from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from consensus.availability import Verdict
 from fl.members import RegisterMember
 from fl.rounds import SubmitUpdate
-from node.checking import BatchChecks, Judged
+from node import checking
+from node.checking import SIGNATURES_TOGETHER, BatchChecks, Judged
 from node.data.messages import Finding, Forget, Judge
 from node.data.messages import Judged as Found
 from node.dataplane import DataPlane
+from node.ports.offload import ThreadOffload
 from tests.fl.builders import actor, make_genesis, make_rules, signing_key
 from tests.node.played import Played
 from tests.simulation.loop import simulate
 from tests.simulation.pipe import SimulatedPipe
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 GENESIS = make_genesis()
 CHAIN = GENESIS.chain_id
@@ -32,10 +39,13 @@ class Inline:
     def __init__(self) -> None:
         self.calls = 0
 
-    async def run(self, function, *arguments):  # type: ignore[no-untyped-def]
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self.calls += 1
         await asyncio.sleep(0)
-        return function(*arguments)
+        return function(*args, **kwargs)
+
+    def spread(self, pieces: Sequence[Callable[[], T]]) -> list[T]:
+        return [piece() for piece in pieces]
 
     def close(self) -> None:
         pass
@@ -73,13 +83,14 @@ def checks(
     disk_full: bool = False,
     pipe: SimulatedPipe | None = None,
     members: frozenset[str] = frozenset({"trainer-000"}),
+    offload: Inline | ThreadOffload | None = None,
 ) -> BatchChecks:
     pipe = pipe or SimulatedPipe()
     keys = {(each.account, each.key.public) for each in (actor(name, CHAIN) for name in members)}
     return BatchChecks(
         CHAIN,
         GENESIS.params,
-        Inline(),
+        offload or Inline(),
         DataPlane(pipe.begin_core(), who=lambda account, key: (False, ())),
         lambda job: RULES if job == JOB else None,
         may_bring=lambda account, key: (account, key) in keys,
@@ -89,37 +100,114 @@ def checks(
     )
 
 
+def judge(signed: SignedBatch, members: frozenset[str] = frozenset({"trainer-000"})) -> Judged:
+    return checks([], members=members).judge(signed, lambda: True)
+
+
 def test_an_unknown_job_is_noticed_before_any_signature_is_looked_at() -> None:
-    judged = checks([]).judge(batch(0, 0, spoilt(registration(1)), update_of_unknown_job()))
+    judged = judge(batch(0, 0, spoilt(registration(1)), update_of_unknown_job()))
     assert judged.verdict is Verdict.PENDING
 
 
 def test_a_bad_signature_spoils_a_batch_and_a_good_one_does_not() -> None:
-    assert checks([]).judge(batch(0, 0, registration(1), registration(2))) == Judged(Verdict.OK)
-    assert checks([]).judge(batch(0, 0, registration(1), spoilt(registration(2)))) == Judged(Verdict.BAD)
+    assert judge(batch(0, 0, registration(1), registration(2))) == Judged(Verdict.OK)
+    assert judge(batch(0, 0, registration(1), spoilt(registration(2)))) == Judged(Verdict.BAD)
 
 
 def test_the_blob_of_a_stranger_is_not_fetched_and_its_batch_waits_until_it_is_a_member() -> None:
     waiting = batch(0, 0, registration(1), update_with_blob())
-    assert checks([], members=frozenset()).judge(waiting) == Judged(Verdict.PENDING)
-    assert len(checks([]).judge(waiting).demands) == 1
+    assert judge(waiting, members=frozenset()) == Judged(Verdict.PENDING)
+    assert len(judge(waiting).demands) == 1
     # Before any signature is looked at: it is asked about again and again.
     unlooked = batch(0, 0, spoilt(registration(1)), update_with_blob())
-    assert checks([], members=frozenset()).judge(unlooked) == Judged(Verdict.PENDING)
+    assert judge(unlooked, members=frozenset()) == Judged(Verdict.PENDING)
 
 
 def test_nobody_has_blobs_fetched_in_the_name_of_a_member_whose_key_it_has_not() -> None:
     forged = actor("trainer-000", CHAIN).sign(update_body(), key=actor("trainer-001", CHAIN).key)
-    assert checks([]).judge(batch(0, 0, forged)) == Judged(Verdict.PENDING)
+    assert judge(batch(0, 0, forged)) == Judged(Verdict.PENDING)
+
+
+@pytest.mark.parametrize("place", [0, SIGNATURES_TOGETHER - 1, SIGNATURES_TOGETHER, 2 * SIGNATURES_TOGETHER])
+def test_one_bad_signature_spoils_a_batch_wherever_it_is(place: int) -> None:
+    transactions = [registration(number) for number in range(2 * SIGNATURES_TOGETHER + 1)]
+    assert judge(batch(0, 0, *transactions)) == Judged(Verdict.OK)
+    transactions[place] = spoilt(transactions[place])
+    assert judge(batch(0, 0, *transactions)) == Judged(Verdict.BAD)
+
+
+def test_a_bad_signature_spoils_a_batch_with_blobs_before_any_is_fetched() -> None:
+    assert judge(batch(0, 0, spoilt(registration(1)), update_with_blob())) == Judged(Verdict.BAD)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_on_threads_it_is_the_same(workers: int) -> None:
+    """One thread alone may be free: whoever judges does the groups itself."""
+    offload = ThreadOffload(workers)
+    made = checks([], offload=offload)
+    good = [registration(number) for number in range(3 * SIGNATURES_TOGETHER)]
+    bad = [*good[:-1], spoilt(good[-1])]
+    assert made.judge(batch(0, 0, *good), lambda: True) == Judged(Verdict.OK)
+    assert made.judge(batch(0, 0, *bad), lambda: True) == Judged(Verdict.BAD)
+    offload.close()
+
+
+def test_no_further_signature_is_looked_at_once_nobody_wants_to_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[Transaction] = []
+
+    def verify(tx: Transaction, identifier: bytes) -> bool:
+        looked_at.append(tx)
+        return True
+
+    monkeypatch.setattr(checking, "verify_transaction", verify)
+    transactions = [registration(number) for number in range(4 * SIGNATURES_TOGETHER)]
+    judged = checks([]).judge(batch(0, 0, *transactions), lambda: len(looked_at) <= SIGNATURES_TOGETHER)
+    assert judged == Judged(Verdict.PENDING), "whatever was not looked at is not called good"
+    assert len(looked_at) == 2 * SIGNATURES_TOGETHER
+
+
+async def test_what_is_spared_is_not_judged_and_not_answered() -> None:
+    answers: list[tuple[bytes, Verdict]] = []
+    offload = Inline()
+    made = checks(answers, offload=offload)
+    batches = [batch(0, number, registration(number), registration(number + 10)) for number in range(3)]
+    for signed in batches:
+        made.ask(signed.reference.batch, signed)
+    made.spare(batches[1].reference.batch)
+    made.spare(b"never asked about")
+    task = asyncio.create_task(made.run())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert answers == [(batches[place].reference.batch, Verdict.OK) for place in (0, 2)] and offload.calls == 2
+    # Asked about again, it is judged like any other.
+    made.ask(batches[1].reference.batch, batches[1])
+    for _ in range(20):
+        await asyncio.sleep(0)
+    task.cancel()
+    assert answers[2:] == [(batches[1].reference.batch, Verdict.OK)]
+
+
+async def test_what_is_spared_while_it_is_judged_is_not_answered() -> None:
+    answers: list[tuple[bytes, Verdict]] = []
+    made = checks(answers)
+    signed = batch(0, 0, registration(1), registration(2))
+    made.ask(signed.reference.batch, signed)
+    task = asyncio.create_task(made.run())
+    await asyncio.sleep(0)
+    made.spare(signed.reference.batch)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    task.cancel()
+    assert answers == []
 
 
 async def test_creators_are_served_in_turn_however_much_one_of_them_offers() -> None:
     answers: list[tuple[bytes, Verdict]] = []
-    judge = checks(answers)
+    made = checks(answers)
     for number in range(8):
-        judge.ask(b"greedy-%d" % number, batch(0, number, registration(number)))
-    judge.ask(b"modest", batch(1, 0, registration(100)))
-    task = asyncio.create_task(judge.run())
+        made.ask(b"greedy-%d" % number, batch(0, number, registration(number)))
+    made.ask(b"modest", batch(1, 0, registration(100)))
+    task = asyncio.create_task(made.run())
     while len(answers) < 9:
         await asyncio.sleep(0)
     task.cancel()
@@ -128,9 +216,9 @@ async def test_creators_are_served_in_turn_however_much_one_of_them_offers() -> 
 
 async def test_a_full_disk_promises_nothing_more() -> None:
     answers: list[tuple[bytes, Verdict]] = []
-    judge = checks(answers, disk_full=True)
-    judge.ask(b"batch", batch(0, 0, registration(1)))
-    task = asyncio.create_task(judge.run())
+    made = checks(answers, disk_full=True)
+    made.ask(b"batch", batch(0, 0, registration(1)))
+    task = asyncio.create_task(made.run())
     while not answers:
         await asyncio.sleep(0)
     task.cancel()

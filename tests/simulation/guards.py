@@ -7,7 +7,7 @@ campaign that finds it out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
@@ -210,7 +210,9 @@ def _nothing_said_again() -> AbstractContextManager[object]:
 
 
 def _certificates_unverified() -> AbstractContextManager[object]:
-    def verify(chain_id: bytes, validators: ValidatorSet, certificate: Certificate) -> bool:
+    def verify(
+        chain_id: bytes, validators: ValidatorSet, certificate: Certificate, verified: Iterable[Vote] = ()
+    ) -> bool:
         return certificate.epoch == validators.epoch
 
     modules = (core, committee, attestation, proposals)
@@ -225,7 +227,7 @@ def _votes_unverified() -> AbstractContextManager[object]:
 
 
 def _batches_unchecked() -> AbstractContextManager[object]:
-    return _replaced((BatchChecks, "judge", lambda self, signed: Judged(Verdict.OK)))
+    return _replaced((BatchChecks, "judge", lambda self, signed, wanted: Judged(Verdict.OK)))
 
 
 def _bytes_are_enough() -> AbstractContextManager[object]:

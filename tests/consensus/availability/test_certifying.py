@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from chain import certificate as certificates
+from chain import keys
 from chain.certificate import Certificate, Vote, VoteKind, assemble, sign_vote
 from chain.codec import encode
 from consensus.availability import Acknowledged, CertificateHeld, CheckBatch, Checked, Verdict
@@ -140,14 +144,50 @@ def test_a_certificate_that_does_not_verify_is_the_peers_fault() -> None:
     assert world.core(0).reference(signed_batch(1).reference.batch) is None
 
 
-def test_a_received_certificate_is_relayed_once() -> None:
+def test_a_received_certificate_is_kept_once_and_not_passed_on() -> None:
     world = World(4)
     subject = encode(signed_batch(1).reference)
     held = certificate(world.validators, VoteKind.AVAILABLE, subject)
     first = world.step(0, Received(1, held))
     second = world.step(0, Received(2, held))
-    assert sends(first, Certificate) == [Send(ALL, held)]
-    assert sends(second, Certificate) == [] and second.persist == []
+    assert first.persist == [CertificateHeld(held)] and sends(first, Certificate) == []
+    assert second.persist == [] and sends(second, Certificate) == []
+
+
+def test_a_certificate_that_its_creator_sent_to_one_alone_is_everywhere_in_seconds() -> None:
+    world = World(4)
+    world.lost = lambda source, target, message: source == 0 and isinstance(message, Certificate) and target != 1
+    world.step(0, submit(1, 2))
+    world.settle()
+    assert [len(world.certificates(node)) for node in range(4)] == [1, 1, 0, 0]
+    world.crash(0)
+    world.run(3_000)
+    assert [len(world.certificates(node)) for node in (1, 2, 3)] == [1, 1, 1]
+    assert world.all_faults() == []
+
+
+def test_a_certificate_is_verified_but_for_votes_that_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(4)
+    signed = signed_batch(1)
+    world.step(0, Received(1, BatchOffer(signed)))
+    (vote,) = sends(world.step(0, Checked(signed.reference.batch, Verdict.OK)), Vote)
+    held = certificate(world.validators, VoteKind.AVAILABLE, encode(signed.reference))
+    assert isinstance(vote.message, Vote) and held.signatures[0] == vote.message.signature
+    looked_at: list[bytes] = []
+
+    def verify(public: bytes, message: bytes, signature: bytes) -> bool:
+        looked_at.append(signature)
+        return real(public, message, signature)
+
+    real = keys.verify
+    monkeypatch.setattr(certificates, "verify", verify)
+    spoilt = replace(held, signatures=(bytes(64), *held.signatures[1:]))
+    world.step(0, Received(2, spoilt))
+    assert [fault.peer for fault in world.faults(0)] == [2] and looked_at == [bytes(64)]
+    looked_at.clear()
+    world.step(0, Received(1, held))
+    assert world.core(0).certificates_for([signed.reference.batch]) == (held,)
+    assert looked_at == list(held.signatures[1:])
 
 
 def test_two_certificates_of_one_batch_are_as_good_as_each_other() -> None:
