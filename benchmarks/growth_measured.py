@@ -1,10 +1,10 @@
 """What a small update costs each of 4, 7 and 10 validators: real processes of this machine under load.
 
-    python -m benchmarks.growth_measured --validators 4 7 10 [--window-s 8] [--json FILE]
+    python -m benchmarks.growth_measured --validators 4 7 10 [--seconds 10] [--json FILE]
 
 The load is that of `quorate bench small`. Processor time is that of a validator's two processes for each update that
-it has executed. Bytes are those that its core received on links from other validators, TLS included (`ss`), for each
-update. With more validators than cores the rate says how they share the machine and nothing else.
+it has executed, from the first that is sent until all validators have executed the last. Bytes are those that its core
+received on links from other validators meanwhile, TLS included (`ss`). With more validators than cores the rate says how they share the machine and nothing else.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _received(running: Validators) -> dict[str, int]:
     return {name: by_process[member.pid or 0] for name, member in running.net.members.items()}
 
 
-def grown(validators: int, trainers: int, jobs: int, warm_s: float, window_s: float) -> dict[str, Any]:
+def grown(validators: int, trainers: int, jobs: int, seconds: float) -> dict[str, Any]:
     load_average = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="quorate-growth-") as directory:
         stage = Stage(Path(directory))
@@ -55,18 +55,19 @@ def grown(validators: int, trainers: int, jobs: int, warm_s: float, window_s: fl
             with Generator(plan) as load:
                 running.with_load(LOAD, load.pid)
                 running.level()
-                load.go()
-                time.sleep(warm_s)
                 before, bytes_before = running.snapshot(), _received(running)
-                time.sleep(window_s)
-                after, bytes_after = running.snapshot(), _received(running)
+                load.go()
+                time.sleep(seconds)
                 outcome = load.stop()
+                running.level()
+                after, bytes_after = running.snapshot(), _received(running)
             running.forget(LOAD)
     window = (before, after)
     done = executed(window)
     a_validator = [(bytes_after[name] - bytes_before[name]) / max(1, count) for name, count in done.items()]
     return {
         "validators": validators,
+        "updates": max(done.values()),
         "updates_s": round(rate(window), 1),
         "update_bytes": outcome.update_bytes,
         "cpu_us": round(cost_us(window, ("core", "data")), 1),
@@ -95,13 +96,12 @@ def main() -> None:
     parser.add_argument("--validators", type=int, nargs="+", default=[4, 7, 10])
     parser.add_argument("--trainers", type=int, default=512)
     parser.add_argument("--jobs", type=int, default=4)
-    parser.add_argument("--warm-s", type=float, default=4.0)
-    parser.add_argument("--window-s", type=float, default=8.0)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of load; what is on its way is waited for")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     found = []
     for validators in given.validators:
-        found.append(grown(validators, given.trainers, given.jobs, given.warm_s, given.window_s))
+        found.append(grown(validators, given.trainers, given.jobs, given.seconds))
         print(json.dumps(found[-1]), flush=True)
         if given.json is not None:
             given.json.write_text(json.dumps(found, indent=2) + "\n")
