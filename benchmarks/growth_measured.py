@@ -4,7 +4,8 @@
 
 The load is that of `quorate bench small`. Processor time is that of a validator's two processes for each update that
 it has executed, from the first that is sent until all validators have executed the last. Bytes are those that its core
-received on links from other validators meanwhile, TLS included (`ss`). With more validators than cores the rate says how they share the machine and nothing else.
+received on links from other validators meanwhile, TLS included (`ss`). With more validators than cores the rate says
+how they share the machine and nothing else.
 """
 
 from __future__ import annotations
