@@ -35,7 +35,7 @@ from fl.closing import AggregationOutcome, AggregationRules, Closing, Found, Gro
 from fl.errors import Refused
 from fl.jobrules import grid_of
 from fl.kernels import FUSED
-from fl.kernels.distances import LIMBS, add_norms, exact
+from fl.kernels.distances import LIMBS, exact
 from fl.kernels.payloads import PAYLOADS, Payloads
 from fl.rules import rule_of
 from fl.rules.rule import AtOnce, Spread, Streaming, Work, settings_of
@@ -180,7 +180,8 @@ class Aggregation:
 
     def _sum(self, group: int, updates: Sequence[Update], rule: Streaming) -> None:
         payloads, sums = self._payloads(group, updates), self._sums[group]
-        norms = [self._norm(payloads, each, sums.size) if rule.clips else 0 for each in range(len(updates))]
+        last = self._form(group).layout.tiles.size - 1
+        norms = self._norms(payloads, len(updates), sums.size, last) if rule.clips else [0] * len(updates)
         factors = np.array(
             [
                 rule.factor(self._settings, self._grid, update.weight, norm)
@@ -188,28 +189,27 @@ class Aggregation:
             ],
             np.float64,
         )
-        last = self._form(group).layout.tiles.size - 1
 
         def piece(first: int) -> int:
             return payloads.sum(sums, factors, first, min(first + SPAN_TILES, last), rule.clips)
 
         _checked(self._spread([partial(piece, first) for first in range(0, last, SPAN_TILES)]), payloads.limit)
 
-    def _norm(self, payloads: Payloads, each: int, parameters: int) -> int:
-        """At least that of the update, in steps of 2^−G0: what rounding takes from it is less than half a step of
-        each value."""
-        starts = range(0, parameters, _WIDEST)
-        lengths = np.zeros((len(starts), LIMBS), np.int64)
+    def _norms(self, payloads: Payloads, count: int, parameters: int, last: int) -> list[int]:
+        """Each at least that of the update, in steps of 2^−G0: what rounding takes from it is less than half a step of
+        each value. Whether values are within the job's range is for the sum of them to say."""
+        starts = range(0, last, SPAN_TILES)
+        lengths = np.zeros((count, len(starts), LIMBS), np.int64)
         factor = 2.0**self._grid.unweighted_bits
 
-        def piece(place: int) -> int:
-            values = np.empty(min(_WIDEST, parameters - starts[place]), np.float32)
-            top = payloads.read(each, starts[place], values)
-            add_norms(lengths[place : place + 1], values.reshape(1, -1), factor)
-            return top
+        def piece(each: int, place: int) -> int:
+            stop = min(starts[place] + SPAN_TILES, last)
+            payloads.add_norm(lengths[each, place], each, starts[place], stop, factor)
+            return 0
 
-        _checked(self._spread([partial(piece, place) for place in range(len(starts))]), payloads.limit)
-        return isqrt(sum(exact(lengths))) + 1 + isqrt(parameters)
+        for _ in self._spread([partial(piece, each, place) for each in range(count) for place in range(len(starts))]):
+            pass
+        return [isqrt(sum(exact(limbs))) + 1 + isqrt(parameters) for limbs in lengths]
 
     def _summed(self, log: Sequence[Update]) -> tuple[GroupMean, ...]:
         weights = Counter[int]()

@@ -28,6 +28,7 @@ _SHIFT = 6755399441055744.0
 _SHIFT_BITS = 0x4338000000000000
 _HALF = 26
 _LOW_HALF = (1 << _HALF) - 1
+_HIGH_HALF = (1 << 25) - 1
 _CROSS = 25
 _LOW_CROSS = (1 << _CROSS) - 1
 _LIMB = 52
@@ -83,16 +84,18 @@ def add_distances(limbs: NDArray[np.int64], values: NDArray[np.float32], factor:
 
 @kernel
 def add_norms(limbs: NDArray[np.int64], values: NDArray[np.float32], factor: float) -> None:
-    """Adds Σ y² over the columns to the limbs of every row: as `add_distances` does, of a row and zeros."""
+    """Adds Σ y² over the columns to the limbs of every row: as `add_distances` does, of a row and zeros. Rounding to
+    nearest goes as far on either side of zero, so it is |x| that is scaled: |y| ≤ 2^50 is then the lowest 51 bits of
+    what adding 1.5·2^52 gives, with nothing to take away."""
     count, width = values.shape
     for row in range(count):
         for start in range(0, width, _STRIP):
             part = values[row, start : start + min(_STRIP, width - start)]
             low = cross = high = np.int64(0)
             for i in range(part.size):
-                step = abs(np.float64(np.float64(part[i]) * factor + _SHIFT).view(np.int64) - _SHIFT_BITS)
-                upper = (step >> _HALF) & _LOW_HALF
-                lower = step & _LOW_HALF
+                bits = np.float64(np.float64(abs(part[i])) * factor + _SHIFT).view(np.int64)
+                upper = (bits >> _HALF) & _HIGH_HALF
+                lower = bits & _LOW_HALF
                 low += lower * lower
                 cross += upper * lower
                 high += upper * upper

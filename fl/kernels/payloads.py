@@ -1,7 +1,7 @@
 """What the kernels do with the payloads of each encoding: one entry of the table an encoding.
 
-`PAYLOADS[name](form, payloads)` takes payloads with the offset of their values behind the header. Both of its methods
-return the largest magnitude that they met, in the terms of `limit`: more than that breaks the bound on which the exact
+`PAYLOADS[name](form, payloads)` takes payloads with the offset of their values behind the header. What sums and reads
+returns the largest magnitude that it met, in the terms of `limit`: more than that breaks the bound on which the exact
 sums rest.
 """
 
@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fl.kernels.distances import add_norms
+from fl.kernels.norms import add_norm_bf16, add_norm_f16, add_norm_q8
 from fl.kernels.reading import read_bf16, read_f16, read_f32, read_q8
 from fl.kernels.sums import BROKEN, sum_bf16, sum_f16, sum_f32, sum_q8, sum_topk
 from fl.tensors.dense import Dense
@@ -35,6 +37,10 @@ class Payloads(ABC):
         to even, or toward zero."""
 
     @abstractmethod
+    def add_norm(self, limbs: NDArray[np.int64], each: int, first: int, last: int, factor: float) -> None:
+        """Adds Σ y² of tiles `first` to `last` of one payload to the limbs of `fl.kernels.distances`, factor = 2^G0."""
+
+    @abstractmethod
     def read(self, each: int, start: int, out: NDArray[np.float32]) -> int:
         """Writes the values from `start` on of one payload, as many as there is room for."""
 
@@ -46,6 +52,7 @@ class DensePayloads(Payloads):
         payloads: Placed,
         dtype: type[np.generic],
         sum_values: Callable[..., int],
+        norm_values: Callable[..., None],
         read_values: Callable[..., int],
     ) -> None:
         encoding = form.encoding
@@ -54,25 +61,33 @@ class DensePayloads(Payloads):
         self._edges = form.layout.edges
         self._values: tuple[NDArray[Any], ...] = tuple(encoding.values(*each).view(dtype) for each in payloads)
         self._sum = sum_values
+        self._norm = norm_values
         self._read = read_values
 
     def sum(self, sums: NDArray[np.int64], factors: NDArray[np.float64], first: int, last: int, truncated: bool) -> int:
         return self._sum(sums, self._values, factors, self._edges, first, last, truncated)
+
+    def add_norm(self, limbs: NDArray[np.int64], each: int, first: int, last: int, factor: float) -> None:
+        self._norm(limbs, self._values[each][self._edges[first] : self._edges[last]], factor)
 
     def read(self, each: int, start: int, out: NDArray[np.float32]) -> int:
         return self._read(out, self._values[each][start : start + out.size])
 
 
 def _f32(form: UpdateForm, payloads: Placed) -> Payloads:
-    return DensePayloads(form, payloads, np.float32, sum_f32, read_f32)
+    return DensePayloads(form, payloads, np.float32, sum_f32, _add_norm_f32, read_f32)
+
+
+def _add_norm_f32(limbs: NDArray[np.int64], values: NDArray[np.float32], factor: float) -> None:
+    add_norms(limbs.reshape(1, -1), values.reshape(1, -1), factor)
 
 
 def _f16(form: UpdateForm, payloads: Placed) -> Payloads:
-    return DensePayloads(form, payloads, np.uint16, sum_f16, read_f16)
+    return DensePayloads(form, payloads, np.uint16, sum_f16, add_norm_f16, read_f16)
 
 
 def _bf16(form: UpdateForm, payloads: Placed) -> Payloads:
-    return DensePayloads(form, payloads, np.uint16, sum_bf16, read_bf16)
+    return DensePayloads(form, payloads, np.uint16, sum_bf16, add_norm_bf16, read_bf16)
 
 
 class Q8Payloads(Payloads):
@@ -87,6 +102,10 @@ class Q8Payloads(Payloads):
     def sum(self, sums: NDArray[np.int64], factors: NDArray[np.float64], first: int, last: int, truncated: bool) -> int:
         tiles, blocks = self._layout.tiles, self._layout.blocks
         return sum_q8(sums, self._values, self._scales, factors, tiles, blocks, first, last, truncated)
+
+    def add_norm(self, limbs: NDArray[np.int64], each: int, first: int, last: int, factor: float) -> None:
+        tiles, blocks = self._layout.tiles, self._layout.blocks
+        add_norm_q8(limbs, self._values[each], self._scales[each], blocks, tiles[first], tiles[last], factor)
 
     def read(self, each: int, start: int, out: NDArray[np.float32]) -> int:
         blocks = self._layout.blocks
@@ -109,6 +128,14 @@ class TopKPayloads(Payloads):
         return sum_topk(
             sums, self._indices, self._values, self._scales, factors, self._edges, BLOCK, first, last, truncated
         )
+
+    def add_norm(self, limbs: NDArray[np.int64], each: int, first: int, last: int, factor: float) -> None:
+        """All but the entries are zeros."""
+        low, high = np.searchsorted(self._indices[each], (self._edges[first], self._edges[last]))
+        if low < high:
+            cuts = np.array([low, *range(low // BLOCK * BLOCK + BLOCK, high, BLOCK), high])
+            cuts.flags.writeable = False
+            add_norm_q8(limbs, self._values[each], self._scales[each][low // BLOCK :], cuts, 0, cuts.size - 1, factor)
 
     def read(self, each: int, start: int, out: NDArray[np.float32]) -> int:
         indices, scales = self._indices[each], self._scales[each]

@@ -3,8 +3,8 @@
 Rounding. x·c is exact in float64, c having at most 29 significant bits, and |x·c| ≤ 2^50. Adding 1.5·2^52 puts it where
 float64 has a step of exactly 1, so that one addition rounds it to nearest, ties to even; the integer is then the
 difference of the bit patterns. A fused multiply-add would give the same, the product being exact. This form is vector
-code on every processor, where converting float64 to int64 is vector code on few. Toward zero, one is taken back where
-that went beyond the value.
+code on every processor, where converting float64 to int64 is vector code on few. Toward zero, the product is cut to
+an integer first, which the addition then leaves as it is.
 
 Values. x is the F32 that an update means, exactly: that of an f16 comes about without a denormal on the way, so no mode
 of the processor can take it.
@@ -64,13 +64,9 @@ def sum_f32(
             for i in range(part.size):
                 value = values[i]
                 exact = np.float64(value) * factor
-                shifted = np.float64(exact + _SHIFT)
-                step = shifted.view(np.int64) - _SHIFT_BITS
                 if truncated:
-                    nearest = shifted - _SHIFT
-                    step -= np.int64(nearest > exact) & np.int64(exact > 0)
-                    step += np.int64(nearest < exact) & np.int64(exact < 0)
-                part[i] += step
+                    exact = np.trunc(exact)
+                part[i] += np.float64(exact + _SHIFT).view(np.int64) - _SHIFT_BITS
                 top = max(top, np.int32(np.float32(value).view(np.int32) & _MAGNITUDE))
     return int(top)
 
@@ -100,13 +96,9 @@ def sum_f16(
                 normal = np.int32((magnitude << 13) + _REBIASED).view(np.float32)
                 size = normal if magnitude >= _HALF_NORMAL else np.float32(magnitude) * _HALF_STEP
                 exact = np.float64(size if bits == magnitude else -size) * factor
-                shifted = np.float64(exact + _SHIFT)
-                step = shifted.view(np.int64) - _SHIFT_BITS
                 if truncated:
-                    nearest = shifted - _SHIFT
-                    step -= np.int64(nearest > exact) & np.int64(exact > 0)
-                    step += np.int64(nearest < exact) & np.int64(exact < 0)
-                part[i] += step
+                    exact = np.trunc(exact)
+                part[i] += np.float64(exact + _SHIFT).view(np.int64) - _SHIFT_BITS
                 top = max(top, magnitude)
     return int(top)
 
@@ -133,13 +125,9 @@ def sum_bf16(
             for i in range(part.size):
                 bits = np.int32(values[i])
                 exact = np.float64(np.int32(bits << 16).view(np.float32)) * factor
-                shifted = np.float64(exact + _SHIFT)
-                step = shifted.view(np.int64) - _SHIFT_BITS
                 if truncated:
-                    nearest = shifted - _SHIFT
-                    step -= np.int64(nearest > exact) & np.int64(exact > 0)
-                    step += np.int64(nearest < exact) & np.int64(exact < 0)
-                part[i] += step
+                    exact = np.trunc(exact)
+                part[i] += np.float64(exact + _SHIFT).view(np.int64) - _SHIFT_BITS
                 top = max(top, np.int32(bits & _HALF_MAGNITUDE))
     return int(top)
 
@@ -170,13 +158,9 @@ def sum_q8(
                 values = updates[each][start:stop]
                 for i in range(part.size):
                     exact = np.float64(np.float32(values[i]) * scale) * factor
-                    shifted = np.float64(exact + _SHIFT)
-                    step = shifted.view(np.int64) - _SHIFT_BITS
                     if truncated:
-                        nearest = shifted - _SHIFT
-                        step -= np.int64(nearest > exact) & np.int64(exact > 0)
-                        step += np.int64(nearest < exact) & np.int64(exact < 0)
-                    part[i] += step
+                        exact = np.trunc(exact)
+                    part[i] += np.float64(exact + _SHIFT).view(np.int64) - _SHIFT_BITS
     return int(top)
 
 
@@ -229,13 +213,9 @@ def sum_topk(
                 return BROKEN
             for i in range(places.size):
                 exact = np.float64(np.float32(values[i]) * scale) * factor
-                shifted = np.float64(exact + _SHIFT)
-                step = shifted.view(np.int64) - _SHIFT_BITS
                 if truncated:
-                    nearest = shifted - _SHIFT
-                    step -= np.int64(nearest > exact) & np.int64(exact > 0)
-                    step += np.int64(nearest < exact) & np.int64(exact < 0)
-                steps[i] = step
+                    exact = np.trunc(exact)
+                steps[i] = np.float64(exact + _SHIFT).view(np.int64) - _SHIFT_BITS
             for i in range(places.size):
                 sums[places[i]] += steps[i]
             low = cut

@@ -8,7 +8,7 @@ of a product, denormals and negative zeros. Every kernel has some, in a file for
 from __future__ import annotations
 
 from fl.kernels.denormals import check_denormals
-from fl.kernels.golden import halves, moments, order, reading, sums, topk, toward_zero
+from fl.kernels.golden import halves, moments, norms, order, reading, sums, topk, toward_zero
 from fl.kernels.golden.compare import GoldenMismatch
 
 __all__ = ["GoldenMismatch", "check_golden"]
@@ -23,6 +23,7 @@ def check_golden() -> None:
     topk.check()
     reading.check()
     order.check()
+    norms.check()
     moments.check()
     # Compiling has loaded libraries.
     check_denormals()

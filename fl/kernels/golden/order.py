@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fl.kernels.distances import LIMBS, add_distances, add_norms, exact, pairs_of, sum_chosen
-from fl.kernels.golden.compare import REPEATS, compare
+from fl.kernels.golden.compare import REPEATS, compare, read_only
 from fl.kernels.order import network, sum_closest, sum_ordered
 
 # fmt: off
@@ -95,13 +95,13 @@ def _check_closest(bits: int, column: tuple[int, ...], wanted: int, expected: in
 def _check_distances() -> None:
     repeats = 1000
     values = np.array([row * repeats for row in _ROWS], np.uint32).view(np.float32)
-    for name, kernel, count, expected in (
-        ("add_distances", add_distances, pairs_of(len(_ROWS)), _DISTANCES),
-        ("add_norms", add_norms, len(_ROWS), _NORMS),
+    for name, kernel, given, count, expected in (
+        ("add_distances", add_distances, values, pairs_of(len(_ROWS)), _DISTANCES),
+        ("add_norms", add_norms, read_only(values.copy()), len(_ROWS), _NORMS),
     ):
         limbs = np.zeros((count, LIMBS), np.int64)
         for _ in range(2):
-            kernel(limbs, values, 2.0**_ROWS_BITS)
+            kernel(limbs, given, 2.0**_ROWS_BITS)
         compare(name, np.array(exact(limbs)), np.array([2 * repeats * each for each in expected]))
     sums = np.empty(values.shape[1], np.int64)
     sum_chosen(sums, values, np.array(_CHOSEN, np.int32), 2.0**_ROWS_BITS)
