@@ -1,12 +1,12 @@
 """How the chain grows with its validators: whole nodes in virtual time, far from one another.
 
-    python -m benchmarks.growth --validators 4 7 10 25 50 100 [--batches-a-second 20] [--blocks 12] [--json FILE]
+    python -m benchmarks.growth --validators 4 7 10 25 50 100 [--batches 1] [--blocks 10] [--json FILE]
 
 The code of the nodes is the real one; the network, the disks and the time are those of tests/simulation. Validators sit
 in eight regions, every third next; a frame takes half of the round trip between two regions (`ROUND_TRIPS_MS`), give
-or take 5 %. Links have no end of bandwidth: what a validator would need is told in bytes. Each second so many
-validators, by turns, get a transaction, so that a batch comes of it; with 0 of them only empty blocks are ordered, one
-after the other.
+or take 5 %. Links have no end of bandwidth, and steps take no time: what a validator would need of either is told.
+Every validator gets so many transactions a second, of each of which a batch comes; with 0 of them only empty blocks are
+ordered, one after the other.
 
 - Block time: from one proposal to the next, as their leaders send them. Finality: from the proposal to the moment when
   a validator holds the block for final and durable, all validators and blocks.
@@ -168,6 +168,7 @@ class Growing(Cluster):
         return min(executed) if len(executed) == self.n else 0
 
     async def offer(self, a_second: float) -> None:
+        """By turns, to all together."""
         number = 0
         sent: set[asyncio.Task[Any]] = set()
         while True:
@@ -183,14 +184,14 @@ def _always(tip: Lineage, taken: Taken) -> bool:
     return True
 
 
-def grown(n: int, blocks: int, batches_a_second: float, seed: int = 1) -> dict[str, Any]:
+def grown(n: int, blocks: int, batches: float, seed: int = 1) -> dict[str, Any]:
     checks = Checks()
 
     async def main() -> dict[str, Any]:
-        cluster = Growing(n, Params(), seed, always_pending=not batches_a_second)
+        cluster = Growing(n, Params(), seed, always_pending=not batches)
         await cluster.start()
         loop = asyncio.get_running_loop()
-        offering = asyncio.create_task(cluster.offer(batches_a_second)) if batches_a_second else None
+        offering = asyncio.create_task(cluster.offer(batches * n)) if batches else None
         assert await cluster.until(lambda: cluster.height >= WARM_BLOCKS, _MOST_S)
         first = max(cluster.views)
         before = Counter(cluster.messages), Counter(cluster.bytes), checks.asked, Timed.steps, Timed.step_s
@@ -214,7 +215,7 @@ def grown(n: int, blocks: int, batches_a_second: float, seed: int = 1) -> dict[s
         steps, step_s = Timed.steps - before[3], Timed.step_s - before[4]
         return {
             "validators": n,
-            "batches_a_second": batches_a_second,
+            "batches": batches,
             "blocks": len(last),
             "virtual_s": round(seconds, 1),
             "block_ms": round(median(times)),
@@ -275,13 +276,13 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--validators", type=int, nargs="+", default=[4, 7, 10])
-    parser.add_argument("--blocks", type=int, default=12)
-    parser.add_argument("--batches-a-second", type=float, default=0.0)
+    parser.add_argument("--blocks", type=int, default=10)
+    parser.add_argument("--batches", type=float, default=0.0, help="of each validator, a second")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     found = []
     for n in given.validators:
-        found.append(grown(n, given.blocks, given.batches_a_second))
+        found.append(grown(n, given.blocks, given.batches))
         print(json.dumps(found[-1]), flush=True)
         if given.json is not None:
             given.json.write_text(json.dumps(found, indent=2) + "\n")

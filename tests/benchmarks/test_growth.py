@@ -18,7 +18,7 @@ def test_the_first_eight_validators_sit_in_eight_regions() -> None:
 
 
 def test_empty_blocks_of_four_validators() -> None:
-    found = grown(4, blocks=8, batches_a_second=0)
+    found = grown(4, blocks=8, batches=0)
     assert found["views_given_up"] == 0 and found["references_a_block"] == 0
     # Votes decide: three kinds, of which each validator hears three others'.
     assert 6 <= found["messages_by_kind"]["Vote"] <= 9
@@ -28,7 +28,7 @@ def test_empty_blocks_of_four_validators() -> None:
 
 
 def test_batches_cost_offers_votes_and_certificates() -> None:
-    found = grown(4, blocks=8, batches_a_second=20)
+    found = grown(4, blocks=8, batches=5)
     assert found["references_a_block"] > 1
     kinds = found["messages_by_kind"]
     assert 0.7 < kinds["BatchOffer"] / (0.75 * found["references_a_block"]) < 1.3
@@ -37,7 +37,7 @@ def test_batches_cost_offers_votes_and_certificates() -> None:
 
 def test_a_seed_gives_the_same_figures_again() -> None:
     virtual = ("block_ms", "finality_ms", "messages", "kib", "signatures")
-    first, second = (grown(4, blocks=4, batches_a_second=10) for _ in range(2))
+    first, second = (grown(4, blocks=4, batches=3) for _ in range(2))
     assert [first[each] for each in virtual] == [second[each] for each in virtual]
 
 
