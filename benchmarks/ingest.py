@@ -1,13 +1,14 @@
-"""What it costs a validator to take small updates: processor time a transaction, of the process that takes them.
+"""What it costs a validator to take small updates, besides reading their bytes and checking their signatures: processor
+time a transaction, of the process that takes them.
 
-    python -m benchmarks.ingest [--updates 4096] [--requests 1,16,64,256] [--wait executed] [--runs 3] [--out FILE]
-    python -m benchmarks.ingest --requests 64 --profile
+    python -m benchmarks.ingest [--updates 1024] [--requests 1,16,64,256] [--streamed 1,16,64] [--wait executed]
+                                [--runs 1] [--out FILE]
+    python -m benchmarks.ingest --requests 64 --streamed "" --profile
 
-One validator process with its real doors, store and threads; the client is this process. What comes after admission is
-played: whatever is taken is available, final and executed some milliseconds later, with a receipt in the store, and the time
-that playing takes is not counted. Each update is a q8 delta of 1,000 parameters, inline, signed ahead: 1,593 bytes.
-Checking a signature and reading the bytes are measured alone in the same process, and shown beside. `--profile` samples
-the process (py-spy) and says where the time goes, by steps.
+One validator process with its real doors, store and threads; the client is this process. Two things are played, and
+their time is not counted. What the bytes say, and that their signatures are good, the validator has been told before.
+What it takes is available, final and executed some milliseconds later, with a receipt in the store. Each update is a q8
+delta of 1,000 parameters, inline: 1,593 bytes. `--profile` samples the process (py-spy): where the time goes, by steps.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,10 @@ from benchmarks.small_updates import Load, Sender, rules_of, sampler, update
 from chain.codec import encode, pack
 from cli.localnets import LocalNetwork, Plan
 from consensus.availability import Submit
-from fl.check import check_transaction
+from fl.check import Checked, check_transaction
+from fl.client.ingest import Ingest
 from fl.client.keyfile import load_key
+from fl.ingest import REFUSED
 from fl.jobrules import rules_hash
 from fl.jobs import CreateJob, JoinJob
 from fl.records import Receipt
@@ -46,18 +49,17 @@ from node.node import Node
 from node.rpc.limits import Turnstile
 from node.rpc.server import RpcServer
 
-TRAINERS = 64
+TRAINERS = 32
 EACH = 240
 """Updates of one trainer: fewer than its window of nonces, less what joining took."""
 SETTLED_AFTER_S = 0.01
 FREE = Rate(1e9, 1e9)
 REQUESTS_AT_ONCE = 4
+STREAMED_AT_ONCE = 256
 
 STEPS = (
-    ("signature", ("chain/keys.py", "verify_transaction")),
     ("played", ("benchmarks/ingest.py",)),
     ("look-ups", ("_check_state", "_hold_back", "node/store.py", "fl/accounts.py")),
-    ("reading", ("read_transaction", "read_body", "fl/tensors/", "fl/rounds.py", "fl/check.py")),
     ("answers", ("receipt_view", "_taken_view", "to_json", "json/", "views.py")),
     ("waiting", ("wait (node/admission.py", "executed (node/admission.py", "_wake", "_note")),
     ("admission", ("node/admission.py",)),
@@ -77,6 +79,7 @@ class Played:
         self._node = node
         self._pending: list[bytes] = []
         self._number = 0
+        self._known: dict[bytes, Checked] = {}
         self.seconds = 0.0
         self.taken = 0
 
@@ -103,21 +106,12 @@ class Played:
         self.seconds += time.thread_time() - began
         admission.executed(height, ids)
 
-    def parts(self, samples: Sequence[bytes]) -> dict[str, float]:
-        """µs a transaction of what any node must do with the bytes."""
+    def know(self, data: bytes) -> None:
         genesis, rules = self._node.genesis, self._node.admission.rules_of
+        self._known[data] = check_transaction(data, genesis.chain_id, genesis.params, rules, verify_signature=False)
 
-        def cost(signatures: bool) -> float:
-            best = 1e9
-            for _ in range(5):
-                began = time.thread_time()
-                for data in samples:
-                    check_transaction(data, genesis.chain_id, genesis.params, rules, verify_signature=signatures)
-                best = min(best, time.thread_time() - began)
-            return best / len(samples) * 1e6
-
-        reading = cost(False)
-        return {"signature": round(cost(True) - reading, 1), "reading": round(reading, 1)}
+    def check(self, data: bytes) -> Checked:
+        return self._known[data]
 
 
 async def obey(node: Node, server: RpcServer) -> None:
@@ -134,8 +128,9 @@ async def obey(node: Node, server: RpcServer) -> None:
                 server.api.reception.turnstile = Turnstile(limits)
             case ["play"]:
                 node.admission._submit = played.submit
-            case ["parts", *samples]:
-                said = played.parts([bytes.fromhex(each) for each in samples])
+                node.admission.check = played.check  # type: ignore[method-assign]
+            case ["know", data]:
+                played.know(bytes.fromhex(data))
             case _:
                 said = {"cpu_s": time.process_time() - played.seconds, "taken": played.taken}
         print(json.dumps(said), flush=True)
@@ -154,6 +149,9 @@ def serve(config: Path) -> None:
     process.run(load_config(config, {}))
 
 
+Way = Callable[[str, str, int, Sequence[bytes]], Awaitable[None]]
+
+
 class Validator:
     def __init__(self, directory: Path) -> None:
         arguments = [sys.executable, "-m", "benchmarks.ingest", "--serve", str(directory / "v0" / "node.toml")]
@@ -168,6 +166,19 @@ class Validator:
         if not said:
             raise SystemExit("the validator has ended; its log is in the network's directory")
         return json.loads(said)
+
+
+async def by_stream(url: str, wait: str, size: int, updates: Sequence[bytes]) -> None:
+    """So many at a time, each time that as many have been answered."""
+    async with Ingest([url], wait) as door:
+        left = [updates[start : start + size] for start in range(0, len(updates), size)]
+
+        async def drain() -> None:
+            while left:
+                answers = await door.send_all(left.pop())
+                assert all(answer.status != REFUSED for answer in answers), answers
+
+        await asyncio.gather(*(drain() for _ in range(max(1, STREAMED_AT_ONCE // size))))
 
 
 async def by_requests(url: str, wait: str, size: int, updates: Sequence[bytes]) -> None:
@@ -201,30 +212,38 @@ async def measure(net: LocalNetwork, validator: Validator, arguments: argparse.N
         await load.post(0, [trainer.sign(JoinJob(job, rules_hash(rules))) for trainer in trainers])
     validator.ask("play")
     values = np.random.default_rng(1).normal(0, 0.01, 1000).astype(np.float32)
-    sizes = [int(size) for size in arguments.requests.split(",")]
-    found: dict[str, list[float]] = {str(size): [] for size in sizes}
+    ways = ways_of(arguments)
+    found: dict[str, list[float]] = {name: [] for name, _, _ in ways}
     payloads = [SubmitOf(trainer, job, rules, values) for trainer in trainers]
-    samples = [each.sign() for each in payloads]
-    parts = validator.ask("parts " + " ".join(data.hex() for data in samples))
     profile: dict[str, float] = {}
     stacks = net.directory / "stacks.txt"
     for run in range(arguments.runs):
-        for size in sizes:
+        for name, send, size in ways:
             updates = [payloads[number % len(payloads)].sign() for number in range(arguments.updates)]
+            for data in updates:
+                validator.ask("know " + data.hex())
             sampling = sampler(validator.process.pid, stacks) if arguments.profile and run == 0 else None
             await asyncio.sleep(1.5 if sampling else 0.2)
             before = validator.ask("usage")
-            await by_requests(url, arguments.wait, size, updates)
+            await send(url, arguments.wait, size, updates)
             after = validator.ask("usage")
             if sampling is not None:
                 sampling.send_signal(2)
                 sampling.wait(20)
                 profile = steps_of(stacks.read_text())
             assert after["taken"] - before["taken"] == len(updates)
-            found[str(size)].append((after["cpu_s"] - before["cpu_s"]) / len(updates) * 1e6)
-    shown = {size: round(statistics.median(each), 1) for size, each in found.items()}
-    beside = {size: round(whole - sum(parts.values()), 1) for size, whole in shown.items()}
-    return {"parts_us": parts, "cpu_us_a_transaction": shown, "beside_us": beside, "profile": profile}
+            found[name].append((after["cpu_s"] - before["cpu_s"]) / len(updates) * 1e6)
+    shown = {name: round(statistics.median(each), 1) for name, each in found.items()}
+    return {"cpu_us_a_transaction": shown, "profile": profile}
+
+
+def ways_of(arguments: argparse.Namespace) -> list[tuple[str, Way, int]]:
+    requests, streamed = (
+        [int(size) for size in text.split(",") if size] for text in (arguments.requests, arguments.streamed)
+    )
+    return [(f"requests of {size}", by_requests, size) for size in requests] + [
+        (f"streamed by {size}", by_stream, size) for size in streamed
+    ]
 
 
 class SubmitOf:
@@ -260,8 +279,9 @@ def steps_of(stacks: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--updates", type=int, default=2048)
+    parser.add_argument("--updates", type=int, default=1024)
     parser.add_argument("--requests", default="1,16,64,256", help="updates a request, each measured")
+    parser.add_argument("--streamed", default="1,16,64", help="updates sent at a time on a stream, each measured")
     parser.add_argument("--wait", default="executed")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--profile", action="store_true", help="sample the first run (slows it down)")
@@ -271,7 +291,7 @@ def main() -> None:
     if arguments.serve is not None:
         serve(arguments.serve)
         return
-    if arguments.updates * arguments.runs * len(arguments.requests.split(",")) > TRAINERS * EACH:
+    if arguments.updates * arguments.runs * len(ways_of(arguments)) > TRAINERS * EACH:
         parser.error(f"at most {TRAINERS * EACH} updates in all: nonces of {TRAINERS} trainers")
     with tempfile.TemporaryDirectory(prefix="quorate-ingest-") as directory:
         net = LocalNetwork.create(Path(directory) / "net", Plan(validators=1, trainers=TRAINERS))

@@ -72,7 +72,6 @@ class Standing:
     id: bytes
     status: Status
     receipt: Receipt | None = None
-    index: int | None = None
 
     def reached(self, wanted: Status) -> bool:
         return self.status is Status.EXPIRED or _RANK[self.status] >= _RANK[wanted]
@@ -139,28 +138,24 @@ class _Good:
 class Watch:
     """Somebody who waits for many transactions to come as far as `wanted`, and is told of each once."""
 
-    def __init__(self, wanted: Status) -> None:
+    def __init__(self, wanted: Status, moved: asyncio.Event) -> None:
         self.wanted = wanted
         self.waiting: set[bytes] = set()
         """Those it has not been told of."""
-        self._told: list[bytes] = []
-        self._moved = asyncio.Event()
+        self._told: list[tuple[bytes, Status]] = []
+        self._moved = moved
+        """Set when there is something to take."""
 
-    def tell(self, identity: bytes) -> None:
+    def tell(self, identity: bytes, status: Status) -> None:
         if identity in self.waiting:
             self.waiting.remove(identity)
-            self._told.append(identity)
+            self._told.append((identity, status))
             self._moved.set()
 
-    def take(self) -> list[bytes]:
-        """Those that it was told of since the last time."""
+    def take(self) -> list[tuple[bytes, Status]]:
+        """Those that it was told of since the last time, and how far each had come then."""
         told, self._told = self._told, []
-        self._moved.clear()
         return told
-
-    async def told(self) -> None:
-        """Returns once there is something to take."""
-        await self._moved.wait()
 
 
 class Admission:
@@ -399,13 +394,14 @@ class Admission:
 
     async def wait(self, standings: Iterable[Standing], wanted: Status, timeout_s: float) -> list[Standing]:
         """Where the transactions are once each has come as far as `wanted`, or when the time is over."""
-        watch = Watch(wanted)
+        moved = asyncio.Event()
+        watch = Watch(wanted, moved)
         asked = [(standing, self.watch(watch, standing)) for standing in standings]
         try:
             async with asyncio.timeout(timeout_s):
                 while watch.waiting:
-                    await watch.told()
-                    watch.take()
+                    moved.clear()
+                    await moved.wait()
         except TimeoutError:
             pass
         finally:
@@ -416,12 +412,17 @@ class Admission:
         status = self._standing.get(identity, Status.UNKNOWN)
         if status in _UNDER_WAY:
             return Standing(identity, status)
-        index = self._store.receipt_index(identity)
-        if index is not None and (data := self._store.receipt(index)) is not None:
+        data = self.receipt(identity)
+        if data is not None:
             receipt = decode(Receipt, data, RECEIPT_LIMIT_BYTES)
             proven = receipt.height <= self._certified_height()
-            return Standing(identity, Status.PROVEN if proven else Status.EXECUTED, receipt, index)
+            return Standing(identity, Status.PROVEN if proven else Status.EXECUTED, receipt)
         return Standing(identity, status)
+
+    def receipt(self, identity: bytes) -> bytes | None:
+        """As it is encoded."""
+        index = self._store.receipt_index(identity)
+        return None if index is None else self._store.receipt(index)
 
     @property
     def unsettled(self) -> int:
@@ -445,7 +446,7 @@ class Admission:
         left = []
         for watch in watches:
             if over or rank >= _RANK[watch.wanted]:
-                watch.tell(identity)
+                watch.tell(identity, status)
             else:
                 left.append(watch)
         if left:

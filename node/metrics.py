@@ -76,6 +76,7 @@ class Metrics:
             "quorate_rpc_connections_refused", "Connections closed for a limit.", ["reason"], registry=registry
         )
         self.subscribers = Gauge("quorate_rpc_subscribers", "Open event streams.", registry=registry)
+        self.ingests = Gauge("quorate_rpc_ingests", "Open streams of transactions.", registry=registry)
         Gauge("quorate_build_info", "Always 1.", ["version"], registry=registry).labels(version).set(1)
         ProcessCollector(registry=self.registry)
         self.registry.register(_NodeCollector(node, health))

@@ -28,12 +28,16 @@ class Api:
     openapi: bytes = b""
     events: EventLog = field(init=False)
     subscribers: Places = field(init=False)
+    ingests: Places = field(init=False)
     reception: Reception = field(init=False)
 
     def __post_init__(self) -> None:
         self.events = EventLog(self.node.store, lambda: self.node.executor.executed.events)
         self.reception = Reception(self.limits, self.metrics, self.node.ports.clock)
         self.subscribers = Places(self.limits.subscribers, self.limits.subscribers_by_client)
+        self.ingests = Places(self.limits.ingests, self.limits.ingests_by_client)
+        self.metrics.subscribers.set_function(lambda: self.subscribers.total)
+        self.metrics.ingests.set_function(lambda: self.ingests.total)
 
     @property
     def executed_height(self) -> int:

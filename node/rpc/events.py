@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from enum import IntEnum
+from functools import partial
 
 from chain.codec import encode
 from chain.light import EVENTS_KEY
@@ -25,6 +24,7 @@ from node.rpc.requests import (
     to_json,
     words_of,
 )
+from node.rpc.table import Line, Talk
 from node.rpc.transactions import entry_bundle
 from node.rpc.views import in_base64
 
@@ -50,15 +50,6 @@ HEADS: Param[bool] = Param(
 )
 
 
-class Close(IntEnum):
-    """Why the node ends a stream."""
-
-    GOING_AWAY = 1001
-    BAD_MESSAGE = 1008
-    TRY_AGAIN = 1013
-    TOO_SLOW = 4008
-
-
 def _filter(api: Api, request: Request) -> Filter:
     job = request[JOB_WANTED]
     return Filter(request[KINDS_WANTED], None if job is None else find_job(api, job)[0])
@@ -81,18 +72,24 @@ async def event_proof(api: Api, request: Request) -> Response:
     return json_response(EventProofView(event=event_view(row.index, row.event), bundle=in_base64(encode(bundle))))
 
 
-async def stream(api: Api, request: Request, send: Callable[[str], Awaitable[None]]) -> None:
-    """Sends events for ever, from where the request says. Waits while `send` waits, and holds nothing back."""
+def begin(api: Api, request: Request) -> Talk:
+    _filter(api, request)
+    _first(api, request)
+    return partial(_stream, api, request)
+
+
+async def _stream(api: Api, request: Request, line: Line) -> None:
+    """Tells events for ever, from where the request says. Waits while the client does, and holds nothing back."""
     wanted = _filter(api, request)
     place = _first(api, request)
     heads: HeadView | None = None
     while True:
         if request[HEADS] and (now := _heads(api)) != heads:
             heads = now
-            await send(to_json(heads).decode())
+            await line.say(to_json(heads).decode())
         rows, place = api.events.page(place, SENT_TOGETHER, wanted)
         for row in rows:
-            await send(row.text)
+            await line.say(row.text)
         if place >= api.events.head and not (request[HEADS] and _heads(api) != heads):
             await api.node.progress.wait(HEARTBEAT_S)
         else:
@@ -106,12 +103,6 @@ def _first(api: Api, request: Request) -> int:
     if height is not None:
         return api.events.first_at(height)
     return api.events.head if index is None else index
-
-
-def check_stream(api: Api, request: Request) -> None:
-    """Raises what is wrong with a request for a stream, while it can still be answered in HTTP."""
-    _filter(api, request)
-    _first(api, request)
 
 
 def _heads(api: Api) -> HeadView:

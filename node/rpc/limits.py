@@ -39,6 +39,12 @@ class RpcLimits:
     connections_by_client: int = 128
     subscribers: int = 256
     subscribers_by_client: int = 32
+    ingests: int = 64
+    """Streams of transactions."""
+    ingests_by_client: int = 16
+    unanswered: int = 1024
+    """Transactions of one stream; those of one message may be more."""
+    unanswered_bytes: int = 4 * _MIB
     requests: Rate = field(default=REQUESTS)
     """By client, where a list or a proof counts for more than one."""
     submitted_bytes: Rate = field(default=SUBMITTED_BYTES)
@@ -103,6 +109,10 @@ class Turnstile:
         wait_s = self._submitted.take(client, size_bytes, now_s)
         if wait_s:
             raise Problem("RATE_LIMITED", "Too many bytes are submitted from this address.", retry_after_s=wait_s)
+
+    def pause_s(self, client: str, size_bytes: int, now_s: float) -> float:
+        """0 if a message of so many bytes is within the client's rates, and counted; or the seconds until it may be."""
+        return self._requests.take(client, 1, now_s) or self._submitted.take(client, size_bytes, now_s)
 
     def begin_body(self, size_bytes: int) -> None:
         if self._bodies_bytes + size_bytes > self.limits.bodies_bytes:

@@ -70,6 +70,7 @@ def _operation(route: Route[Any], components: Components, problem: Schema) -> Sc
         # What is public is read without one.
         operation["security"] = [{"leave": []}, {}] if route.method == "GET" else [{"leave": []}]
     if route.stream is not None:
+        operation["description"] = route.stream.about
         operation["x-websocket"] = True
     return operation
 

@@ -11,6 +11,7 @@ from node.rpc import (
     evaluations,
     events,
     fl_views,
+    ingest,
     jobs,
     ledger,
     state,
@@ -20,7 +21,7 @@ from node.rpc import (
 )
 from node.rpc.api import Api
 from node.rpc.requests import JSON, LIMIT, MSGPACK, TEXT, Param
-from node.rpc.table import LIST_COST, PROOF_COST, Answer, Body, Handler, Route
+from node.rpc.table import LIST_COST, PROOF_COST, Answer, Body, Handler, Route, Stream
 
 
 def _get(
@@ -93,7 +94,38 @@ _STREAM: Route[Api] = Route(
     (events.FROM_INDEX, events.FROM_HEIGHT, events.KINDS_WANTED, events.JOB_WANTED, events.HEADS),
     ("NOT_A_WEBSOCKET", "UNKNOWN_JOB", "BUSY"),
     cost=LIST_COST,
-    stream=events.stream,
+    stream=Stream(
+        events.begin,
+        lambda api: api.subscribers,
+        "Nothing may be said on it. The node closes it with 1001 when it stops, and with 4008 when the client does not "
+        "read.",
+    ),
+)
+
+_INGEST: Route[Api] = Route(
+    "GET",
+    "/v1/ingest",
+    None,
+    "Submit transactions by the stream, over WebSocket; each is answered by its number.",
+    {101: Answer(JSON, None, "The stream begins.")},
+    (transactions.WAIT,),
+    ("NOT_A_WEBSOCKET", "BUSY"),
+    cost=LIST_COST,
+    stream=Stream(
+        ingest.begin,
+        lambda api: api.ingests,
+        "Messages of both sides are binary. The client's: a canonical msgpack array of 1 to 1024 encoded "
+        f"transactions, as `POST /v1/transactions` takes it, of at most {ingest.LONGEST_MESSAGE} bytes. The node's: "
+        "an array of answers, each `[number, id, status, receipt, code, detail, retry_after_s]`. The number counts "
+        "the transactions of the stream, from 0. `status` is that of a transaction, or `refused`, and then there "
+        "are a code and a sentence, and seconds if the same bytes may be taken later; `receipt` is the encoded "
+        "Receipt, or empty. An answer comes when the transaction has come as far as `wait` says, after ten seconds "
+        "as it stands, and at once if it is refused; they come in any order. The node reads no further while 1024 "
+        "transactions, or 4 MiB of them, are unanswered, or the client is over its rates. It closes the stream with"
+        " 1001 when it stops, 1008 and a code for what is no such message, 1009 for one that is too long, and 4008 "
+        "when the client does not read.",
+        ingest.LONGEST_MESSAGE,
+    ),
 )
 
 
@@ -342,6 +374,7 @@ PUBLIC: tuple[Route[Api], ...] = (
         cost=LIST_COST,
     ),
     *_BLOBS,
+    _INGEST,
     _get(
         "/v1/events",
         events.events,

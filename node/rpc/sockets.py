@@ -1,26 +1,59 @@
-"""Event streams over WebSocket: until the client goes, says something, or is too slow."""
+"""Streams over WebSocket: until either side has had enough, or the client is too slow."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from contextlib import suppress
+from enum import IntEnum
 
-from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from node.rpc.api import Api
 from node.rpc.connection import Connection
 from node.rpc.desk import Desk, Exchange
-from node.rpc.events import Close, check_stream
 from node.rpc.problems import Problem
 from node.rpc.requests import Request
-from node.rpc.table import Route
+from node.rpc.table import HungUp, Line, Route, Talk
 
 log = logging.getLogger("quorate.rpc")
 
 PING_S = 30.0
 CLOSE_S = 5.0
-LONGEST_CLIENT_MESSAGE = 1024
+NOTHING_BYTES = 1024
+"""Of a message on a stream on which nothing may be said."""
+_REASON_BYTES = 123
+"""WebSocket has room for no more."""
+
+
+class Close(IntEnum):
+    """Why the node ends a stream."""
+
+    GOING_AWAY = 1001
+    BAD_MESSAGE = 1008
+    TOO_SLOW = 4008
+
+
+class _Line:
+    def __init__(self, socket: web.WebSocketResponse, write_s: float) -> None:
+        self._socket = socket
+        self._write_s = write_s
+
+    async def say(self, message: str | bytes) -> None:
+        async with asyncio.timeout(self._write_s):
+            if isinstance(message, str):
+                await self._socket.send_str(message)
+            else:
+                await self._socket.send_bytes(message)
+
+    async def hear(self) -> bytes:
+        message = await self._socket.receive()
+        if message.type is WSMsgType.BINARY:
+            data: bytes = message.data
+            return data
+        if message.type is WSMsgType.TEXT:
+            raise Problem("MALFORMED_BODY", "Messages are binary here.")
+        raise HungUp
 
 
 class Streams:
@@ -42,18 +75,19 @@ class Streams:
         api, http, connection = self._api, exchange.http, exchange.connection
         if http.headers.get("Upgrade", "").strip().lower() != "websocket":
             raise Problem("NOT_A_WEBSOCKET", headers={"Upgrade": "websocket", "Connection": "Upgrade"})
-        check_stream(api, request)
-        if not api.subscribers.take(connection.client):
-            raise Problem("BUSY", "Too many event streams are open.", retry_after_s=10)
+        stream = route.stream
+        assert stream is not None
+        talk, places = stream.begin(api, request), stream.places(api)
+        if not places.take(connection.client):
+            raise Problem("BUSY", "Too many of these streams are open.", retry_after_s=10)
         socket = web.WebSocketResponse(
             heartbeat=PING_S,
             timeout=CLOSE_S,
             compress=False,
-            max_msg_size=LONGEST_CLIENT_MESSAGE,
+            max_msg_size=stream.longest_message or NOTHING_BYTES,
             writer_limit=1,
         )
         desk.put_headers(exchange, socket)
-        api.metrics.subscribers.inc()
         try:
             try:
                 await socket.prepare(http)
@@ -61,51 +95,53 @@ class Streams:
                 raise Problem("MALFORMED_REQUEST", "The WebSocket handshake is not complete.") from None
             self._open.add(socket)
             desk.note(exchange, 101, 0)
-            await self._feed(socket, connection, request, route)
+            line = _Line(socket, api.limits.write_s)
+            await _converse(socket, connection, talk if stream.longest_message else _unheard(talk), line)
         finally:
             self._open.discard(socket)
-            api.subscribers.leave(connection.client)
-            api.metrics.subscribers.dec()
+            places.leave(connection.client)
         return socket
 
-    async def _feed(
-        self, socket: web.WebSocketResponse, connection: Connection, request: Request, route: Route[Api]
-    ) -> None:
-        limits = self._api.limits
-        assert route.stream is not None
 
-        async def send(text: str) -> None:
-            async with asyncio.timeout(limits.write_s):
-                await socket.send_str(text)
+def _unheard(talk: Talk) -> Talk:
+    """The same, for a client who may say nothing."""
 
-        sending = asyncio.ensure_future(route.stream(self._api, request, send))
-        hearing = asyncio.ensure_future(socket.receive())
+    async def talking(line: Line) -> None:
+        sides = [asyncio.ensure_future(talk(line)), asyncio.ensure_future(line.hear())]
         try:
-            await asyncio.wait((sending, hearing), return_when=asyncio.FIRST_COMPLETED)
-            await self._end(socket, connection, sending, hearing)
+            await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
+            if sides[1].done():
+                sides[1].result()
+                raise Problem("MALFORMED_BODY", "Nothing is taken on this stream.")
+            sides[0].result()
         finally:
-            for task in (sending, hearing):
-                task.cancel()
-            await asyncio.gather(sending, hearing, return_exceptions=True)
+            for side in sides:
+                side.cancel()
+            await asyncio.gather(*sides, return_exceptions=True)
 
-    async def _end(
-        self,
-        socket: web.WebSocketResponse,
-        connection: Connection,
-        sending: asyncio.Future[None],
-        hearing: asyncio.Future[WSMessage],
-    ) -> None:
-        if hearing.done():
-            said = hearing.result().type if hearing.exception() is None else None
-            if said in (WSMsgType.TEXT, WSMsgType.BINARY):
-                await socket.close(code=Close.BAD_MESSAGE, message=b"nothing is taken on this stream")
-            return
-        failure = sending.exception()
-        code: int = Close.TOO_SLOW if isinstance(failure, TimeoutError) else WSCloseCode.INTERNAL_ERROR
-        if code == WSCloseCode.INTERNAL_ERROR and not isinstance(failure, ConnectionError):
-            log.error("a stream met a fault", exc_info=failure)
-        hearing.cancel()
-        with suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(CLOSE_S):
-                await socket.close(code=code)
+    return talking
+
+
+async def _converse(socket: web.WebSocketResponse, connection: Connection, talk: Talk, line: Line) -> None:
+    try:
+        await talk(line)
+    except HungUp:
+        pass
+    except Problem as problem:
+        reason = f"{problem.code}: {problem.detail}".encode()[:_REASON_BYTES].decode(errors="ignore")
+        await _end(socket, connection, Close.BAD_MESSAGE, reason.encode())
+    except TimeoutError:
+        await _end(socket, connection, Close.TOO_SLOW, b"TOO_SLOW: what was said was not read in time")
+    except ConnectionError:
+        connection.abort()
+    except Exception:
+        log.exception("a stream met a fault")
+        await _end(socket, connection, WSCloseCode.INTERNAL_ERROR, b"INTERNAL")
+
+
+async def _end(socket: web.WebSocketResponse, connection: Connection, code: int, reason: bytes) -> None:
+    with suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(CLOSE_S):
+            await socket.close(code=code, message=reason)
+    if code != Close.BAD_MESSAGE:
         connection.abort()

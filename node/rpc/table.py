@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from node.rpc.limits import Places
 from node.rpc.problems import Problem
 from node.rpc.requests import Param, Request, Response
 from node.rpc.schema import Schema
@@ -14,7 +15,23 @@ A = TypeVar("A")
 """What the handlers of a table work with."""
 
 Handler: TypeAlias = Callable[[A, Request], Awaitable[Response]]
-Stream: TypeAlias = Callable[[A, Request, Callable[[str], Awaitable[None]]], Awaitable[None]]
+
+
+class Line(Protocol):
+    """The node's end of a WebSocket."""
+
+    async def say(self, message: str | bytes) -> None:
+        """Returns once the client has taken it. Raises TimeoutError if that takes too long."""
+
+    async def hear(self) -> bytes:
+        """The next message. Raises HungUp when there will be none, and Problem for what is no message here."""
+
+
+class HungUp(Exception):
+    """The client has gone."""
+
+
+Talk: TypeAlias = Callable[[Line], Awaitable[None]]
 
 LIST_COST = 5
 PROOF_COST = 2
@@ -37,6 +54,17 @@ class Body:
     media: Mapping[str, tuple[Schema, int]]
     streamed: bool = False
     """The handler reads it from `Request.incoming`, once it has decided that it wants to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream(Generic[A]):
+    """`begin` raises what is wrong with the request while it can still be answered in HTTP; what it returns goes on
+    until either side has had enough. Clients may say nothing unless there is a `longest_message`, in bytes."""
+
+    begin: Callable[[A, Request], Talk]
+    places: Callable[[A], Places]
+    about: str
+    longest_message: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -76,21 +77,15 @@ async def submit(api: Api, request: Request) -> Response:
     api.turnstile.submit(request.client, len(request.body), api.now_s())
     transactions = _from_json(request.body) if request.media_type == JSON else _from_msgpack(request.body)
     request.body = b""
-    admission = api.node.admission
-    if api.node.replica.me is None:
-        raise Problem("BUSY", "This node is not a validator of this epoch; use another one.", retry_after_s=30)
     ends_s = api.now_s() + api.limits.wait_s
-    try:
-        answers = await admission.submit(transactions)
-    except Busy as busy:
-        raise Problem(busy.code, str(busy), retry_after_s=busy.retry_after_s) from None
+    answers = await taken(api, transactions)
     del transactions
     wanted = Status(request[WAIT])
     problems = [problem_of(answer) for answer in answers]
     if len(problems) == 1 and problems[0] is not None:
         raise problems[0]
-    taken = [answer.standing for answer, problem in zip(answers, problems, strict=True) if problem is None]
-    standings = await admission.wait(filter(None, taken), wanted, max(0.0, ends_s - api.now_s()))
+    begun = [answer.standing for answer, problem in zip(answers, problems, strict=True) if problem is None]
+    standings = await api.node.admission.wait(filter(None, begun), wanted, max(0.0, ends_s - api.now_s()))
     short = any(not standing.reached(wanted) for standing in standings)
     following = iter(standings)
     views: list[TakenView | RefusedView] = [
@@ -98,6 +93,16 @@ async def submit(api: Api, request: Request) -> Response:
         for answer, problem in zip(answers, problems, strict=True)
     ]
     return json_response(AnswersView(answers=views), 202 if short else 200)
+
+
+async def taken(api: Api, transactions: Sequence[bytes]) -> list[Answer]:
+    """What admission says to each; raises the problem if none is taken at this time."""
+    if api.node.replica.me is None:
+        raise Problem("BUSY", "This node is not a validator of this epoch; use another one.", retry_after_s=30)
+    try:
+        return await api.node.admission.submit(transactions)
+    except Busy as busy:
+        raise Problem(busy.code, str(busy), retry_after_s=busy.retry_after_s) from None
 
 
 def _from_msgpack(body: bytes) -> tuple[bytes, ...]:
@@ -189,9 +194,10 @@ def _nonce_used(api: Api, sender: bytes, nonce: int) -> bool:
 
 async def receipt(api: Api, request: Request) -> Response:
     standing = api.node.admission.standing(request[ID])
-    if standing.receipt is None or standing.index is None:
+    index = api.node.store.receipt_index(standing.id)
+    if standing.receipt is None or index is None:
         raise Problem("NO_RECEIPT", f"The transaction's status here is {standing.status.value}.")
-    bundle = entry_bundle(api, RECEIPTS_KEY, encode(standing.receipt), standing.index)
+    bundle = entry_bundle(api, RECEIPTS_KEY, encode(standing.receipt), index)
     return json_response(ReceiptProofView(receipt=receipt_view(standing.receipt), bundle=in_base64(encode(bundle))))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,9 +17,19 @@ from node.rpc.limits import RpcLimits
 from node.rpc.problems import Problem
 from node.rpc.requests import JSON, MSGPACK, Request, Response, problem_response, read_parameters, split_target
 from node.rpc.routes import PUBLIC
-from node.rpc.table import Route, Table
+from node.rpc.table import Line, Route, Table
 
 TABLE = Table(PUBLIC)
+
+
+@dataclass
+class Listening:
+    """The line of a client who says nothing."""
+
+    say: Callable[[Any], Awaitable[None]]
+
+    async def hear(self) -> bytes:
+        return await asyncio.get_running_loop().create_future()
 
 
 @dataclass
@@ -64,7 +75,7 @@ class Caller:
     async def submit_json(self, body: object) -> Reply:
         return await self.call("POST", "/v1/transactions", json.dumps(body).encode(), JSON)
 
-    async def stream(self, target: str, send: Callable[[str], Awaitable[None]]) -> None:
+    async def stream(self, target: str, line: Line) -> None:
         route, request = self.request("GET", target)
         assert route.stream is not None
-        await route.stream(self.api, request, send)
+        await route.stream.begin(self.api, request)(line)

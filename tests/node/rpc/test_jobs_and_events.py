@@ -16,7 +16,7 @@ from fl.jobrules import rules_hash
 from fl.records import Entry, JobRules
 from node.rpc.event_log import SCANNED_AT_ONCE, EventLog, Filter
 from node.rpc.problems import Problem
-from tests.node.rpc.calls import Caller
+from tests.node.rpc.calls import Caller, Listening
 from tests.node.rpc.test_transactions import a_job, assert_refused, play
 from tests.simulation.cluster import Cluster, genesis_of
 from tests.simulation.jobs import Training
@@ -128,7 +128,7 @@ def test_an_event_is_proven_as_a_receipt_is() -> None:
 class Listener:
     def __init__(self, caller: Caller, query: str = "") -> None:
         self.messages: list[Any] = []
-        self.task = asyncio.ensure_future(caller.stream(f"/v1/events/ws{query}", self._take))
+        self.task = asyncio.ensure_future(caller.stream(f"/v1/events/ws{query}", Listening(self._take)))
 
     async def _take(self, text: str) -> None:
         self.messages.append(json.loads(text))
@@ -199,7 +199,7 @@ def test_a_slow_subscriber_holds_its_place_and_nothing_else() -> None:
             await gate.wait()
             taken.append(json.loads(text)["index"])
 
-        stream = asyncio.ensure_future(caller.stream("/v1/events/ws?from_index=0", slowly))
+        stream = asyncio.ensure_future(caller.stream("/v1/events/ws?from_index=0", Listening(slowly)))
         quick = Listener(caller, "?from_index=0")
         await jobs(cluster, caller, *(f"job-{number}" for number in range(20)))
         await asyncio.sleep(0.1)
