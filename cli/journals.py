@@ -54,6 +54,9 @@ class ReadOnlyDisk:
     def view(self, name: str) -> memoryview:
         return memoryview(self.read(name))
 
+    def in_use(self, name: str) -> bool:
+        return True
+
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
         end = self.size(name)
         if end is None:

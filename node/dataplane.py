@@ -18,6 +18,7 @@ from fl.blobs import BlobClaim, BlobKind, Demand
 from fl.records import JobRules
 from fl.tensors.layout import Schema
 from node.data.messages import (
+    BLOB_BYTES,
     ROOTS,
     Add,
     Addend,
@@ -100,6 +101,12 @@ class DataPlane:
     def full(self) -> bool:
         """Whether its disk has no room for anything more."""
         return self.figures is not None and self.figures.full
+
+    @property
+    def held_bytes(self) -> int:
+        """Of whole blobs, as it said last."""
+        figures = () if self.figures is None else self.figures.figures
+        return next((figure.value for figure in figures if figure.name == BLOB_BYTES), 0)
 
     @property
     def waiting(self) -> int:

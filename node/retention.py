@@ -27,6 +27,12 @@ from node.store import Store
 
 log = logging.getLogger("quorate.retention")
 
+LOOK_S = 1.0
+LEAST_S = 2.0
+"""Between two sweeps, whatever comes."""
+SHARE = 20
+"""And so many times as long as the last sweep took."""
+
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
@@ -34,6 +40,9 @@ class Keeping:
 
     policy: Policy = field(default_factory=Policy)
     every_ms: int = 60_000
+    sooner_bytes: int = 256 * 1024 * 1024
+    """When so much has come since, the next sweep does not wait: files that are free are written again, and the sooner
+    that is, the less memory do they take."""
 
 
 class Retention:
@@ -79,14 +88,31 @@ class Retention:
             del self._final[known]
 
     async def run(self) -> None:
+        loop, took_s = asyncio.get_running_loop(), 0.0
         while True:
-            await asyncio.sleep(self._keeping.every_ms / 1000)
+            await self._due(took_s)
+            began = loop.time()
             try:
                 await self.sweep()
+                took_s = loop.time() - began
             except DataGone:
                 continue
             except DataFault as fault:
                 log.error("nothing was swept", extra={"code": fault.fault, "reason": str(fault)})
+
+    async def _due(self, last_took_s: float) -> None:
+        left_s = self._keeping.every_ms / 1000
+        step_s = max(LEAST_S, SHARE * last_took_s)
+        least = self._data.held_bytes
+        while left_s > 0:
+            await asyncio.sleep(min(left_s, step_s))
+            left_s -= step_s
+            step_s = LOOK_S
+            held = self._data.held_bytes
+            # What the last sweep has freed is known only a while after it.
+            least = min(least, held)
+            if held - least >= self._keeping.sooner_bytes:
+                return
 
     async def sweep(self) -> None:
         token = await self._data.mark()

@@ -3,6 +3,7 @@
     blobs/<cid>             whole
     blobs/<cid>.part        staged: its leaves come from members and peers
     blobs/draft-<n>.part    being written here; its CID is not known before the end
+    blobs/blank-<n>.part    of a blob that was deleted, to be written again
 
 Small and large blobs take the same road: file synced, renamed and directory synced, row written with sync,
 acknowledged. Deletion goes the other way: row deleted with sync, then the file. So whatever moment a crash picks, a
@@ -30,6 +31,7 @@ from chain.cid import CidError, cid_text
 from chain.unixfs import Manifest, block_of, manifest_cid
 from fl.blobs import BlobKind
 from node.data import index
+from node.data.blanks import Blanks
 from node.data.drafts import Draft, Drafts
 from node.data.errors import Discarded, StaleMark, TooLarge, Unfinished, WrongManifest, beyond_doubt, room
 from node.data.index import Blob, BlobIndex, Listed
@@ -61,7 +63,8 @@ class BlobStore:
         self._kv = kv
         self._clock = clock
         self._offload = offload
-        self._reserve = Reserve(disk, limits.reserve_bytes)
+        self.blanks = Blanks(disk, limits.blank_bytes)
+        self.reserve = Reserve(disk, limits.reserve_bytes, self.blanks)
         self._index = BlobIndex(kv)
         self._leases = Leases(limits.member_bytes, limits.member_leases)
         self._pins: set[bytes] = set()
@@ -69,7 +72,7 @@ class BlobStore:
         self._resuming: dict[bytes, asyncio.Future[None]] = {}
         self._resumption = asyncio.Lock()
         self._under_way: set[asyncio.Future[Any]] = set()
-        self._drafts = Drafts(disk, clock, self._reserve)
+        self._drafts = Drafts(disk, clock, self.reserve)
         self._strays: dict[str, bytes] = {}
         """Files that could not be removed, with the CID that they had."""
         self._going: set[bytes] = set()
@@ -94,7 +97,7 @@ class BlobStore:
         self.count, self.size_bytes = found.count, found.size_bytes
         for cid, row, manifest, in_part in found.staged:
             staging = self._staging(cid, manifest, BlobKind(row.kind), row.account)
-            staging.lost = row.lost
+            staging.lost, staging.begun = row.lost, in_part
             self._stagings[cid] = staging
             if in_part:
                 self._resuming[cid] = asyncio.ensure_future(self._resume(staging))
@@ -146,13 +149,9 @@ class BlobStore:
         return None
 
     @property
-    def free_bytes(self) -> int:
-        return self._disk.free_bytes()
-
-    @property
     def full(self) -> bool:
         """The reserve is being used up: nothing more is promised until something is freed."""
-        return self._reserve.spare_bytes < 0
+        return self.reserve.used_up
 
     # Staged blobs
 
@@ -292,11 +291,17 @@ class BlobStore:
     # Blobs made here
 
     def write(
-        self, kind: BlobKind, chunks: Iterable[Buffer], account: bytes = b"", *, from_reserve: bool = False
+        self,
+        kind: BlobKind,
+        chunks: Iterable[Buffer],
+        account: bytes = b"",
+        *,
+        expected_bytes: int = 0,
+        from_reserve: bool = False,
     ) -> Draft:
         """Hashes and writes in one pass; for a thread. A draft that is not kept is dropped, or swept some time. What is
         written `from_reserve` is small, and execution waits for it."""
-        return self._drafts.write(kind, chunks, account, from_reserve=from_reserve)
+        return self._drafts.write(kind, chunks, account, expected_bytes=expected_bytes, from_reserve=from_reserve)
 
     async def keep(self, draft: Draft) -> Blob:
         """Publishes it: once this returns, the blob is durable and found."""
@@ -403,7 +408,7 @@ class BlobStore:
         promised = {each.cid: each.size_bytes for each in self._leases if self._index.listed(each.cid) is None}
         promised |= {each.cid: each.missing_bytes for each in self._stagings.values()}
         promised.setdefault(cid, size_bytes)
-        self._reserve.check(sum(promised.values()))
+        self.reserve.check(sum(promised.values()))
 
     async def pin(self, cid: bytes) -> None:
         """It stays, whatever the roots say."""
@@ -455,9 +460,9 @@ class BlobStore:
                 swept = await self._to_the_end(self._delete(group, token, roots))
                 count += len(swept)
                 size_bytes += sum(each.size_bytes for each in swept)
-            await asyncio.sleep(0)
             self._check_mark(token)
         await self._sweep_unfinished(roots)
+        self._start(self.blanks.settle())
         self._check_mark(token)
         self._mark = None
         self._since_mark.clear()
@@ -484,22 +489,17 @@ class BlobStore:
             cids = [each.cid for each in going]
             self._going.update(cids)
             try:
-                await self._write({}, await self._offload.run(self._rows_of, going))
+                await self._write({}, await self._offload.run(self._index.rows_of, going))
                 for cid in cids:
                     self._forget(cid)
             finally:
                 self._going.difference_update(cids)
             self.count -= len(going)
             self.size_bytes -= sum(each.size_bytes for each in going)
-            for cid in cids:
-                self._remove(whole_name(cid), cid)
+            for each in going:
+                if not self.blanks.retire(whole_name(each.cid), each.size_bytes):
+                    self._remove(whole_name(each.cid), each.cid)
             return going
-
-    def _rows_of(self, blobs: list[Listed]) -> list[bytes]:
-        rows: list[bytes] = []
-        for each in blobs:
-            rows += index.vanish(each.cid, each.kind, self._index.manifest(each.cid, each.size_bytes))
-        return rows
 
     async def _sweep_unfinished(self, roots: Set[bytes]) -> None:
         for staging in list(self._stagings.values()):
@@ -577,7 +577,7 @@ class BlobStore:
             return blob if known is None else await self._classify(known, kind, b"")
 
     def _staging(self, cid: bytes, manifest: Manifest, kind: BlobKind, account: bytes) -> Staging:
-        return Staging(self._disk, self._clock, self._reserve, cid, manifest, kind, account)
+        return Staging(self._disk, self._clock, self.reserve, cid, manifest, kind, account)
 
     async def _classify(self, blob: Blob, kind: BlobKind, account: bytes) -> Blob:
         """The same bytes under another kind: readable by all once the state, or their owner, says so."""
@@ -605,10 +605,13 @@ class BlobStore:
 
     async def _to_the_end(self, work: Coroutine[Any, Any, _T]) -> _T:
         """A caller that gives up does not stop it half-way, with a row written and nobody who knows."""
+        return await asyncio.shield(self._start(work))
+
+    def _start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Future[_T]:
         task = asyncio.ensure_future(work)
         self._under_way.add(task)
         task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+        return task
 
     def _ended(self, task: asyncio.Future[Any]) -> None:
         self._under_way.discard(task)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from chain.unixfs import Hasher, Manifest, manifest_cid
 from fl.blobs import BlobKind
+from node.data.blanks import DIRECTORY, PART
 from node.data.errors import room
-from node.data.staging import DIRECTORY, PART, Reserve
+from node.data.staging import Reserve
 from node.ports import Buffer, Clock, Disk, NoSuchFile, PortError
 
 PIECE_BYTES = 4 * 1024 * 1024
@@ -42,13 +43,22 @@ class Drafts:
         self._finished: dict[str, int] = {}
         """By file name, when; those too that failed and could not be removed."""
 
-    def write(self, kind: BlobKind, chunks: Iterable[Buffer], account: bytes, *, from_reserve: bool = False) -> Draft:
+    def write(
+        self,
+        kind: BlobKind,
+        chunks: Iterable[Buffer],
+        account: bytes,
+        *,
+        expected_bytes: int = 0,
+        from_reserve: bool = False,
+    ) -> Draft:
         """Hashes and writes in one pass. If the chunks raise, or there is no room, no file is left."""
         with self._guard:
             self._count += 1
             name = f"{DIRECTORY}draft-{self._count}{PART}"
         hasher = Hasher()
         try:
+            self._reserve.blanks.take(name, expected_bytes)
             with room():
                 self._disk.write_at(name, 0, b"")
             for chunk in chunks:
@@ -59,6 +69,8 @@ class Drafts:
                         self._disk.write_at(name, hasher.size_bytes, piece)
                     hasher.update(piece)
             manifest = hasher.finish()
+            if (self._disk.size(name) or 0) > manifest.size_bytes:
+                self._disk.truncate(name, manifest.size_bytes)
             draft = Draft(name, manifest_cid(manifest), manifest, kind, account)
         except Exception:
             try:

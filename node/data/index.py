@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -124,6 +124,10 @@ class BlobIndex:
     def manifest(self, cid: bytes, size_bytes: int) -> Manifest | None:
         digests = self._kv.get(MANIFEST + cid)
         return None if digests is None else Manifest(size_bytes, digests)
+
+    def rows_of(self, blobs: Iterable[Listed]) -> list[bytes]:
+        manifests = ((each, self.manifest(each.cid, each.size_bytes)) for each in blobs)
+        return [row for each, manifest in manifests for row in vanish(each.cid, each.kind, manifest)]
 
     def owners(self, block: bytes) -> Iterator[tuple[bytes, int | None]]:
         """Public blobs of which this CID names a block; with the index if it is a leaf."""

@@ -11,6 +11,8 @@ from chain.unixfs import MAX_FILE_BYTES
 class BlobLimits:
     reserve_bytes: int = 1 << 30
     """Left free on the disk for ordering and everybody else."""
+    blank_bytes: int = 4 << 30
+    """At most, of files of deleted blobs that wait to be written again."""
     member_bytes: int = 8 << 30
     """Of an account's blobs that no state names yet."""
     member_leases: int = 256

@@ -19,6 +19,8 @@ from fl.tensors.layout import Schema
 FRAME_BYTES = 8 * 1024 * 1024
 ADDENDS = 1_024
 ROOTS = 16_384
+BLOB_BYTES = "blob_bytes"
+"""The figure by which the core sees that there may be much to sweep."""
 
 Host = Annotated[str, Length(0, 255)]
 Code = Annotated[str, Length(0, 32)]

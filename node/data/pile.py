@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from node.data.blanks import DIRECTORY, PART
 from node.data.errors import room
-from node.data.staging import DIRECTORY, PART, Reserve
+from node.data.staging import Reserve
 from node.ports import Disk, DiskFailure
 
 

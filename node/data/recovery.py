@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from chain.unixfs import Manifest
 from fl.blobs import BlobKind
+from node.data.blanks import DIRECTORY
 from node.data.index import BlobIndex, Staged, lose, vanish
-from node.data.staging import DIRECTORY, part_name, whole_name
+from node.data.staging import part_name, whole_name
 from node.ports import Disk, Kv
 
 _PAGE = 256

@@ -25,6 +25,7 @@ from node.data.blobs import Blob, BlobLimits, BlobStore, Staging
 from node.data.errors import NoSpace, QuotaExceeded, TooLarge
 from node.data.judging import Judging, Verdict
 from node.data.messages import (
+    BLOB_BYTES,
     Add,
     Close,
     DataPeer,
@@ -53,7 +54,6 @@ from node.data.messages import (
 )
 from node.data.pile import Pile
 from node.data.questions import Questions
-from node.data.staging import Reserve
 from node.data.summing import CannotSum, Sums
 from node.data.swarm import Swarm, SwarmLimits
 from node.ports import Buffer, DataPorts, DiskFailure, DiskFull, Peer, PeerAddress, PipeDown, PipeUp, PortError
@@ -93,12 +93,12 @@ class DataNode:
         self.swarm = Swarm(store, ports.bulk, ports.clock, SwarmLimits(downloads=limits.downloads))
         self.arrivals = Arrivals(store, self.swarm, elsewhere)
         self.judging = Judging(store, ports.offload, self.arrivals)
-        reserve, numbers = Reserve(ports.disk, limits.blobs.reserve_bytes), count(1)
+        numbers = count(1)
         self.sums = Sums(
             store,
             ports.offload,
             self.arrivals,
-            lambda: Pile(ports.disk, reserve, next(numbers)),
+            lambda: Pile(ports.disk, store.reserve, next(numbers)),
             limits.sums_bytes,
             check_kernels,
         )
@@ -297,13 +297,14 @@ class DataNode:
         while True:
             figures = self.figures()
             named = tuple(Figure(name, max(0, value)) for name, value in sorted(figures.items()))[:MAX_FIGURES]
-            self._say(Figures(self.store.full, self.store.free_bytes, named))
+            self._say(Figures(self.store.full, self.store.reserve.free_bytes, named))
             await asyncio.sleep(FIGURES_S)
 
     def figures(self) -> dict[str, int]:
         own = {
             "blobs": self.store.count,
-            "blob_bytes": self.store.size_bytes,
+            BLOB_BYTES: self.store.size_bytes,
+            "blank_bytes": self.store.blanks.size_bytes,
             "blobs_lost": len(self.store.lost),
             "staged_bytes": self.store.staged_bytes,
             "requests": len(self._requests),

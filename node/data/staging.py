@@ -14,11 +14,9 @@ from hashlib import sha256
 from chain.cid import cid_text
 from chain.unixfs import Manifest, leaf_range
 from fl.blobs import BlobKind
+from node.data.blanks import DIRECTORY, PART, Blanks
 from node.data.errors import Discarded, NoSpace, room
 from node.ports import Buffer, Clock, Disk, NoSuchFile, PortError
-
-DIRECTORY = "blobs/"
-PART = ".part"
 
 
 def whole_name(cid: bytes) -> str:
@@ -30,24 +28,35 @@ def part_name(cid: bytes) -> str:
 
 
 class Reserve:
-    """What must stay free on the disk, so that blobs never take the room that ordering needs."""
+    """What must stay free on the disk, so that blobs never take the room that ordering needs. Blanks are given up
+    before anything is refused."""
 
-    def __init__(self, disk: Disk, reserve_bytes: int) -> None:
+    def __init__(self, disk: Disk, reserve_bytes: int, blanks: Blanks) -> None:
+        self.blanks = blanks
         self._disk = disk
         self._reserve_bytes = reserve_bytes
 
     @property
-    def spare_bytes(self) -> int:
-        """Below nought when the reserve is being used up."""
-        return self._disk.free_bytes() - self._reserve_bytes
+    def free_bytes(self) -> int:
+        return self._disk.free_bytes()
+
+    @property
+    def used_up(self) -> bool:
+        return self._spare_bytes(0) < 0
 
     def check(self, size_bytes: int) -> None:
-        spare = self.spare_bytes
+        spare = self._spare_bytes(size_bytes)
         if spare < size_bytes:
             raise NoSpace(
                 f"{size_bytes} bytes more would leave less free on the disk than its reserve of "
                 f"{self._reserve_bytes} ({spare} are to spare); free some or lower the reserve"
             )
+
+    def _spare_bytes(self, wanted_bytes: int) -> int:
+        spare = self._disk.free_bytes() - self._reserve_bytes
+        if spare < wanted_bytes and self.blanks.give_back(wanted_bytes - spare):
+            spare = self._disk.free_bytes() - self._reserve_bytes
+        return spare
 
 
 class Staging:
@@ -67,6 +76,8 @@ class Staging:
         self.account = account
         self.lost = False
         """It was whole once, and is wanted back."""
+        self.begun = False
+        """Whether it has a file."""
         self._disk = disk
         self._clock = clock
         self._reserve = reserve
@@ -132,6 +143,9 @@ class Staging:
                 return True
             if self._closed:
                 raise Discarded("this blob was thrown away meanwhile")
+            if not self.begun:
+                self.begun = True
+                self._reserve.blanks.take(self._name, self.size_bytes)
             self._writing.add(index)
         done = False
         try:
@@ -203,6 +217,7 @@ class Staging:
         """All its leaves but these are in the file of this name."""
         with self._changed:
             self._name = name
+            self.begun = True
             for index in range(self.manifest.count):
                 if index not in but:
                     self._here(index)
@@ -211,6 +226,7 @@ class Staging:
         """Its file is gone, and it begins again."""
         with self._changed:
             self._name = part_name(self.cid)
+            self.begun = False
             self._has = bytearray(self.manifest.count)
             self._missing = self.manifest.count
             self._missing_bytes = self.manifest.size_bytes

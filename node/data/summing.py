@@ -436,7 +436,7 @@ class Sums:
             raise CannotSum(refused.code, f"round {current.number} cannot be closed: {refused}") from refused
         while True:
             try:
-                outcome = await self._written(current, closing, asked.base)
+                outcome = await self._written(current, closing, asked.base, len(base))
                 break
             except (NoSpace, DiskFull) as full:
                 # The round waits, as all that needs room does; its sums stay as they are.
@@ -458,12 +458,13 @@ class Sums:
         for cid in current.made:
             self._store.touch(cid)
 
-    async def _written(self, current: _Round, closing: Closing, base: bytes) -> AggregationOutcome:
+    async def _written(self, current: _Round, closing: Closing, base: bytes, base_bytes: int) -> AggregationOutcome:
         """The outcome, once its blobs are durable here."""
         try:
             optimizer = await self._moments(current, closing)
             moments = None if optimizer is None else self._store.view(optimizer.cid)
-            draft = await self._offload.run(self._store.write, BlobKind.MODEL, closing.model(moments))
+            chunks = closing.model(moments)
+            draft = await self._offload.run(self._store.write, BlobKind.MODEL, chunks, expected_bytes=base_bytes)
         except Refused as refused:
             outcome = closing.failed(refused.code, base)
         else:

@@ -138,6 +138,10 @@ class Disk(Protocol):
         """The whole file, read-only and mapped, not copied: it outlives an unlink, and must not be asked for of a
         file that is still written or cut. Raises NoSuchFile."""
 
+    def in_use(self, name: str) -> bool:
+        """Whether anybody in this process reads, writes or syncs the file at this moment, or holds a view of it or of
+        a part of it. Raises NoSuchFile."""
+
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
         """At most `size` bytes from `offset`, fewer at the end of the file. Raises NoSuchFile."""
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import ReferenceType, ref
 
 from node.ports import TEMPORARY, AlreadyLocked, Buffer, DiskFailure, DiskFull, NoSuchFile, check_name
 
@@ -81,6 +82,8 @@ class FileDisk:
         self._failed: dict[str, DiskFailure] = {}
         """Files and directories (these with a slash at the end) whose sync failed."""
         self._writing: set[str] = set()
+        self._maps: dict[str, list[ReferenceType[mmap.mmap]]] = {}
+        """Of files that were viewed."""
         self._locks: dict[str, int] = {}
         self._threads = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="disk")
 
@@ -133,9 +136,19 @@ class FileDisk:
             if not file.size:
                 return memoryview(b"")
             try:
-                return memoryview(mmap.mmap(file.descriptor, file.size, access=mmap.ACCESS_READ))
+                mapped = mmap.mmap(file.descriptor, file.size, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
                 raise DiskFailure(f"cannot map {name}: {error}") from error
+            self._maps[name] = [*self._mapped(name), ref(mapped)]
+            return memoryview(mapped)
+
+    def in_use(self, name: str) -> bool:
+        with self._guard:
+            return bool(self._file(name).in_use or self._mapped(name))
+
+    def _mapped(self, name: str) -> list[ReferenceType[mmap.mmap]]:
+        """A map lasts for as long as any part of its view does."""
+        return [each for each in self._maps.get(name, ()) if each() is not None]
 
     async def sync(self, name: str) -> None:
         with self._guard:
@@ -226,6 +239,8 @@ class FileDisk:
             self._forget(new)
             self._failed.pop(new, None)
             self._open[new] = self._open.pop(old)
+            if maps := self._maps.pop(old, None):
+                self._maps[new] = maps
             file.unsynced = True
             self._touch(_parent(new))
 
@@ -387,6 +402,7 @@ class FileDisk:
                 del self._open[name]
 
     def _forget(self, name: str) -> None:
+        self._maps.pop(name, None)
         file = self._open.pop(name, None)
         if file is None:
             return

@@ -86,6 +86,29 @@ def test_a_view_is_the_whole_file_and_outlives_its_name(world: World) -> None:
     world.run(body)
 
 
+def test_a_file_is_in_use_while_any_part_of_a_view_of_it_is_held(world: World) -> None:
+    async def body() -> None:
+        disk = world.disk()
+        for name in ("d/viewed", "d/other"):
+            disk.write_at(name, 0, b"some bytes")
+            await disk.sync(name)
+        view = disk.view("d/viewed")
+        part = view[5:]
+        view.release()
+        assert disk.in_use("d/viewed") and not disk.in_use("d/other")
+        disk.rename("d/viewed", "d/renamed")
+        disk.rename("d/other", "d/viewed")
+        assert disk.in_use("d/renamed") and not disk.in_use("d/viewed")
+        assert part == b"bytes"
+        part.release()
+        del view, part
+        assert not disk.in_use("d/renamed")
+        with pytest.raises(NoSuchFile):
+            disk.in_use("d/other")
+
+    world.run(body)
+
+
 def test_a_missing_file_is_missed(world: World) -> None:
     async def body() -> None:
         disk = world.disk()

@@ -225,6 +225,16 @@ class SimulatedDisk:
         self._power.check()
         return memoryview(self._file(name).data).toreadonly()
 
+    def in_use(self, name: str) -> bool:
+        self._power.check()
+        data = self._file(name).data
+        try:
+            data.append(0)
+        except BufferError:
+            return True
+        del data[-1]
+        return False
+
     async def sync(self, name: str) -> None:
         check_name(name)
         await self._sync(name)

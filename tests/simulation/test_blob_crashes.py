@@ -53,6 +53,8 @@ EMPTY = _sample(4, 0, BlobKind.DATASET)
 OLD = _sample(5, LEAF_BYTES + 1, BlobKind.MODEL)
 LOST = _sample(6, LEAF_BYTES + 2, BlobKind.MODEL)
 HALF = _sample(7, LEAF_BYTES + 3, BlobKind.UPDATE)
+NEXT = _sample(8, LEAF_BYTES, BlobKind.UPDATE)
+LONG = _sample(9, 3 * LEAF_BYTES, BlobKind.UPDATE)
 BY_CID = {cid: sample for sample, cid in CIDS.items()}
 MANIFESTS = {cid: manifest_of(sample.data) for cid, sample in BY_CID.items()}
 
@@ -92,6 +94,8 @@ class Life:
             self.make_what_is_staged,
             self.pin,
             self.sweep,
+            self.bring_back_beside_another,
+            self.replace,
             self.lose_a_leaf,
             self.mend,
             self.begin_and_give_up,
@@ -147,6 +151,35 @@ class Life:
         self.books.uncertain -= {OLD.cid, EMPTY.cid}
         self.books.deleted |= {OLD.cid, EMPTY.cid}
 
+    async def bring_back_beside_another(self) -> None:
+        """What was deleted comes again while another one is written into the file that it had."""
+        self.books.uncertain.add(OLD.cid)
+        self.books.deleted.discard(OLD.cid)
+        await asyncio.sleep(0.01)
+        other, old = self.stage(NEXT), self.stage(OLD)
+        await self.store.resumed(other)
+        await self.store.resumed(old)
+        fill(other, NEXT)
+        fill(old, OLD, leaves=1)
+        await asyncio.gather(self.store.publish(other), asyncio.sleep(0.001))
+        self.books.acknowledged.add(NEXT.cid)
+        fill(old, OLD)
+        await self.store.publish(old)
+        self.books.uncertain.discard(OLD.cid)
+
+    async def replace(self) -> None:
+        """A longer blob and a draft in the files of shorter ones."""
+        self.books.uncertain |= {OLD.cid, NEXT.cid} - self.books.deleted
+        await self.store.sweep(self.store.mark(), {LOST.cid, MODEL.cid})
+        self.books.deleted |= {OLD.cid, NEXT.cid}
+        self.books.uncertain -= {OLD.cid, NEXT.cid}
+        await asyncio.sleep(0.01)
+        staging = self.stage(LONG)
+        await self.store.resumed(staging)
+        fill(staging, LONG)
+        await self.store.publish(staging)
+        self.books.acknowledged.add(LONG.cid)
+
     async def lose_a_leaf(self) -> None:
         if (file := self.machine.disk.entries.get(whole_name(LOST.cid))) is not None:
             self.books.uncertain.add(LOST.cid)
@@ -195,13 +228,20 @@ async def assert_tidy(store: BlobStore, books: Books, machine: Machine) -> None:
     await store.sweep(store.mark(), books.acknowledged - books.deleted)
     found = {each.cid for each in store.blobs(None, 100)}
     assert found == books.acknowledged - books.deleted
-    assert set(machine.disk.entries) == {whole_name(cid) for cid in found}
+    assert {name for name in machine.disk.entries if not is_blank(name)} == {whole_name(cid) for cid in found}
     for cid in books.pinned:
         await store.unpin(cid)
     await asyncio.sleep(LIMITS.lease_ms / 1000)
     await store.sweep(store.mark(), set())
-    assert not machine.disk.entries and not machine.kv.rows
+    assert all(map(is_blank, machine.disk.entries)) and not machine.kv.rows
+    await asyncio.sleep(1)
+    assert machine.disk.used_bytes() == store.blanks.size_bytes == store.blanks.give_back(1 << 40)
+    assert not machine.disk.entries
     assert (store.count, store.size_bytes) == (0, 0)
+
+
+def is_blank(name: str) -> bool:
+    return name.startswith(f"{DIRECTORY}blank-")
 
 
 @dataclass
@@ -243,6 +283,7 @@ def live_through(run: Run, store_of: Callable[[Ports], Awaitable[BlobStore]] = o
             await Life(store, books, machine).live()
             audit(store, books, machine)
             run.operations = machine.operations
+            run.crashes.clear()
             await assert_tidy(store, books, machine)
             await store.close()
 
@@ -404,6 +445,121 @@ def test_the_reserve_is_kept_and_given_back() -> None:
             fill(staging, UPDATE)
             await store.publish(staging)
             assert store.view(UPDATE.cid) == UPDATE.data
+
+        await machine.run(incarnation)
+
+    simulate(main)
+
+
+# Files that are written again
+
+
+async def leave_a_blank(store: BlobStore) -> None:
+    await store.put(OLD.kind, OLD.data)
+    await store.sweep(store.mark(), set())
+
+
+def test_no_crash_leaves_one_file_to_two_blobs() -> None:
+    """The file of a deleted blob is another's, and the blob itself comes again: whatever of the names survives."""
+
+    def live(seed: int) -> None:
+        async def main() -> None:
+            machine = machine_of(seed)
+
+            async def before(ports: Ports) -> None:
+                life = Life(store := await open_store(ports), Books(), machine)
+                await leave_a_blank(store)
+                await asyncio.sleep(0.005 * (seed % 2))
+                fill(life.stage(NEXT), NEXT, leaves=seed % 3)
+                life.stage(OLD)
+                await store.pin(SMALL.cid)
+                machine.crash()
+
+            async def after(ports: Ports) -> None:
+                life = Life(store := await open_store(ports), Books(), machine)
+                both = [(life.stage(each), each) for each in (OLD, NEXT)]
+                for staging, sample in both:
+                    await store.resumed(staging)
+                    fill(staging, sample)
+                for staging, sample in both:
+                    await store.publish(staging)
+                assert all(store.view(each.cid) == each.data for _, each in both)
+
+            await asyncio.wait([machine.run(before)])
+            machine.chance = drawn_from(seed, "survival")
+            await machine.run(after)
+
+        simulate(main)
+
+    for seed in range(100):
+        live(seed)
+
+
+def test_a_blank_takes_the_place_of_no_leaves_that_are_here() -> None:
+    async def main() -> None:
+        machine = machine_of(12)
+
+        async def before(ports: Ports) -> None:
+            fill(Life(await open_store(ports), Books(), machine).stage(LONG), LONG, leaves=1)
+            machine.kill()
+
+        async def after(ports: Ports) -> None:
+            life = Life(store := await open_store(ports), Books(), machine)
+            staging = life.stage(LONG)
+            await store.resumed(staging)
+            await leave_a_blank(store)
+            await asyncio.sleep(0.1)
+            assert staging.missing() == [1, 2] and store.blanks.size_bytes
+            fill(staging, LONG)
+            await store.publish(staging)
+            assert store.view(LONG.cid) == LONG.data
+
+        await asyncio.wait([machine.run(before)])
+        await machine.run(after)
+
+    simulate(main)
+
+
+def test_a_file_that_somebody_reads_is_not_written_again() -> None:
+    async def main() -> None:
+        machine = machine_of(13)
+
+        async def incarnation(ports: Ports) -> None:
+            life = Life(store := await open_store(ports), Books(), machine)
+            await store.put(OLD.kind, OLD.data)
+            part = store.view(OLD.cid)[5:10]
+            await store.sweep(store.mark(), set())
+            await asyncio.sleep(0.1)
+            assert not store.blanks.size_bytes and not machine.disk.entries
+            fill(life.stage(NEXT), NEXT)
+            assert part == OLD.data[5:10]
+
+        await machine.run(incarnation)
+
+    simulate(main)
+
+
+def test_blanks_are_given_up_before_anything_is_refused() -> None:
+    async def main() -> None:
+        machine = machine_of(14)
+
+        async def incarnation(ports: Ports) -> None:
+            life = Life(store := await open_store(ports), Books(), machine)
+            machine.traits.capacity_bytes = LIMITS.reserve_bytes + len(LONG.data)
+            await leave_a_blank(store)
+            await asyncio.sleep(0.1)
+            assert machine.disk.used_bytes() == store.blanks.size_bytes == len(OLD.data) and not store.full
+            staging = life.stage(LONG)
+            assert not machine.disk.entries
+            fill(staging, LONG)
+            await store.publish(staging)
+            await leave_no_room(ports, machine, store)
+
+        async def leave_no_room(ports: Ports, machine: Machine, store: BlobStore) -> None:
+            await store.sweep(store.mark(), set())
+            ports.disk.append("elsewhere", bytes(LEAF_BYTES))
+            assert store.blanks.size_bytes and not store.full
+            assert not store.blanks.size_bytes
 
         await machine.run(incarnation)
 
