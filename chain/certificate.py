@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Annotated
 
 from chain.codec import U8, U16, U32, U64, Count, Digest, Length, PublicKey, Signature, decode, encode
@@ -19,6 +20,8 @@ from chain.keys import SigningKey, verify
 MAX_VALIDATORS = 256
 """Votes go all to all, so a set far larger than this could not agree in useful time anyway."""
 MAX_SUBJECT_BYTES = 256
+_SUBJECTS_KEPT = 1024
+"""Decoded, of the newest: each comes in as many votes as there are validators."""
 
 
 class VoteKind(IntEnum):
@@ -167,7 +170,12 @@ class Certificate:
 def read_subject(kind: int, subject: bytes) -> Subject:
     """The record that was signed; raises CodecError for bytes that are not one, ValueError for an unknown
     kind."""
-    return decode(SUBJECTS[VoteKind(kind)], subject, MAX_SUBJECT_BYTES)
+    return _read_subject(VoteKind(kind), subject)
+
+
+@lru_cache(maxsize=_SUBJECTS_KEPT)
+def _read_subject(kind: VoteKind, subject: bytes) -> Subject:
+    return decode(SUBJECTS[kind], subject, MAX_SUBJECT_BYTES)
 
 
 def sign_vote(key: SigningKey, chain_id: bytes, kind: int, epoch: int, subject: bytes, signer: int) -> Vote:

@@ -17,11 +17,12 @@ from chain.certificate import (
     Vote,
     VoteKind,
     assemble,
+    read_subject,
     sign_vote,
     verify_certificate,
     verify_vote,
 )
-from chain.codec import CodecError, decode, encode
+from chain.codec import CodecError, encode
 from chain.keys import SigningKey
 from consensus.effects import ALL, Alarm, Misbehaviour, Now, Output, PeerUp, Received, Send, Tick
 
@@ -299,11 +300,11 @@ class Attestation:
 
 
 def _read(kind: int, subject: bytes) -> Executed | Result | None:
+    if kind not in (VoteKind.EXECUTED, VoteKind.RESULT):
+        return None
     try:
-        if kind == VoteKind.EXECUTED:
-            return decode(Executed, subject, 256)
-        if kind == VoteKind.RESULT:
-            return decode(Result, subject, 256)
+        found = read_subject(kind, subject)
     except CodecError:
-        pass
-    return None
+        return None
+    assert isinstance(found, Executed | Result), "the kind is one of these"
+    return found

@@ -28,6 +28,12 @@ TWO_NOTARIZES = "two notarizes"
 TWO_FINALIZES = "two finalizes"
 NULLIFY_AND_FINALIZE = "nullify and finalize"
 
+_BROKEN: dict[frozenset[int], str] = {
+    frozenset({VoteKind.NOTARIZE}): TWO_NOTARIZES,
+    frozenset({VoteKind.FINALIZE}): TWO_FINALIZES,
+    frozenset({VoteKind.NULLIFY, VoteKind.FINALIZE}): NULLIFY_AND_FINALIZE,
+}
+
 WITNESS_LIMIT = 2048
 
 
@@ -42,17 +48,13 @@ def view_of(vote: Vote) -> int | None:
 
 def offence(first: Vote, second: Vote) -> str | None:
     """Which rule the two votes break together; None if an honest validator may have cast both."""
-    if first.signer != second.signer or first.epoch != second.epoch:
+    if first.signer != second.signer or first.epoch != second.epoch or first.subject == second.subject:
+        return None
+    broken = _BROKEN.get(frozenset((first.kind, second.kind)))
+    if broken is None:
         return None
     view = view_of(first)
-    if view is None or view != view_of(second):
-        return None
-    kinds = {first.kind, second.kind}
-    if kinds == {VoteKind.NULLIFY, VoteKind.FINALIZE}:
-        return NULLIFY_AND_FINALIZE
-    if first.subject == second.subject or len(kinds) != 1:
-        return None
-    return {VoteKind.NOTARIZE: TWO_NOTARIZES, VoteKind.FINALIZE: TWO_FINALIZES}.get(VoteKind(first.kind))
+    return broken if view is not None and view == view_of(second) else None
 
 
 def evidence_item(first: Vote, second: Vote) -> tuple[Item, bytes]:

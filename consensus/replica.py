@@ -182,6 +182,8 @@ class Replica:
         self._events: deque[object] = deque()
         self._out = ReplicaOutput()
         self._now = Now(0, 0)
+        self._payload_changed = True
+        """Whether what ordering asks of its payload may have another answer than when it last asked."""
 
     def _ordering(self, root: Lineage, previous: Ordering | None) -> Ordering:
         return Ordering(
@@ -224,7 +226,8 @@ class Replica:
         self._advanced()
         if certificate is not None:
             self._attest(Received(0, certificate))
-        self._drain()
+        while self._events:
+            self._take_up(self._events.popleft())
         self._out.send.clear()
         if self.ordering.silent_until == SILENT_FOR_EVER:
             self.rejoin = Rejoin(self._nonce)
@@ -244,6 +247,7 @@ class Replica:
                 self._executed(event)
             case ItemOffered(item, witness):
                 self.proposals.offer(item, witness)
+                self._payload_changed = True
             case RoundComputed() | RoundOver():
                 self._attest(event)
             case Tick():
@@ -253,8 +257,9 @@ class Replica:
                 self._avail(event)
             case _:
                 raise TypeError(f"a replica takes no {type(event).__name__}")
-        self._drain()
-        self._order(Tick())
+        deadline = self.ordering.deadline()
+        if deadline is not None and self._now.mono_ms >= deadline:
+            self._order(Tick())
         self._drain()
         if self._muted and self._is_whole():
             self._muted = False
@@ -356,8 +361,12 @@ class Replica:
                 self._order(Received(index, message))
             case Vote(VoteKind.AVAILABLE) | Certificate(VoteKind.AVAILABLE):
                 self._avail(Received(index, message))
-            case Vote() | Certificate():
+            case Vote():
                 self._attest(Received(index, message))
+            case Certificate():
+                self._attest(Received(index, message))
+                # An older state than the newest is known from here on too.
+                self._payload_changed = True
             case FetchCertificate() | FetchBlock() | BlockAnswer():
                 self._order(Received(index, message))
             case BatchOffer() | BatchPull() | BatchAnswer() | Status():
@@ -422,32 +431,34 @@ class Replica:
         self._events.append(avail.Advanced(height, self.executed_height))
 
     def _drain(self) -> None:
-        changed = False
-        while self._events:
-            event = self._events.popleft()
-            match event:
-                case avail.Ordered() | avail.Advanced():
-                    self._avail(event)
-                case avail.Referable():
-                    changed = True
-                case ResultCertified(certificate, subject):
-                    self.proposals.offer(Item(ItemKind.RESULT, encode(subject)), encode(certificate))
-                    changed = True
-                    self._out.events.append(event)
-                case StateCertified():
-                    changed = True
-                    self._out.events.append(event)
-                case Convicted(first, second):
-                    self.proposals.offer(*evidence_item(first, second))
-                    changed = True
-                    self._out.events.append(event)
-                case EpochOver(root):
-                    self._next_epoch(root)
-                case _:
-                    self._out.events.append(event)
-            if changed and not self._events:
-                changed = False
+        while self._events or self._payload_changed:
+            if self._events:
+                self._take_up(self._events.popleft())
+            else:
+                self._payload_changed = False
                 self._order(PayloadChanged())
+
+    def _take_up(self, event: object) -> None:
+        match event:
+            case avail.Ordered() | avail.Advanced():
+                self._avail(event)
+            case avail.Referable() | avail.Candidate():
+                self._payload_changed = True
+            case ResultCertified(certificate, subject):
+                self.proposals.offer(Item(ItemKind.RESULT, encode(subject)), encode(certificate))
+                self._payload_changed = True
+                self._out.events.append(event)
+            case StateCertified():
+                self._payload_changed = True
+                self._out.events.append(event)
+            case Convicted(first, second):
+                self.proposals.offer(*evidence_item(first, second))
+                self._payload_changed = True
+                self._out.events.append(event)
+            case EpochOver(root):
+                self._next_epoch(root)
+            case _:
+                self._out.events.append(event)
 
     def _executed(self, event: ChainExecuted) -> None:
         self.executed_height = event.height
@@ -456,6 +467,7 @@ class Replica:
             self._attest(RoundOver(job, number))
         self._attest(BlockExecuted(event.height, event.block, event.state_root))
         self._advanced()
+        self._payload_changed = True
 
     # Epochs
 
@@ -481,6 +493,7 @@ class Replica:
         )
         self.proposals.new_epoch(previous.validators)
         self._avail(avail.NewEpoch(self.validators, self.me, self.key))
+        self._payload_changed = True
         return True
 
     # Each second
@@ -526,5 +539,6 @@ class Replica:
         floor = self.rejoin.answered(self.chain_id, self.validators, index, answer)
         if floor is not None and floor.epoch == self.validators.epoch:
             self.ordering.silent_until = floor.view
+            self._payload_changed = True
             self._out.persist.append(floor)
             self.rejoin = None

@@ -132,7 +132,7 @@ class Metrics:
                 continue
             self._views_observed.inc()
             for index, member in enumerate(members):
-                if not any(index in votes for votes in view.votes.values()):
+                if not view.votes_of(index):
                     self._votes_missed.labels(member.name).inc()
         self._looked_at = (ordering.epoch, max(looked, settled))
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from chain.certificate import ValidatorSet
-from chain.codec import CodecError, decode
+from chain.codec import CodecError
 from chain.genesis import Genesis
 from chain.keys import SigningKey
 from consensus import availability as avail
@@ -44,7 +44,6 @@ from consensus.replica import (
 )
 from fl.execution import BlockOutcome
 from fl.machine import wants_block_at
-from fl.records import Receipt
 from node.admission import Admission
 from node.aggregator import Aggregator
 from node.batchlog import BatchLog
@@ -69,7 +68,6 @@ JOURNAL = "journal"
 BATCHES = "batches"
 LOCK = "node.lock"
 RANGE_BYTES = 900 * 1024
-RECEIPT_LIMIT_BYTES = 4096
 ACCOUNT_RATE = Rate(500, 1_000)
 STRANGER_RATE = Rate(100, 200)
 
@@ -165,6 +163,8 @@ class Node:
         self._line: deque[Effects] = deque()
         self._line_moved = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._armed_ms: int | None = None
+        """What the timer is set for."""
         self._failure: NodeFailure | None = None
         self._over = asyncio.Event()
         self._reserved: SequenceReserved | None = None
@@ -369,13 +369,20 @@ class Node:
         self._arm()
 
     def _arm(self) -> None:
+        deadline = self.replica.deadline() if self._failure is None else None
+        if deadline == self._armed_ms:
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        deadline = self.replica.deadline()
-        if deadline is not None and self._failure is None:
+        self._armed_ms = deadline
+        if deadline is not None:
             delay_ms = max(0, deadline - self.ports.clock.now().mono_ms)
-            self._timer = asyncio.get_running_loop().call_later(delay_ms / 1000, self.feed, Tick())
+            self._timer = asyncio.get_running_loop().call_later(delay_ms / 1000, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = self._armed_ms = None
+        self.feed(Tick())
 
     def _emit(self, out: ReplicaOutput, replay_from: int | None = None) -> None:
         if replay_from is None:
@@ -578,13 +585,12 @@ class Node:
                     self.linked.discard((peer, channel))
 
     async def _executed(self, executed: ChainExecuted, outcome: BlockOutcome) -> None:
-        ids = [decode(Receipt, data, RECEIPT_LIMIT_BYTES).tx_id for data in outcome.receipts]
-        self.admission.executed(executed.height, ids)
+        self.admission.executed(executed.height, outcome.ids)
         for observer in self.observers:
             observer.executed(executed.height)
         self.retention.executed(executed.height)
-        if outcome.events:
-            self.aggregator.executed(executed.rounds_over)
+        if outcome.events or outcome.accepted:
+            self.aggregator.executed(executed.rounds_over, outcome.accepted)
             self.lacking.executed(outcome)
         self.feed(executed)
         self.progress.moved()

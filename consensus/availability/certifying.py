@@ -14,7 +14,7 @@ from chain.codec import CodecError
 from consensus.availability import guards
 from consensus.availability.allowance import Allowance
 from consensus.availability.desk import Desk
-from consensus.availability.inputs import Acknowledged
+from consensus.availability.inputs import Acknowledged, Candidate
 from consensus.availability.lots import Lot, make_lot
 from consensus.availability.pulls import Why
 from consensus.availability.records import CertificateHeld
@@ -176,6 +176,7 @@ class Certifying:
             out.acks.append(Acknowledged(tuple(id for id, _ in lot.cargo), lot.digest))
         if not announced:
             desk.announce(lot, out)
+        out.events.append(Candidate(lot.digest))
         if lot.stored:
             self.let_go(lot)
             return

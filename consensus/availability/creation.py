@@ -53,14 +53,16 @@ class Creation:
 
     def submit(self, transactions: tuple[tuple[bytes, bytes, int], ...], alone: bool, out: Output) -> None:
         refused: list[bytes] = []
+        longest_bytes = self._longest_bytes
         for id, transaction, valid_until_ms in transactions:
             lot = self._carried.get(id)
-            waiting = Waiting(id, transaction, valid_until_ms, alone)
             if not guards.may_pack(id in self._pool, lot is not None):
                 if lot is not None and guards.may_acknowledge(lot.own, lot.certificate):
                     # The client's answer was lost: what was acknowledged once may be so again.
                     out.acks.append(Acknowledged((id,), lot.digest))
-            elif waiting.packed_bytes > min(self.room(), self._longest_bytes):
+                continue
+            waiting = Waiting(id, transaction, valid_until_ms, alone)
+            if waiting.packed_bytes > min(self.room(), longest_bytes):
                 refused.append(id)
             else:
                 self._pool.add(waiting)

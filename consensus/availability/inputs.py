@@ -128,6 +128,13 @@ class Referable:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """From here on this validator, when it leads, may name this batch."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class PoolFull:
     """These transactions were not taken."""
 

@@ -93,7 +93,7 @@ class Voting:
         return next(iter(self._held_back.values()), None)
 
     def wake(self, now: Now, out: Output) -> None:
-        """Those who were to vote for what is held back here did not: it is looked at, and so is all else for a while."""
+        """Who was to vote for what is held back here did not: it is looked at, and so is all else for a while."""
         while self._held_back:
             digest, until_ms = next(iter(self._held_back.items()))
             offer = self._desk.offers.get(digest)

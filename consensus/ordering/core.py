@@ -12,6 +12,7 @@ from chain.certificate import (
     Vote,
     VoteKind,
     assemble,
+    read_subject,
     sign_vote,
     verify_certificate,
     verify_vote,
@@ -43,12 +44,13 @@ from consensus.ordering.views import RETAINED, Views
 GREETING_LIMIT = 256
 """Messages that a peer is sent on a new link, and all peers at a standstill, at most."""
 
-_SUBJECT = {VoteKind.NOTARIZE: Notarize, VoteKind.NULLIFY: Nullify, VoteKind.FINALIZE: Finalize}
-ORDERING_KINDS = frozenset(_SUBJECT)
+ORDERING_KINDS = frozenset({VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE})
 
 
 def subject_of(kind: int, subject: bytes) -> Notarize | Nullify | Finalize:
-    return decode(_SUBJECT[VoteKind(kind)], subject, 256)
+    found = read_subject(kind, subject)
+    assert isinstance(found, Notarize | Nullify | Finalize), "the kind is one of ordering's"
+    return found
 
 
 class Ordering:
@@ -252,6 +254,10 @@ class Ordering:
         view = self._book.at(number)
         if view.votes[vote.kind].get(vote.signer) == vote:
             return
+        if peer == vote.signer and view.is_late(vote):
+            view.late[vote.kind].setdefault(peer, vote)
+            self.timing.heard(peer, number)
+            return
         if not self._verified(peer, vote):
             return
         if vote.signer == self.me and vote not in view.own_votes():
@@ -341,9 +347,8 @@ class Ordering:
             self._certified(assemble(self.validators, same), relay=False)
 
     def _look_for_offence(self, view: View, vote: Vote) -> None:
-        for tally in view.votes.values():
-            other = tally.get(vote.signer)
-            if other is None or offence(other, vote) is None:
+        for other in view.votes_of(vote.signer):
+            if offence(other, vote) is None or not verify_vote(self.chain_id, self.validators, other):
                 continue
             if vote.kind == VoteKind.NOTARIZE and vote.signer == view.leader:
                 view.equivocated = True

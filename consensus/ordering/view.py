@@ -30,9 +30,23 @@ class View:
     votes: dict[int, dict[int, Vote]] = field(
         default_factory=lambda: {VoteKind.NOTARIZE: {}, VoteKind.NULLIFY: {}, VoteKind.FINALIZE: {}}
     )
+    late: dict[int, dict[int, Vote]] = field(
+        default_factory=lambda: {VoteKind.NOTARIZE: {}, VoteKind.NULLIFY: {}, VoteKind.FINALIZE: {}}
+    )
+    """By kind and signer, votes that repeat what was certified already: nobody has looked at their signatures, which
+    only matter if their signers say something else as well."""
     certificates: dict[int, Certificate] = field(default_factory=dict)
     notarized: Notarize | None = None
     """The subject of this view's notarization, once there is one."""
+
+    def is_late(self, vote: Vote) -> bool:
+        certificate = self.certificates.get(vote.kind)
+        return certificate is not None and certificate.subject == vote.subject
+
+    def votes_of(self, signer: int) -> list[Vote]:
+        """What came from a signer, the late ones too."""
+        tallies = (*self.votes.values(), *self.late.values())
+        return [tally[signer] for tally in tallies if signer in tally]
 
     def own_votes(self) -> list[Vote]:
         return [vote for vote in (self.my_notarize, self.my_nullify, self.my_finalize) if vote is not None]

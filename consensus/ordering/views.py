@@ -91,5 +91,5 @@ class Views:
             if view.my_notarize is not None and view.leader == me and view.proposal is not None:
                 votes[0] = view.proposal
             said += votes
-            said += [tally[peer] for tally in view.votes.values() if peer in tally]
+            said += view.votes_of(peer)
         return said
