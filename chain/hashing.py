@@ -59,8 +59,11 @@ class Domain(StrEnum):
 
 
 def digest(domain: Domain, *parts: bytes | memoryview) -> bytes:
-    """The parts are joined without separators: at most one of them may vary in length within a domain."""
-    return sha256(b"".join((domain.prefix, *parts))).digest()
+    """The parts follow each other without separators: at most one of them may vary in length within a domain."""
+    state = sha256(domain.prefix)
+    for part in parts:
+        state.update(part)
+    return state.digest()
 
 
 def signing_bytes(domain: Domain, chain_id: bytes, epoch: int, subject: bytes) -> bytes:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from hashlib import sha256
 from typing import Annotated
 
 from chain.codec import U16, U64, Digest, Length, PublicKey, Signature, encode
+from chain.forms import array_head
 from chain.hashing import Domain, digest, signing_bytes
 from chain.keys import SIGNATURE_BYTES, SigningKey, verify
 
@@ -38,8 +40,8 @@ class _Unsigned:
     body: Annotated[bytes, Length(0, MAX_TRANSACTION_BYTES)]
 
 
-_UNSIGNED_HEAD = bytes([0x90 + len(fields(_Unsigned))])
-"""The head of the array of a transaction's fields without the last one, the signature."""
+_ID_HEAD = Domain.TX.prefix + array_head(len(fields(_Unsigned)))
+"""What is hashed before the encoded fields of a transaction, of which the last one, the signature, is left out."""
 
 _SIGNATURE_FIELD_BYTES = 2 + SIGNATURE_BYTES
 
@@ -55,7 +57,7 @@ def tx_id(tx: Transaction) -> bytes:
 
 def id_of(data: bytes) -> bytes:
     """The id of the transaction of which these bytes are the encoding."""
-    return digest(Domain.TX, _UNSIGNED_HEAD, memoryview(data)[1:-_SIGNATURE_FIELD_BYTES])
+    return sha256(_ID_HEAD + data[1:-_SIGNATURE_FIELD_BYTES]).digest()
 
 
 def _id(unsigned: _Unsigned) -> bytes:

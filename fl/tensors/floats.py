@@ -20,6 +20,9 @@ TINY_BITS = 0x00800000
 
 SIGN_BIT = 0x80000000
 
+_INTEGERS = {size: (np.dtype(f"u{size}"), np.dtype(f"i{size}")) for size in (2, 4)}
+"""By the bytes of a float: as what its bits are read."""
+
 _CHUNK = 1 << 16
 """Values looked at together, so that a check of a large blob needs little memory, most of it in a core's cache."""
 
@@ -47,8 +50,9 @@ def largest(values: NDArray[Any]) -> int:
     other way round."""
     if not values.size:
         return 0
-    bits = values.view(f"u{values.itemsize}")
-    return max(0, int(bits.view(f"i{values.itemsize}").max()), int(bits.max()) - (1 << 8 * values.itemsize - 1))
+    unsigned, signed = _INTEGERS[values.itemsize]
+    positive, negative = np.maximum.reduce(values.view(signed)), np.maximum.reduce(values.view(unsigned))
+    return max(0, int(positive), int(negative) - (1 << 8 * values.itemsize - 1))
 
 
 def check_range(values: NDArray[Any], range_bits: int) -> None:

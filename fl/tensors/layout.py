@@ -84,6 +84,10 @@ class Schema:
 
     tensors: Annotated[tuple[TensorSpec, ...], Count(1, MAX_TENSORS)]
 
+    def __hash__(self) -> int:
+        # Much is cached by schema, and asked for with each payload; comparing finds what else differs.
+        return hash((len(self.tensors), self.tensors[-1].name))
+
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
@@ -192,8 +196,11 @@ def _check_spec(spec: TensorSpec) -> None:
         raise Refused("BAD_SCHEMA", f"Tensor {spec.name!r} must have at most {MAX_RANK} sizes of 1 or more.")
 
 
+_NUMPY_DTYPES: dict[str, np.dtype[np.generic]] = {name: np.dtype(kind) for name, (_, kind) in _DTYPES.items()}
+
+
 def numpy_dtype(dtype: str) -> np.dtype[np.generic]:
-    return np.dtype(_DTYPES[dtype][1])
+    return _NUMPY_DTYPES[dtype]
 
 
 @lru_cache(maxsize=64)
@@ -253,7 +260,10 @@ def holds_header(header: bytes, start: int, part: Bytes) -> bool:
 def array_at(blob: Bytes, dtype: str, count: int, offset: int) -> NDArray[np.generic]:
     """A read-only flat view into a blob; a copy only where the blob itself is not aligned in memory."""
     array: NDArray[np.generic] = np.frombuffer(blob, numpy_dtype(dtype), count, offset)
-    if not array.flags.aligned:
+    flags = array.flags
+    if not flags.aligned:
         array = array.copy()
-    array.flags.writeable = False
+        flags = array.flags
+    if flags.writeable:
+        flags.writeable = False
     return array
