@@ -3,22 +3,26 @@ root.
 
 The tree over `size` leaves is that of RFC 6962: its left part is the largest perfect tree that is smaller,
 the rest continues to the right. So the log is a row of perfect trees, the *peaks*, one for each bit of the
-size; the peaks are all that appending needs. Nodes of perfect trees never change and are stored by (level,
-index), a leaf at level 0; every earlier root can be rebuilt from them.
+size; the peaks are all that appending needs. Nodes of perfect trees never change and are named by (level,
+index), a leaf at level 0; every earlier root can be rebuilt from them. Of these, whoever keeps a log stores the leaves,
+in *pages*, and the nodes from the page's own up: the few below are computed again from their page.
 
 The root commits to the size as well, so that a proof cannot be read against a tree of another shape.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Annotated
 
 from chain.codec import U64, Count, Digest
 from chain.hashing import Domain, digest
 
 MAX_LEVELS = 64
+PAGE_LEVEL = 6
+PAGE_LEAVES = 1 << PAGE_LEVEL
 
 NewNode = tuple[int, int, bytes]
 """(level, index, digest)"""
@@ -38,6 +42,9 @@ class Frontier:
 
 EMPTY = Frontier(0, ())
 
+_LEAF_PREFIX = Domain.LEAF.prefix
+_NODE_PREFIX = Domain.NODE.prefix
+
 
 @dataclass(frozen=True, slots=True)
 class LogProof:
@@ -46,11 +53,17 @@ class LogProof:
 
 
 def leaf_digest(data: bytes) -> bytes:
-    return digest(Domain.LEAF, data)
+    return sha256(_LEAF_PREFIX + data).digest()
 
 
 def _parent(left: bytes, right: bytes) -> bytes:
-    return digest(Domain.NODE, left, right)
+    return sha256(_NODE_PREFIX + left + right).digest()
+
+
+def _parents(nodes: Sequence[bytes]) -> list[bytes]:
+    """Of neighbours, two by two; a last one without a neighbour has none."""
+    prefix = _NODE_PREFIX
+    return [sha256(prefix + nodes[at] + nodes[at + 1]).digest() for at in range(0, len(nodes) - 1, 2)]
 
 
 def _joined(peaks: tuple[bytes, ...]) -> bytes:
@@ -76,6 +89,30 @@ def append(frontier: Frontier, leaf: bytes) -> tuple[Frontier, tuple[NewNode, ..
         level, index = level + 1, index >> 1
         nodes.append((level, index, node))
     return Frontier(frontier.size + 1, (*peaks, node)), tuple(nodes)
+
+
+def extend(frontier: Frontier, leaves: Sequence[bytes]) -> tuple[Frontier, list[NewNode]]:
+    """The log with these leaf digests behind it, and the nodes from a page's up that have become complete."""
+    older, newer = list(frontier.peaks), []
+    level, first, nodes = 0, frontier.size, list(leaves)
+    stored: list[NewNode] = []
+    while nodes:
+        if level >= PAGE_LEVEL:
+            stored.extend((level, first + at, node) for at, node in enumerate(nodes))
+        if first & 1:
+            nodes.insert(0, older.pop())
+        if len(nodes) & 1:
+            newer.append(nodes[-1])
+        level, first, nodes = level + 1, first >> 1, _parents(nodes)
+    return Frontier(frontier.size + len(leaves), (*older, *reversed(newer))), stored
+
+
+def node_over(leaves: Sequence[bytes]) -> bytes:
+    """The node that stands over these leaf digests, 2^k of them."""
+    nodes = list(leaves)
+    while len(nodes) > 1:
+        nodes = _parents(nodes)
+    return nodes[0]
 
 
 def _peak_positions(size: int) -> list[tuple[int, int]]:

@@ -64,6 +64,8 @@ def free_account(state: State, tx: Transaction, now_ms: int, window: int) -> Acc
 
 
 def with_nonce_used(account: Account, nonce: int) -> Account:
+    if nonce == account.floor and not account.used:
+        return Account(account.key, nonce + 1, b"")
     used = int.from_bytes(account.used, "little") | 1 << (nonce - account.floor)
     prefix = ((used + 1) & ~used).bit_length() - 1
     rest = used >> prefix

@@ -44,7 +44,6 @@ from fl.state import (
     RulesOf,
     State,
     answer_key,
-    answer_row_key,
     answers_log,
     evaluation_cohort_key,
     evaluation_key,
@@ -97,12 +96,11 @@ def submit_evaluation(execution: Execution, call: Call, body: SubmitEvaluation) 
     answer = Answer(call.tx_id, call.sender, body.examples, body.values)
     leaf = encode(answer)
     state.put(answer_key(body.job, call.sender), answer)
-    execution.rows.append((answer_row_key(body.job, body.round, position), leaf))
     state.put(
         evaluation_key(body.job, body.round),
         replace(
             current,
-            answers=execution.log(answers_log(body.job, body.round), current.answers, leaf),
+            answers=execution.log(answers_log(body.job, body.round), current.answers, (leaf,)),
             examples=current.examples + body.examples,
         ),
     )

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from chain.block import Item
 from chain.codec import encode
 from chain.genesis import Params
-from chain.log import EMPTY, Frontier, append, leaf_digest
-from fl.records import Event, EventKind, Meta, OpenJob, OpenJobs, Receipt
-from fl.state import EVENTS, META, OPEN_JOBS, RECEIPTS, Read, State
+from chain.log import EMPTY, Frontier, NewNode, extend, leaf_digest
+from fl.errors import Refused
+from fl.records import Entry, Event, EventKind, Meta, OpenJob, OpenJobs, Receipt
+from fl.state import EVENTS, META, OPEN_JOBS, RECEIPTS, Changes, Known, Read, State
 from fl.tensors.layout import Schema
+
+if TYPE_CHECKING:
+    from fl.transactions import Reading
 
 OK = "ok"
 """The status of a transaction that was executed and not refused."""
-
-LogNode = tuple[bytes, int, int, bytes]
-"""(log name, level, index, digest) of a Merkle log; the names are the state keys "receipts" and "events",
-and `fl.state.updates_log`."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockInput:
     """A final block as execution sees it. `within_window` says that the block was at most W batch-carrying
-    blocks ahead of the newest execution certificate, so that its proposer was free to include batches."""
+    blocks ahead of the newest execution certificate, so that its proposer was free to include batches. `batches` are
+    their digests with what their transactions say, or why they say nothing: `fl.transactions.read_all`."""
 
     chain_id: bytes
     params: Params
@@ -35,13 +38,13 @@ class BlockInput:
     f: int
     within_window: bool
     beacon: bytes
-    batches: tuple[tuple[bytes, tuple[bytes, ...]], ...]
+    batches: tuple[tuple[bytes, tuple[Reading | Refused, ...]], ...]
     items: tuple[Item, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AggregationTask:
-    """A frozen round to aggregate. Its `size` entries are rows beside the state, under `log_root`:
+    """A frozen round to aggregate. Its `size` entries are beside the state, under `log_root`:
     `fl.rounds.entries_of` reads them. `step` is 1 more than the rounds of the job that were closed before, `optimizer`
     the state that the last one of them left, or empty."""
 
@@ -67,31 +70,58 @@ class NewModel:
 
 
 @dataclass(frozen=True, slots=True)
-class BlockOutcome:
-    """`writes` are the rows of state; `rows` and `nodes` are stored beside it, under roots in it."""
+class Growth:
+    """What a log has gained: leaves from position `first` on, and the nodes that `chain.log.extend` names. A log's name
+    is the state key "receipts" or "events", or of `fl.state.updates_log` or `answers_log`."""
 
-    writes: dict[bytes, bytes | None]
-    receipts: tuple[bytes, ...]
-    events: tuple[bytes, ...]
-    nodes: tuple[LogNode, ...]
-    rows: tuple[tuple[bytes, bytes], ...]
-    models: tuple[NewModel, ...]
-    aggregations: tuple[AggregationTask, ...]
+    log: bytes
+    first: int
+    leaves: tuple[bytes, ...]
+    nodes: tuple[NewNode, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Accepted:
+    """Updates that a round has taken, in the order of its log from position `first` on."""
+
+    job: bytes
+    round: int
+    first: int
+    entries: tuple[Entry, ...]
+    payloads: tuple[bytes, ...]
+    """Empty where a blob holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockOutcome:
+    """`changes` are those to the rows of state; what `logs` have gained is stored beside it, under roots in it.
+    `ids` are the transactions that the receipts are of."""
+
+    changes: Changes
+    receipts: tuple[bytes, ...]
+    ids: tuple[bytes, ...]
+    events: tuple[bytes, ...]
+    logs: tuple[Growth, ...]
+    accepted: tuple[Accepted, ...]
+    models: tuple[NewModel, ...]
+    aggregations: tuple[AggregationTask, ...]
+
+    @property
+    def writes(self) -> dict[bytes, bytes | None]:
+        return self.changes.writes
+
+
+class Call(NamedTuple):
     """The transaction in execution, as its handler sees it."""
 
     tx_id: bytes
     sender: bytes
     key: bytes
     batch: bytes
-    index: int
+    place: int
 
 
-@dataclass(frozen=True, slots=True)
-class Effect:
+class Effect(NamedTuple):
     """What an executed transaction's receipt says beside "ok"."""
 
     job: bytes = b""
@@ -100,29 +130,31 @@ class Effect:
     weight: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """Of what comes out of the block; the state has its own."""
-
-    events: int
-    nodes: int
-    rows: int
-    models: int
-
-
 class Execution:
-    __slots__ = ("_nodes", "aggregations", "block", "events", "models", "receipts", "rows", "state", "touched")
+    __slots__ = (
+        "_marked",
+        "accepted",
+        "aggregations",
+        "block",
+        "events",
+        "logs",
+        "models",
+        "receipts",
+        "state",
+        "touched",
+    )
 
-    def __init__(self, read: Read, block: BlockInput) -> None:
-        self.state = State(read)
+    def __init__(self, read: Read, block: BlockInput, known: Known | None = None) -> None:
+        self.state = State(read, known)
         self.block = block
         self.receipts: list[Receipt] = []
         self.events: list[Event] = []
-        self.rows: list[tuple[bytes, bytes]] = []
+        self.logs: list[Growth] = []
+        self.accepted: list[Accepted] = []
         self.models: list[NewModel] = []
         self.aggregations: list[AggregationTask] = []
         self.touched: set[bytes] = set()
-        self._nodes: list[LogNode] = []
+        self._marked = (0, 0, 0, 0)
 
     def event(
         self, kind: EventKind, job: bytes = b"", round: int = 0, subject: bytes = b"", code: str = "", value: int = 0
@@ -130,21 +162,24 @@ class Execution:
         block = self.block
         self.events.append(Event(block.height, block.time_ms, kind.value, job, round, subject, code, value))
 
-    def log(self, name: bytes, frontier: Frontier, leaf: bytes) -> Frontier:
-        frontier, nodes = append(frontier, leaf_digest(leaf))
-        self._nodes.extend((name, level, index, digest) for level, index, digest in nodes)
-        return frontier
+    def log(self, name: bytes, frontier: Frontier, leaves: Sequence[bytes]) -> Frontier:
+        """The frontier of this log with these leaves behind it."""
+        longer, nodes = extend(frontier, [leaf_digest(leaf) for leaf in leaves])
+        self.logs.append(Growth(name, frontier.size, tuple(leaves), tuple(nodes)))
+        return longer
 
-    def mark(self) -> Mark:
+    def mark(self) -> None:
         self.state.mark()
-        return Mark(len(self.events), len(self._nodes), len(self.rows), len(self.models))
+        self._marked = len(self.events), len(self.logs), len(self.accepted), len(self.models)
 
-    def roll_back(self, mark: Mark) -> None:
+    def roll_back(self) -> None:
+        """To the mark."""
         self.state.roll_back()
-        del self.events[mark.events :]
-        del self._nodes[mark.nodes :]
-        del self.rows[mark.rows :]
-        del self.models[mark.models :]
+        events, logs, accepted, models = self._marked
+        del self.events[events:]
+        del self.logs[logs:]
+        del self.accepted[accepted:]
+        del self.models[models:]
 
     def count(self, members: int = 0, jobs: int = 0, executed: int = 0, refused: int = 0) -> None:
         meta = self.state.get(Meta, META) or Meta(0, 0, 0, 0)
@@ -165,27 +200,21 @@ class Execution:
         self.state.put(OPEN_JOBS, OpenJobs(tuple(each for each in self.open_jobs() if each.job != job)))
 
     def outcome(self) -> BlockOutcome:
-        receipts = tuple(encode(receipt) for receipt in self.receipts)
-        events = tuple(encode(event) for event in self.events)
-        if self.receipts:
+        receipts = tuple([encode(receipt) for receipt in self.receipts])
+        events = tuple([encode(event) for event in self.events])
+        if receipts:
             executed = sum(receipt.status == OK for receipt in self.receipts)
-            self.count(executed=executed, refused=len(self.receipts) - executed)
-        self._append_all(RECEIPTS, receipts)
-        self._append_all(EVENTS, events)
+            self.count(executed=executed, refused=len(receipts) - executed)
+        for name, leaves in ((RECEIPTS, receipts), (EVENTS, events)):
+            if leaves:
+                self.state.put(name, self.log(name, self.state.get(Frontier, name) or EMPTY, leaves))
         return BlockOutcome(
-            writes=self.state.writes(),
+            changes=self.state.changes(),
             receipts=receipts,
+            ids=tuple([receipt.tx_id for receipt in self.receipts]),
             events=events,
-            nodes=tuple(self._nodes),
-            rows=tuple(self.rows),
+            logs=tuple(self.logs),
+            accepted=tuple(self.accepted),
             models=tuple(self.models),
             aggregations=tuple(self.aggregations),
         )
-
-    def _append_all(self, name: bytes, leaves: tuple[bytes, ...]) -> None:
-        if not leaves:
-            return
-        frontier = self.state.get(Frontier, name) or EMPTY
-        for leaf in leaves:
-            frontier = self.log(name, frontier, leaf)
-        self.state.put(name, frontier)

@@ -25,16 +25,18 @@ _WIDE_BYTES = 16
 NO_SUM = MetricSum(bytes(_WIDE_BYTES), 0, 0)
 
 
-def with_values(sums: tuple[MetricSum, ...], values: tuple[int, ...], examples: int) -> tuple[MetricSum, ...]:
-    """At most 2^17 updates of at most 2^32 examples: 112 bits hold the sum of products."""
-    return tuple(_with_value(each, value, examples) for each, value in zip(sums, values, strict=True))
+def with_values(sums: tuple[MetricSum, ...], answers: Sequence[tuple[tuple[int, ...], int]]) -> tuple[MetricSum, ...]:
+    """With these members' values and examples. At most 2^17 updates of at most 2^32 examples: 112 bits hold the sum of
+    products."""
+    return tuple([_with_values(each, [(values[at], of) for values, of in answers]) for at, each in enumerate(sums)])
 
 
-def _with_value(sum_: MetricSum, value: int, examples: int) -> MetricSum:
-    if value in METRIC_MARKS:
-        return MetricSum(sum_.total, sum_.examples, sum_.marked + 1)
-    total = int.from_bytes(sum_.total, "big", signed=True) + value * examples
-    return MetricSum(total.to_bytes(_WIDE_BYTES, "big", signed=True), sum_.examples + examples, sum_.marked)
+def _with_values(sum_: MetricSum, values: Sequence[tuple[int, int]]) -> MetricSum:
+    numbers = [each for each in values if each[0] not in METRIC_MARKS]
+    total = int.from_bytes(sum_.total, "big", signed=True) + sum([value * examples for value, examples in numbers])
+    examples = sum_.examples + sum([examples for _, examples in numbers])
+    marked = sum_.marked + len(values) - len(numbers)
+    return MetricSum(total.to_bytes(_WIDE_BYTES, "big", signed=True), examples, marked)
 
 
 def mean(sum_: MetricSum) -> int:
@@ -58,9 +60,7 @@ def measured(statistic: str, metrics: int, answers: Sequence[Answer]) -> tuple[i
     """One value for each metric."""
     if statistic == Statistic.MEDIAN:
         return tuple(lower_median([each.values[place] for each in answers]) for place in range(metrics))
-    sums = (NO_SUM,) * metrics
-    for each in answers:
-        sums = with_values(sums, each.values, each.examples)
+    sums = with_values((NO_SUM,) * metrics, [(each.values, each.examples) for each in answers])
     return tuple(map(mean, sums))
 
 

@@ -249,6 +249,10 @@ class JobRules:
     evaluation: EvaluationRules = EvaluationRules()
     goal: Goal = Goal()
 
+    def __hash__(self) -> int:
+        # Much is cached by rules, and asked for with each update; comparing finds what else differs.
+        return hash((self.name, self.initial))
+
 
 class JobStatus(IntEnum):
     WAITING = 1
@@ -316,6 +320,9 @@ class Joined:
     checked_in: U64 = 0
     dataset: MaybeDigest = b""
     examples: U64 = 0
+
+    def having_answered(self, round: int) -> Joined:
+        return Joined(self.from_round, round, self.seat, self.checked_in, self.dataset, self.examples)
 
 
 @dataclass(frozen=True, slots=True)

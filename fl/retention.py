@@ -18,7 +18,7 @@ from chain.codec import decode
 from fl.evaluators import UNDER_WAY
 from fl.records import Dataset, Job, JobStatus, Phase, Round
 from fl.rounds import entries_of
-from fl.state import DATASETS, JOBS, MAX_VALUE_BYTES, Read, Rows, evaluation_of, round_of
+from fl.state import DATASETS, JOBS, MAX_VALUE_BYTES, Leaves, Read, Rows, evaluation_of, round_of
 
 DAY_MS = 24 * 3_600_000
 _ENDED_JOB = (JobStatus.FINISHED, JobStatus.STOPPED)
@@ -53,13 +53,13 @@ class _Progress:
     newest: Round | None
 
 
-def roots(state: Read, rows: Rows, beside: Read, policy: Policy) -> Iterator[bytes]:
+def roots(state: Read, rows: Rows, leaves: Leaves, policy: Policy) -> Iterator[bytes]:
     """The CIDs, some of them more than once. An update that came inline is named too, though there is no such blob."""
     progress = [_progress(state, key[len(JOBS) :], row) for key, row in rows(JOBS)]
     # The state holds no time of its own. What the jobs last did is late at most, and then things stay for longer.
     now_ms = max((_latest_ms(each.newest) for each in progress), default=0)
     for each in progress:
-        yield from _of_job(state, beside, policy, each, now_ms)
+        yield from _of_job(state, leaves, policy, each, now_ms)
     for _, row in rows(DATASETS):
         dataset = decode(Dataset, row, MAX_VALUE_BYTES)
         if dataset.stored and not dataset.withdrawn_height:
@@ -75,7 +75,7 @@ def _latest_ms(newest: Round | None) -> int:
     return 0 if newest is None else max(newest.opened_ms, newest.ended_ms)
 
 
-def _of_job(state: Read, beside: Read, policy: Policy, progress: _Progress, now_ms: int) -> Iterator[bytes]:
+def _of_job(state: Read, leaves: Leaves, policy: Policy, progress: _Progress, now_ms: int) -> Iterator[bytes]:
     job, newest = progress.record, progress.newest
     yield job.model
     if job.optimizer:
@@ -97,7 +97,7 @@ def _of_job(state: Read, beside: Read, policy: Policy, progress: _Progress, now_
         if number in kept:
             yield from (cid for cid in (found.model, found.optimizer, found.record) if cid)
         if number in answered:
-            yield from (entry.cid for entry in entries_of(beside, progress.job, number, found.updates.size))
+            yield from (entry.cid for entry in entries_of(leaves, progress.job, number, found.updates.size))
 
 
 def _last_ended(newest: Round) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from chain.cid import raw_cid
 from chain.codec import I64, U8, U64, Count, Digest, Length, decode, encode
@@ -17,7 +17,7 @@ from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from fl.blobs import Demand, update_demand
 from fl.cohort import candidates, members_in_cohort, put_candidates
 from fl.errors import PendingJob, Refused
-from fl.execution import AggregationTask, Call, Effect, Execution
+from fl.execution import Accepted, AggregationTask, Call, Effect, Execution
 from fl.members import member_in_role
 from fl.metrics import with_values
 from fl.records import (
@@ -36,10 +36,10 @@ from fl.records import (
 )
 from fl.state import (
     MAX_VALUE_BYTES,
+    Leaves,
     Read,
     RulesOf,
     State,
-    entry_key,
     job_key,
     job_of,
     joined_key,
@@ -119,8 +119,9 @@ def check_in(execution: Execution, call: Call, body: CheckIn) -> Effect:
     member_in_role(state, call.sender, Role.TRAINER)
     job, rules, joined = _taking_part(state, call.sender, body.job)
     _check_has_check_in(rules)
-    current = _newest(state, body.job, body.round, job, joined, done=joined.checked_in)
-    if current.phase != Phase.CHECK_IN:
+    _check_newest(body.round, job, joined, done=joined.checked_in)
+    current = state.get(Round, round_key(body.job, body.round))
+    if current is None or current.phase != Phase.CHECK_IN:
         raise Refused("LATE", "The check-in of this round is over.")
     listed = candidates(state, body.job, body.round) or 0
     put_candidates(state, body.job, body.round, listed | 1 << joined.seat)
@@ -130,34 +131,83 @@ def check_in(execution: Execution, call: Call, body: CheckIn) -> Effect:
     return Effect(body.job, body.round)
 
 
+class Collecting(NamedTuple):
+    """A round with the updates that the block in execution has added to it so far. They are counted up once, when
+    somebody asks for the record or the block ends."""
+
+    execution: Execution
+    job: bytes
+    round: Round
+    rules: JobRules
+    newest: _Taken | None = None
+    size: int = 0
+
+    def with_update(self, entry: Entry, body: SubmitUpdate) -> Collecting:
+        """At position `size`."""
+        newest = _Taken(entry, encode(entry), body, self.newest)
+        return Collecting(self.execution, self.job, self.round, self.rules, newest, self.size + 1)
+
+    def _taken(self) -> list[_Taken]:
+        taken, each = [], self.newest
+        while each is not None:
+            taken.append(each)
+            each = each.before
+        return taken[::-1]
+
+    def gathered(self) -> Round:
+        current, taken, first = self.round, self._taken(), self.round.updates.size
+        weights = list(current.weights)
+        for each in taken:
+            weights[each.body.group] += each.entry.weight
+        leaves, entries = [each.leaf for each in taken], tuple([each.entry for each in taken])
+        payloads = tuple([each.body.payload for each in taken])
+        self.execution.accepted.append(Accepted(self.job, current.number, first, entries, payloads))
+        reached = first < self.rules.minimum <= self.size
+        return replace(
+            current,
+            updates=self.execution.log(updates_log(self.job, current.number), current.updates, leaves),
+            weights=tuple(weights),
+            examples=current.examples + sum([each.body.examples for each in taken]),
+            sums=with_values(current.sums, [(each.body.metrics, each.body.examples) for each in taken]),
+            minimum_ms=max(1, self.execution.block.time_ms) if reached else current.minimum_ms,
+        )
+
+
+class _Taken(NamedTuple):
+    entry: Entry
+    leaf: bytes
+    body: SubmitUpdate
+    before: _Taken | None
+
+
+def _collecting(execution: Execution, job_id: bytes, rules: JobRules, number: int) -> Collecting | None:
+    """Of a round that there is."""
+    key = round_key(job_id, number)
+    known = execution.state.gathering(Collecting, key)
+    if known is not None:
+        return known
+    current = execution.state.get(Round, key)
+    return None if current is None else Collecting(execution, job_id, current, rules, size=current.updates.size)
+
+
 def submit_update(execution: Execution, call: Call, body: SubmitUpdate) -> Effect:
     state = execution.state
     member = member_in_role(state, call.sender, Role.TRAINER)
     job, rules, joined = _taking_part(state, call.sender, body.job)
     open_for = _open_buffer if rules.discounts else _open_round
-    current, age = open_for(state, job, rules, joined, body)
+    collecting, age = open_for(execution, job, rules, joined, body)
     # The sums of a round hold no more than these bounds allow for.
     _check_numbers(body, rules)
+    current, position = collecting.round, collecting.size
     colleagues = members_in_cohort(state, body.job, current, member.organisation) if member.organisation else 1
     weight = weight_of(rules, body.examples, joined.examples, colleagues, age)
     if not weight:
         raise Refused("NO_WEIGHT")
-    position, number = current.updates.size, current.number
-    entry = encode(Entry(call.tx_id, call.sender, body.round, weight, body.group, body.cid, call.batch, call.index))
-    accepted = replace(
-        current,
-        updates=execution.log(updates_log(body.job, number), current.updates, entry),
-        weights=_with_weight(current.weights, body.group, weight),
-        examples=current.examples + body.examples,
-        sums=with_values(current.sums, body.metrics, body.examples),
-    )
-    if position + 1 == rules.minimum:
-        accepted = replace(accepted, minimum_ms=max(1, execution.block.time_ms))
-    execution.rows.append((entry_key(body.job, number, position), entry))
-    state.put(round_key(body.job, number), accepted)
-    state.put(joined_key(body.job, call.sender), replace(joined, answered=number))
+    entry = Entry(call.tx_id, call.sender, body.round, weight, body.group, body.cid, call.batch, call.place)
+    state.gather(Round, round_key(body.job, current.number), collecting.with_update(entry, body))
+    state.put(joined_key(body.job, call.sender), joined.having_answered(current.number))
     execution.touched.add(body.job)
-    return Effect(body.job, number, position, weight)
+    return Effect(body.job, current.number, position, weight)
 
 
 def tell_refusal(execution: Execution, call: Call, body: SubmitUpdate, code: str) -> None:
@@ -167,10 +217,6 @@ def tell_refusal(execution: Execution, call: Call, body: SubmitUpdate, code: str
     if job is not None and rules is not None:
         number = job.round if rules.discounts else body.round
         execution.event(EventKind.UPDATE_REFUSED, body.job, number, call.sender, code)
-
-
-def _with_weight(weights: tuple[int, ...], group: int, weight: int) -> tuple[int, ...]:
-    return (*weights[:group], weights[group] + weight, *weights[group + 1 :])
 
 
 def _taking_part(state: State, account: bytes, job_id: bytes) -> tuple[Job, JobRules, Joined]:
@@ -185,43 +231,52 @@ def _taking_part(state: State, account: bytes, job_id: bytes) -> tuple[Job, JobR
     return job, rules, joined
 
 
-def _newest(state: State, job_id: bytes, number: int, job: Job, joined: Joined, done: int) -> Round:
-    """The job's newest round, if that is the one named; `done` is the last one for which the member did this."""
+def _check_newest(number: int, job: Job, joined: Joined, done: int) -> None:
+    """That the round named is the job's newest; `done` is the last one for which the member did this."""
     if number > job.round or number == 0:
         raise Refused("WRONG_ROUND", f"The job is at round {job.round}.")
     if joined.from_round > number:
         raise Refused("NOT_JOINED")
     if done == number:
         raise Refused("DUPLICATE")
-    current = state.get(Round, round_key(job_id, number))
-    if current is None or number < job.round:
+    if number < job.round:
         raise Refused("LATE")
-    return current
 
 
-def _open_round(state: State, job: Job, rules: JobRules, joined: Joined, body: SubmitUpdate) -> tuple[Round, int]:
+def _open_round(
+    execution: Execution, job: Job, rules: JobRules, joined: Joined, body: SubmitUpdate
+) -> tuple[Collecting, int]:
     """The round that this update answers, while it may."""
-    current = _newest(state, body.job, body.round, job, joined, done=joined.answered)
+    _check_newest(body.round, job, joined, done=joined.answered)
+    collecting = _collecting(execution, body.job, rules, body.round)
+    if collecting is None:
+        raise Refused("LATE")
+    current = collecting.round
     if current.phase < Phase.COLLECTING:
         raise Refused("NOT_COLLECTING")
-    listed = candidates(state, body.job, body.round)
+    listed = candidates(execution.state, body.job, body.round)
     if listed is not None and not listed >> joined.seat & 1:
         absent = rules.cohort.check_in_ms and joined.checked_in != body.round
         raise Refused("NOT_CHECKED_IN" if absent else "NOT_DRAWN")
-    if current.phase != Phase.COLLECTING or current.updates.size >= rules.maximum:
+    if current.phase != Phase.COLLECTING or collecting.size >= rules.maximum:
         raise Refused("LATE")
     if current.base != body.base:
         raise Refused("WRONG_BASE")
-    return current, 0
+    return collecting, 0
 
 
-def _open_buffer(state: State, job: Job, rules: JobRules, joined: Joined, body: SubmitUpdate) -> tuple[Round, int]:
+def _open_buffer(
+    execution: Execution, job: Job, rules: JobRules, joined: Joined, body: SubmitUpdate
+) -> tuple[Collecting, int]:
     """The buffer that takes this update, and how many buffers ago its base was the newest model."""
-    current, started = state.get(Round, round_key(body.job, job.round)), None
-    if 0 < body.round <= job.round:
-        started = state.get(Round, round_key(body.job, body.round))
-    if current is None or started is None:
+    collecting, started = _collecting(execution, body.job, rules, job.round), None
+    if 0 < body.round < job.round:
+        started = execution.state.get(Round, round_key(body.job, body.round))
+    elif collecting is not None and body.round == job.round:
+        started = collecting.round
+    if collecting is None or started is None:
         raise Refused("WRONG_ROUND", f"The job is at buffer {job.round}.")
+    current = collecting.round
     if joined.from_round > current.number:
         raise Refused("NOT_JOINED")
     if started.base != body.base:
@@ -229,11 +284,11 @@ def _open_buffer(state: State, job: Job, rules: JobRules, joined: Joined, body: 
     age = current.number - started.number
     if age >= len(rules.discounts):
         raise Refused("TOO_STALE")
-    if current.phase != Phase.COLLECTING or current.updates.size >= rules.maximum:
+    if current.phase != Phase.COLLECTING or collecting.size >= rules.maximum:
         raise Refused("BUFFER_CLOSED")
     if joined.answered == current.number:
         raise Refused("DUPLICATE", "The member has an update in this buffer already; the next one takes another.")
-    return current, age
+    return collecting, age
 
 
 # What is read beside the state
@@ -264,10 +319,7 @@ def open_aggregations(read: Read) -> tuple[AggregationTask, ...]:
     return tuple(tasks)
 
 
-def entries_of(read: Read, job: bytes, round: int, size: int) -> Iterator[Entry]:
-    """The first `size` accepted updates of a round, from the rows beside the state."""
-    for position in range(size):
-        row = read(entry_key(job, round, position))
-        if row is None:
-            raise LookupError(f"entry {position} of round {round} of job {job.hex()} is not in the store")
-        yield decode(Entry, row, MAX_VALUE_BYTES)
+def entries_of(leaves: Leaves, job: bytes, round: int, size: int) -> Iterator[Entry]:
+    """The first `size` accepted updates of a round."""
+    for leaf in leaves(updates_log(job, round), 0, size):
+        yield decode(Entry, leaf, MAX_VALUE_BYTES)

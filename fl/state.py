@@ -6,8 +6,9 @@ logs) leave execution beside them and are never read by it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, runtime_checkable
 
 from chain.codec import CodecError, decode, encode
 from fl.records import Evaluation, Job, JobRules, OpenJobs, Round
@@ -16,6 +17,8 @@ T = TypeVar("T")
 Read = Callable[[bytes], bytes | None]
 Rows = Callable[[bytes], Iterator[tuple[bytes, bytes]]]
 """The rows of the state whose keys begin with a prefix, by key."""
+Leaves = Callable[[bytes, int, int], Sequence[bytes]]
+"""Of the log of this name, from a position up to another: all of them, or LookupError. They are beside the state."""
 RulesOf = Callable[[bytes], JobRules | None]
 """The rules of a job, immutable, by its id; None while the job is unknown."""
 
@@ -32,6 +35,10 @@ DATASETS = b"dataset/"
 
 MAX_VALUE_BYTES = 2**20
 """The largest values are validator sets, some hundred bytes a validator."""
+KNOWN_BYTES = 16 * 1024 * 1024
+"""Of rows that are kept in memory, some five times as much as records."""
+KNOWN_ENTRY_BYTES = 256
+"""What an entry takes beside its row."""
 
 
 class CorruptState(Exception):
@@ -119,11 +126,6 @@ def answer_key(job: bytes, account: bytes) -> bytes:
     return b"answer/" + job + account
 
 
-def answer_row_key(job: bytes, round: int, position: int) -> bytes:
-    """Of a row beside the state: the leaf at this position of an evaluation's log."""
-    return b"answered/" + job + round.to_bytes(8, "big") + position.to_bytes(8, "big")
-
-
 def answers_log(job: bytes, round: int) -> bytes:
     """The name of an evaluation's log of answers."""
     return b"answers/" + job + round.to_bytes(8, "big")
@@ -135,11 +137,6 @@ def convicted_key(epoch: int, signer: int) -> bytes:
 
 def ready_key(consensus_key: bytes) -> bytes:
     return b"ready/" + consensus_key
-
-
-def entry_key(job: bytes, number: int, position: int) -> bytes:
-    """Of a row beside the state: the leaf at this position of a round's log."""
-    return b"entry/" + job + number.to_bytes(8, "big") + position.to_bytes(8, "big")
 
 
 def updates_log(job: bytes, number: int) -> bytes:
@@ -178,13 +175,64 @@ def open_jobs(read: Read) -> OpenJobs:
     return read_record(read, OpenJobs, OPEN_JOBS) or OpenJobs(())
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a block does to the rows of the state, by key, in the order of the keys: what they are from it on, what they
+    were, and the records in them. None where there is no row."""
+
+    writes: dict[bytes, bytes | None]
+    replaced: dict[bytes, bytes | None]
+    records: dict[bytes, object | None]
+
+
+class Known:
+    """Rows of the newest state as they were read or written last, each with the record in it, as far as there is room:
+    those who sent something lately are likely to do so again. It says what the rows say, or nothing."""
+
+    __slots__ = ("_earlier", "_rows", "_size_bytes")
+
+    def __init__(self) -> None:
+        self._rows: dict[bytes, tuple[bytes | None, object | None]] = {}
+        self._earlier: dict[bytes, tuple[bytes | None, object | None]] = {}
+        self._size_bytes = 0
+
+    def get(self, key: bytes) -> tuple[bytes | None, object | None] | None:
+        found = self._rows.get(key)
+        if found is None and (found := self._earlier.get(key)) is not None:
+            self.keep(key, *found)
+        return found
+
+    def follow(self, changes: Changes) -> None:
+        """A block was executed and kept."""
+        for key, data in changes.writes.items():
+            self.keep(key, data, changes.records[key])
+
+    def keep(self, key: bytes, data: bytes | None, record: object | None) -> None:
+        """Of those that nobody has asked for since the room was last used up, none is kept."""
+        if key not in self._rows:
+            self._size_bytes += KNOWN_ENTRY_BYTES + len(data or b"")
+        self._rows[key] = data, record
+        if self._size_bytes > KNOWN_BYTES // 2:
+            self._earlier, self._rows, self._size_bytes = self._rows, {}, 0
+
+
+@runtime_checkable
+class Gathering(Protocol):
+    """What stands in the place of a record while transactions of one block add to it: frozen, as records are, and the
+    record itself once somebody asks for that."""
+
+    def gathered(self) -> object: ...
+
+
 class State:
     """Records decoded once a block, written once a block, and put back when a transaction is refused."""
 
-    __slots__ = ("_read", "_records", "_stored", "_touched", "_undo")
+    __slots__ = ("_gatherings", "_known", "_read", "_records", "_stored", "_touched", "_undo")
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, known: Known | None = None) -> None:
         self._read = read
+        self._known = known
+        self._gatherings: set[bytes] = set()
         self._stored: dict[bytes, bytes | None] = {}
         self._records: dict[bytes, object | None] = {}
         self._touched: set[bytes] = set()
@@ -193,22 +241,51 @@ class State:
         """What was there when the mark was set."""
 
     def get(self, cls: type[T], key: bytes) -> T | None:
-        if key not in self._records:
-            self._records[key] = read_record(self._remembering, cls, key)
-        record = self._records[key]
-        if record is not None and type(record) is not cls:
+        record = self._records[key] if key in self._records else self._load(cls, key)
+        if record is None or type(record) is cls:
+            return record
+        if not isinstance(record, Gathering):
             raise TypeError(f"{key!r} holds {type(record).__name__}, not {cls.__name__}")
-        return record
+        self._replace(key, record.gathered())
+        return self.get(cls, key)
 
-    def _remembering(self, key: bytes) -> bytes | None:
-        data = self._stored[key] = self._read(key)
-        return data
+    def gathering(self, cls: type[T], key: bytes) -> T | None:
+        """What stands for the record under this key, if that is of this kind."""
+        record = self._records.get(key)
+        return record if type(record) is cls else None
+
+    def _load(self, cls: type[object], key: bytes) -> object | None:
+        found = None if self._known is None else self._known.get(key)
+        if found is None:
+            data = self._read(key)
+            found = data, read_record(lambda _: data, cls, key)
+            if self._known is not None:
+                self._known.keep(key, *found)
+        self._stored[key], self._records[key] = found
+        return found[1]
 
     def put(self, key: bytes, record: object) -> None:
-        self._set(type(record), key, record)
+        if key not in self._records:
+            self._load(type(record), key)
+        self._replace(key, record)
+
+    def gather(self, cls: type[object], key: bytes, gathering: Gathering) -> None:
+        """`gathering` stands for the record of this kind."""
+        if key not in self._records:
+            self._load(cls, key)
+        self._gatherings.add(key)
+        self._replace(key, gathering)
 
     def delete(self, key: bytes, cls: type[object]) -> None:
-        self._set(cls, key, None)
+        if key not in self._records:
+            self._load(cls, key)
+        self._replace(key, None)
+
+    def _replace(self, key: bytes, record: object | None) -> None:
+        if key not in self._undo:
+            self._undo[key] = self._records[key]
+            self._touched.add(key)
+        self._records[key] = record
 
     def mark(self) -> None:
         """What came before stays. One row may be put by every transaction of a block: no two versions are kept."""
@@ -219,17 +296,15 @@ class State:
         self._records.update(self._undo)
         self._undo.clear()
 
-    def writes(self) -> dict[bytes, bytes | None]:
-        """What differs from the rows read, sorted by key."""
-        changed: dict[bytes, bytes | None] = {}
+    def changes(self) -> Changes:
+        """What differs from the rows read."""
+        for key in self._gatherings:
+            if isinstance(record := self._records[key], Gathering):
+                self._records[key] = record.gathered()
+        changes = Changes({}, {}, {})
         for key in sorted(self._touched):
-            record = self._records[key]
+            record, before = self._records[key], self._stored[key]
             data = None if record is None else encode(record)
-            if data != self._stored[key]:
-                changed[key] = data
-        return changed
-
-    def _set(self, cls: type[object], key: bytes, record: object | None) -> None:
-        self._undo.setdefault(key, self.get(cls, key))
-        self._touched.add(key)
-        self._records[key] = record
+            if data != before:
+                changes.writes[key], changes.replaced[key], changes.records[key] = data, before, record
+        return changes

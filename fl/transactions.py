@@ -5,7 +5,7 @@ A kind's body, byte check and handler stand together in the file of its family.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -109,6 +109,17 @@ def read(data: bytes, params: Params) -> Reading:
     except CodecError as error:
         raise Refused("UNDECODABLE", f"Not the canonical encoding of a transaction: {error}.") from None
     return Reading(tx, id_of(data), *read_body(tx))
+
+
+def read_all(transactions: Iterable[bytes], params: Params) -> tuple[Reading | Refused, ...]:
+    """One by one; why not, of bytes that are no transaction."""
+    readings: list[Reading | Refused] = []
+    for data in transactions:
+        try:
+            readings.append(read(data, params))
+        except Refused as refused:
+            readings.append(refused)
+    return tuple(readings)
 
 
 def read_body(tx: Transaction) -> tuple[KindRow[Any], object]:

@@ -1,14 +1,16 @@
 """Aggregation beside execution: rounds are summed in the data process, and their results voted for here.
 
 The updates of a round are told to the data process as they are accepted, so that little is left to do when its log is
-frozen; then it is asked for the result. A data process that was started again knows of nothing, so every open round is
-told to it from its first update on.
+frozen; then it is asked for the result. They are told as they come out of execution, as long as it takes them; what it
+was too slow for is read again from the logs. A data process that was started again knows of nothing, so every open
+round is told to it from its first update on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -18,9 +20,10 @@ from chain.codec import decode
 from chain.genesis import Params
 from consensus.effects import Alarm
 from fl.blobs import BlobKind
+from fl.execution import Accepted
 from fl.records import Entry, JobRules, JobStatus, Phase, Round
 from fl.rounds import SubmitUpdate
-from fl.state import MAX_VALUE_BYTES, entry_key, job_of, open_jobs, round_of, rules_of
+from fl.state import MAX_VALUE_BYTES, job_of, open_jobs, round_of, rules_of, updates_log
 from fl.transactions import read
 from node.batchlog import BatchLog
 from node.data.messages import ADDENDS, Addend, Closed, Finding
@@ -33,6 +36,8 @@ log = logging.getLogger("quorate.aggregator")
 KERNELS_DIFFER = "KERNELS_DIFFER"
 TOLD_BYTES = 4 * 1024 * 1024
 """Of inline payloads in one message."""
+FRESH_BYTES = 16 * 1024 * 1024
+"""Of inline payloads of all rounds, accepted and not yet told."""
 LATE_ROUNDS = 4
 """Of rounds long over, updates may be lacking that nobody has any more."""
 LONGEST_PAUSE_S = 60.0
@@ -47,6 +52,8 @@ class _Sum:
 
     key: RoundKey
     moved: asyncio.Event = field(default_factory=asyncio.Event)
+    fresh: deque[Accepted] = field(default_factory=deque)
+    """What came out of execution lately and was not told, in the order of the log."""
     closing: bool = False
     task: asyncio.Task[None] | None = None
     results: tuple[bytes, ...] = ()
@@ -55,6 +62,20 @@ class _Sum:
     @property
     def done(self) -> bool:
         return self.task is not None and self.task.done()
+
+    @property
+    def fresh_bytes(self) -> int:
+        return sum(_size_bytes(each) for each in self.fresh)
+
+    def fresh_from(self, position: int) -> Accepted | None:
+        """What stands at this place of the log or later; what is before it was told."""
+        while self.fresh and self.fresh[0].first + len(self.fresh[0].entries) <= position:
+            self.fresh.popleft()
+        return self.fresh[0] if self.fresh else None
+
+
+def _size_bytes(accepted: Accepted) -> int:
+    return sum(map(len, accepted.payloads))
 
 
 class Aggregator:
@@ -104,10 +125,16 @@ class Aggregator:
         """Rounds that were open when the node went down."""
         self._changed.set()
 
-    def executed(self, over: Iterable[RoundKey]) -> None:
-        """A block was executed, and these rounds ended with it."""
+    def executed(self, over: Iterable[RoundKey], accepted: Iterable[Accepted] = ()) -> None:
+        """A block was executed: these rounds ended with it, and it had updates accepted."""
         for key in over:
             self._end(key)
+        room = FRESH_BYTES - sum(each.fresh_bytes for each in self._open.values())
+        for taken in accepted:
+            room -= _size_bytes(taken)
+            begun = self._open.get((taken.job, taken.round))
+            if begun is not None and not begun.done and room >= 0:
+                begun.fresh.append(taken)
         for each in self._open.values():
             each.moved.set()
         self._changed.set()
@@ -215,8 +242,12 @@ class Aggregator:
             current = round_of(self._store.state, job, number)
             assert current is not None, "a round's record stays"
             if told < current.updates.size:
-                stop = min(told + ADDENDS, current.updates.size)
-                addends = await self._offload.run(self._addends, begun.key, told, stop)
+                fresh = begun.fresh_from(told)
+                if fresh is not None and fresh.first <= told:
+                    addends = _addends_from(fresh, told)
+                else:
+                    stop = min(told + ADDENDS, current.updates.size if fresh is None else fresh.first)
+                    addends = await self._offload.run(self._addends, begun.key, told, stop)
                 self._check_life(life)
                 await self._data.add(job, number, rules, step, addends)
                 told += len(addends)
@@ -251,10 +282,8 @@ class Aggregator:
         addends: list[Addend] = []
         size_bytes = 0
         opened: tuple[bytes, SignedBatch] | None = None
-        for position in range(start, stop):
-            row = self._store.beside(entry_key(*key, position))
-            assert row is not None, "an accepted update has its row"
-            entry = decode(Entry, row, MAX_VALUE_BYTES)
+        for position, leaf in enumerate(self._store.leaves(updates_log(*key), start, stop), start):
+            entry = decode(Entry, leaf, MAX_VALUE_BYTES)
             if opened is None or opened[0] != entry.batch:
                 signed = self._batches.read(entry.batch)
                 assert signed is not None, "an executed batch is in the log"
@@ -264,9 +293,7 @@ class Aggregator:
             size_bytes += len(body.payload)
             if addends and size_bytes > TOLD_BYTES:
                 break
-            addends.append(
-                Addend(position, body.round, entry.member, entry.weight, entry.group, entry.cid, body.payload)
-            )
+            addends.append(_addend(position, entry, body.payload))
         return addends
 
     def _say(self, begun: _Sum, closed: Closed) -> None:
@@ -283,6 +310,22 @@ class Aggregator:
                 "its arithmetic, its disk or its software is broken"
             )
             self._alarm(Alarm("RESULT_DIVERGED", sentence))
+
+
+def _addend(position: int, entry: Entry, payload: bytes) -> Addend:
+    return Addend(position, entry.round, entry.member, entry.weight, entry.group, entry.cid, payload)
+
+
+def _addends_from(accepted: Accepted, start: int) -> list[Addend]:
+    """As far as one message holds them, at least one."""
+    skipped, size_bytes = start - accepted.first, 0
+    addends: list[Addend] = []
+    for entry, payload in zip(accepted.entries[skipped:], accepted.payloads[skipped:], strict=True):
+        size_bytes += len(payload)
+        if addends and (size_bytes > TOLD_BYTES or len(addends) == ADDENDS):
+            break
+        addends.append(_addend(start + len(addends), entry, payload))
+    return addends
 
 
 def _result(job: bytes, current: Round, closed: Closed) -> Result:

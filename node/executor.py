@@ -12,14 +12,17 @@ from chain.block import Block
 from chain.certificate import Certificate, ValidatorSet
 from chain.codec import decode
 from chain.genesis import Genesis, genesis_header
-from chain.log import EMPTY, append, leaf_digest
+from chain.log import EMPTY, Frontier, extend, leaf_digest
 from chain.tree import StateTree
 from consensus.lineage import Lineage, first_leader, unexecuted_loads
 from consensus.replica import ChainExecuted
 from fl.blobs import BlobKind
-from fl.execution import BlockInput, BlockOutcome
+from fl.errors import Refused
+from fl.execution import BlockInput, BlockOutcome, Growth
 from fl.machine import execute_block, genesis_state, wants_block_at
-from fl.records import Event, EventKind, Receipt
+from fl.records import Event, EventKind
+from fl.state import Known
+from fl.transactions import Reading, read_all
 from node.batchlog import BatchLog
 from node.dataplane import DataPlane
 from node.ports import Offload
@@ -32,6 +35,9 @@ EVENT_LIMIT_BYTES = 4096
 BLOCKS_AHEAD = 64
 BATCHES_AHEAD = 64
 """So much is fetched before its turn comes."""
+
+Contents = tuple[tuple[bytes, tuple[Reading | Refused, ...]], ...]
+"""Of a block: what the transactions of its batches say."""
 
 _ROUND_OVER = frozenset({EventKind.ROUND_CLOSED, EventKind.ROUND_FAILED})
 
@@ -66,6 +72,7 @@ class Executor:
         self._offload = offload
         self.executed = executed
         self.tree = StateTree(store.state_rows(), executed.lineage.height, genesis.params.state_history)
+        self._known = Known()
         self._missing = missing
         self._done = done
         self.keeping: tuple[bytes, ...] = ()
@@ -83,8 +90,7 @@ class Executor:
         tree = StateTree(genesis_state(genesis).items())
         executed = ExecutedTo(root, tree.root, 0, 0)
         header = genesis_header(genesis)
-        _, nodes = append(EMPTY, leaf_digest(root.digest))
-        rows.update({store.log_row(BLOCKS_LOG, level, index): value for level, index, value in nodes})
+        rows.update(store.log_rows([_block_logged(EMPTY, root.digest)]))
         rows[b"h/" + root.digest] = header.height.to_bytes(8, "big")
         key, value = store.executed_row(executed)
         store.write({**rows, key: value})
@@ -113,7 +119,7 @@ class Executor:
             self._changed.clear()
             await self._changed.wait()
 
-    async def _bodies(self, final: FinalBlock) -> tuple[tuple[bytes, tuple[bytes, ...]], ...]:
+    async def _bodies(self, final: FinalBlock) -> Contents:
         """The transactions of every batch that the block names, once all of them are in the log."""
         digests = final.block.body.batches
         while True:
@@ -127,7 +133,7 @@ class Executor:
         for digest in digests:
             signed = self._batches.read(digest)
             assert signed is not None, "its location is known"
-            bodies.append((digest, signed.batch.transactions))
+            bodies.append((digest, read_all(signed.batch.transactions, self._params)))
         return tuple(bodies)
 
     def _missing_later(self) -> tuple[bytes, ...]:
@@ -136,7 +142,7 @@ class Executor:
         later = (digest for final in islice(self._queue, 1, BLOCKS_AHEAD) for digest in final.block.body.batches)
         return tuple(islice((digest for digest in later if not self._batches.holds(digest)), BATCHES_AHEAD))
 
-    def _input(self, final: FinalBlock, bodies: tuple[tuple[bytes, tuple[bytes, ...]], ...]) -> BlockInput:
+    def _input(self, final: FinalBlock, bodies: Contents) -> BlockInput:
         header, lineage, params = final.block.header, final.lineage, self._params
         loads = unexecuted_loads(lineage, header.executed_height) - bool(bodies)
         return BlockInput(
@@ -154,12 +160,12 @@ class Executor:
             items=final.block.body.items,
         )
 
-    async def _execute(self, final: FinalBlock, bodies: tuple[tuple[bytes, tuple[bytes, ...]], ...]) -> None:
+    async def _execute(self, final: FinalBlock, bodies: Contents) -> None:
         block = self._input(final, bodies)
         if sum(len(transactions) for _, transactions in bodies) > INLINE_TRANSACTIONS:
-            outcome = await self._offload.run(execute_block, self._store.state, block)
+            outcome = await self._offload.run(execute_block, self._store.state, block, self._known)
         else:
-            outcome = execute_block(self._store.state, block)
+            outcome = execute_block(self._store.state, block, self._known)
         # Without the data process execution waits, and ordering goes on as far as the window allows. A model that came
         # as a blob is here if this node voted for it; what is not, and zeros, come in their own time.
         inline = [model for model in outcome.models if model.inline]
@@ -183,22 +189,22 @@ class Executor:
         await self._data.insist(lambda: self._data.keep(BlobKind.MODEL, model))
 
     def _keep(self, final: FinalBlock, outcome: BlockOutcome) -> None:
-        store, before, lineage = self._store, self.executed, final.lineage
-        previous = {key: store.state(key) for key in outcome.writes}
-        root = self.tree.apply(lineage.height, outcome.writes, previous)
+        store, before, lineage, changes = self._store, self.executed, final.lineage, outcome.changes
+        root = self.tree.apply(lineage.height, changes.writes, changes.replaced)
         rows = store.block_rows(final.block, final.finalization, lineage.digest)
         rows.update(store.marks(lineage.height, final.mark, self._batches.log.synced))
-        rows.update({state_row(key): value for key, value in outcome.writes.items() if value is not None})
-        ids = [decode(Receipt, data, EVENT_LIMIT_BYTES).tx_id for data in outcome.receipts]
-        rows.update(store.receipt_rows(before.receipts, outcome.receipts, ids))
-        rows.update(store.event_rows(before.events, outcome.events))
-        rows.update({store.log_row(log, level, index): value for log, level, index, value in outcome.nodes})
-        _, nodes = append(before.lineage.log, leaf_digest(lineage.digest))
-        rows.update({store.log_row(BLOCKS_LOG, level, index): value for level, index, value in nodes})
-        rows.update({store.beside_row(key): value for key, value in outcome.rows})
+        rows.update({state_row(key): value for key, value in changes.writes.items() if value is not None})
+        rows.update(store.receipt_index_rows(before.receipts, outcome.ids))
+        rows.update(store.log_rows((*outcome.logs, _block_logged(before.lineage.log, lineage.digest))))
         self.executed = ExecutedTo(
             lineage, root, before.receipts + len(outcome.receipts), before.events + len(outcome.events)
         )
         key, value = store.executed_row(self.executed)
         rows[key] = value
-        store.write(rows, [state_row(key) for key, value in outcome.writes.items() if value is None])
+        store.write(rows, [state_row(key) for key, value in changes.writes.items() if value is None])
+        self._known.follow(changes)
+
+
+def _block_logged(blocks: Frontier, identity: bytes) -> Growth:
+    _, nodes = extend(blocks, [leaf_digest(identity)])
+    return Growth(BLOCKS_LOG, blocks.size, (identity,), tuple(nodes))

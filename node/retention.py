@@ -130,7 +130,7 @@ class Retention:
 
     def _in_state(self) -> set[bytes]:
         store = self._store
-        return set(roots(store.state, store.state_rows, store.beside, self._keeping.policy))
+        return set(roots(store.state, store.state_rows, store.leaves, self._keeping.policy))
 
     def _unexecuted(self, batches: set[bytes], offered: list[SignedBatch], pooled: list[bytes]) -> set[bytes]:
         """Named by batches that may be ordered, or are and wait for execution, and by what waits for a batch."""

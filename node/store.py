@@ -6,17 +6,20 @@ durable, and what a lost write held is computed again from the journal and the b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from chain.block import Block
 from chain.certificate import Certificate
 from chain.codec import U64, Digest, decode, encode
+from chain.log import PAGE_LEAVES, PAGE_LEVEL, leaf_digest, node_over
 from consensus.lineage import Lineage
+from fl.execution import Growth
+from fl.state import EVENTS, RECEIPTS
 from node.ports import Kv, PortError, after
 from node.segments import Location
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RECORD_LIMIT_BYTES = 4 * 1024 * 1024
 
 _FORMAT = b"m/format"
@@ -70,6 +73,24 @@ def _at(prefix: bytes, number: int) -> bytes:
     return prefix + number.to_bytes(8, "big")
 
 
+def _page_row(log: bytes, page: int) -> bytes:
+    return b"p/" + log + b"/" + page.to_bytes(8, "big")
+
+
+def _node_row(log: bytes, level: int, index: int) -> bytes:
+    return b"l/" + log + b"/" + level.to_bytes(1, "big") + index.to_bytes(8, "big")
+
+
+def leaves_on(page: bytes) -> list[bytes]:
+    """Each stands behind its length, so that a page is added to without being read."""
+    leaves, at = [], 0
+    while at < len(page):
+        end = at + 4 + int.from_bytes(page[at : at + 4], "big")
+        leaves.append(page[at + 4 : end])
+        at = end
+    return leaves
+
+
 def state_row(key: bytes) -> bytes:
     return b"s/" + key
 
@@ -86,10 +107,10 @@ class Store:
     def __init__(self, kv: Kv, chain_id: bytes) -> None:
         self._kv = kv
         known = kv.get(_FORMAT)
-        if known is not None and int.from_bytes(known, "big") > FORMAT_VERSION:
+        if known is not None and int.from_bytes(known, "big") != FORMAT_VERSION:
             raise WrongStore(
                 f"the data directory is in format {int.from_bytes(known, 'big')}, this program reads {FORMAT_VERSION}: "
-                "use the program that wrote it, or a newer one"
+                "use a program of the version that wrote it"
             )
         chain = kv.get(_CHAIN)
         if chain is not None and chain != chain_id:
@@ -203,41 +224,61 @@ class Store:
 
     # Receipts, events and the rows beside the state
 
-    def receipt_rows(self, first: int, receipts: tuple[bytes, ...], ids: list[bytes]) -> dict[bytes, bytes]:
-        rows = {_at(b"r/", first + index): data for index, data in enumerate(receipts)}
-        rows.update({b"t/" + identity: (first + index).to_bytes(8, "big") for index, identity in enumerate(ids)})
-        return rows
+    @staticmethod
+    def receipt_index_rows(first: int, ids: tuple[bytes, ...]) -> dict[bytes, bytes]:
+        return {b"t/" + identity: index.to_bytes(8, "big") for index, identity in enumerate(ids, first)}
 
     def receipt_index(self, tx: bytes) -> int | None:
         data = self._kv.get(b"t/" + tx)
         return None if data is None else int.from_bytes(data, "big")
 
     def receipt(self, index: int) -> bytes | None:
-        return self._kv.get(_at(b"r/", index))
-
-    def event_rows(self, first: int, events: tuple[bytes, ...]) -> dict[bytes, bytes]:
-        return {_at(b"e/", first + index): data for index, data in enumerate(events)}
+        page = leaves_on(self._kv.get(_page_row(RECEIPTS, index // PAGE_LEAVES)) or b"")
+        place = index % PAGE_LEAVES
+        return page[place] if place < len(page) else None
 
     def events(self, first: int, limit: int) -> Iterator[tuple[int, bytes]]:
-        for key, data in self._kv.iterate(_at(b"e/", first), _at(b"e/", first + limit)):
-            yield int.from_bytes(key[2:], "big"), data
+        page, last = first // PAGE_LEAVES, (first + limit - 1) // PAGE_LEAVES
+        for _, data in self._kv.iterate(_page_row(EVENTS, page), _page_row(EVENTS, last + 1)):
+            for index, leaf in enumerate(leaves_on(data), page * PAGE_LEAVES):
+                if first <= index < first + limit:
+                    yield index, leaf
+            page += 1
 
-    @staticmethod
-    def log_row(log: bytes, level: int, index: int) -> bytes:
-        return b"l/" + log + b"/" + level.to_bytes(1, "big") + index.to_bytes(8, "big")
+    # Logs: their leaves by pages, and the nodes above these
+
+    def log_rows(self, growths: Iterable[Growth]) -> dict[bytes, bytes]:
+        """A page that is not full is written again with each block that adds to it."""
+        rows: dict[bytes, bytes] = {}
+        for growth in growths:
+            place, written = growth.first % PAGE_LEAVES, 0
+            while written < len(growth.leaves):
+                row = _page_row(growth.log, (growth.first + written) // PAGE_LEAVES)
+                leaves = growth.leaves[written : written + PAGE_LEAVES - place]
+                before = rows.get(row) or self._kv.get(row) or b"" if place else b""
+                rows[row] = before + b"".join([len(leaf).to_bytes(4, "big") + leaf for leaf in leaves])
+                written, place = written + len(leaves), 0
+            for level, index, node in growth.nodes:
+                rows[_node_row(growth.log, level, index)] = node
+        return rows
+
+    def leaves(self, log: bytes, start: int, stop: int) -> list[bytes]:
+        """Raises LookupError unless all of them are there."""
+        found: list[bytes] = []
+        for page in range(start // PAGE_LEAVES, -(-stop // PAGE_LEAVES)):
+            first = page * PAGE_LEAVES
+            found += leaves_on(self._kv.get(_page_row(log, page)) or b"")[max(0, start - first) : stop - first]
+        if len(found) != max(0, stop - start):
+            raise LookupError(f"log {log!r} has no leaves {start} to {stop}")
+        return found
 
     def log_node(self, log: bytes, level: int, index: int) -> bytes:
-        data = self._kv.get(self.log_row(log, level, index))
+        if level < PAGE_LEVEL:
+            return node_over([leaf_digest(leaf) for leaf in self.leaves(log, index << level, index + 1 << level)])
+        data = self._kv.get(_node_row(log, level, index))
         if data is None:
-            raise KeyError(f"log {log!r} has no node {index} at level {level}")
+            raise LookupError(f"log {log!r} has no node {index} at level {level}")
         return data
-
-    @staticmethod
-    def beside_row(key: bytes) -> bytes:
-        return b"x/" + key
-
-    def beside(self, key: bytes) -> bytes | None:
-        return self._kv.get(self.beside_row(key))
 
     # Batches, whose bytes are in their own log
 

@@ -19,7 +19,7 @@ from fl.blobs import Demand
 from fl.errors import PendingJob, Refused
 from fl.jobrules import rules_hash
 from fl.metrics import NO_SUM, mean, with_values
-from fl.records import Entry, Job, JobRules, MetricSum, Phase, Round
+from fl.records import Entry, Job, JobRules, Phase, Round
 from fl.rounds import SubmitUpdate, check_update
 from fl.state import MAX_VALUE_BYTES
 from fl.tensors.closing import ClosingRecord
@@ -146,13 +146,12 @@ def demand_of(signed: Signed, rules: JobRules, params: Params) -> Demand | None:
 def check_sums(signed: Sequence[Signed], current: Round, metrics: int) -> Iterator[Finding]:
     """That the round's record counts what its log holds."""
     weights, examples = [0] * len(current.weights), 0
-    sums: tuple[MetricSum, ...] = (NO_SUM,) * metrics
     for each in signed:
         if each.entry.group < len(weights):
             weights[each.entry.group] += each.entry.weight
         examples += each.body.examples
-        if len(each.body.metrics) == metrics:
-            sums = with_values(sums, each.body.metrics, each.body.examples)
+    values = [(each.body.metrics, each.body.examples) for each in signed if len(each.body.metrics) == metrics]
+    sums = with_values((NO_SUM,) * metrics, values)
     yield from differing("weights of the round", tuple(weights), current.weights)
     yield from differing("examples of the round", examples, current.examples)
     if current.frozen_height:

@@ -24,7 +24,7 @@ from fl.kernels import KERNEL_VERSION
 from fl.machine import execute_block, genesis_state, wants_block_at
 from fl.records import Receipt
 from fl.state import read_record, rules_of
-from fl.transactions import KIND_OF_BODY
+from fl.transactions import KIND_OF_BODY, read_all
 
 T = TypeVar("T")
 
@@ -63,12 +63,14 @@ class Chain:
         self._f = genesis.validator_set.f
         self._seed = seed
         self._state = genesis_state(genesis)
-        self._rows: dict[bytes, bytes] = {}
+        self._logs: dict[bytes, list[bytes]] = {}
         self._waiting: list[bytes] = []
 
     def read(self, key: bytes) -> bytes | None:
-        """A row of the state, or one beside it."""
-        return self._state.get(key) or self._rows.get(key)
+        return self._state.get(key)
+
+    def leaves(self, log: bytes, start: int, stop: int) -> list[bytes]:
+        return self._logs.get(log, [])[start:stop]
 
     def record(self, cls: type[T], key: bytes) -> T | None:
         return read_record(self._state.get, cls, key)
@@ -117,7 +119,7 @@ class Chain:
                 f=self._f,
                 within_window=True,
                 beacon=_drawn(b"beacon", self._seed, self.height),
-                batches=((_drawn(b"batch", self._seed, self.height), sent),) if sent else (),
+                batches=((_drawn(b"batch", self._seed, self.height), read_all(sent, self.params)),) if sent else (),
                 items=tuple(items),
             ),
         )
@@ -126,8 +128,8 @@ class Chain:
                 del self._state[key]
             else:
                 self._state[key] = value
-        # What a block leaves beside the state is read when a round closes, by then the newest.
-        self._rows.update(outcome.rows)
+        for growth in outcome.logs:
+            self._logs.setdefault(growth.log, []).extend(growth.leaves)
         self.blobs.update((each.cid, _bytes_of(each)) for each in outcome.models if each.inline or each.zeros)
         return outcome, [decode(Receipt, data, len(data)) for data in outcome.receipts]
 

@@ -42,7 +42,7 @@ def aggregated(chain: Chain, task: AggregationTask, rules: JobRules, sent: dict[
 
 
 def _updates(chain: Chain, task: AggregationTask, rules: JobRules, sent: dict[bytes, bytes]) -> Iterator[Update]:
-    for index, entry in enumerate(entries_of(chain.read, task.job, task.round, task.size)):
+    for index, entry in enumerate(entries_of(chain.leaves, task.job, task.round, task.size)):
         payload = sent.pop(entry.cid)
         header = form_of(rules, entry.group).header(Place(task.job, entry.round, entry.member))
         print_ = payload_fingerprint(payload, len(header))

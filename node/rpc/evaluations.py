@@ -6,7 +6,7 @@ from typing import Literal, TypedDict
 
 from chain.codec import decode
 from fl.records import METRIC_MARKS, Answer, Evaluation, EvaluationPhase, Evaluators, Round
-from fl.state import answer_row_key, evaluation_of, evaluators_key, read_record, round_of
+from fl.state import answers_log, evaluation_of, evaluators_key, read_record, round_of
 from node.rpc.api import Api
 from node.rpc.fl_views import PHASES, MetricView, PhaseWord, metric_views
 from node.rpc.jobs import AFTER, JOB, POSITION, ROUND, find_job, job_rules, name_of
@@ -125,11 +125,8 @@ async def answers(api: Api, request: Request) -> Response:
     found = _evaluation(api, identity, request[ROUND])
     first = request[POSITION] or 0
     stop = min(found.answers.size, first + request[LIMIT])
-    views = []
-    for position in range(first, stop):
-        data = api.node.store.beside(answer_row_key(identity, found.round, position))
-        assert data is not None, "answers are written with the evaluation that counts them"
-        views.append(_answer_view(position, decode(Answer, data, len(data))))
+    leaves = api.node.store.leaves(answers_log(identity, found.round), first, max(first, stop))
+    views = [_answer_view(position, decode(Answer, leaf, len(leaf))) for position, leaf in enumerate(leaves, first)]
     return json_response(AnswersView(answers=views, next=stop if stop < found.answers.size else None))
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from chain.codec import decode, encode, pack
 from fl.members import is_name
 from fl.records import Entry, Job, JobRules, Joined, Named, Round
-from fl.state import entry_key, job_key, job_name_key, job_of, joined_key, read_record, round_of, rules_of
+from fl.state import job_key, job_name_key, job_of, joined_key, read_record, round_of, rules_of, updates_log
 from node.rpc.api import Api
 from node.rpc.fl_views import (
     JobMembersView,
@@ -195,9 +195,5 @@ def _entries(api: Api, request: Request, first: int, limit: int) -> tuple[Round,
     identity, _ = find_job(api, request[JOB])
     current = _round(api, identity, request[ROUND])
     stop = min(current.updates.size, first + limit)
-    rows = []
-    for position in range(first, stop):
-        data = api.node.store.beside(entry_key(identity, current.number, position))
-        assert data is not None, "entries are written with the round that counts them"
-        rows.append((position, data))
-    return current, rows, stop
+    leaves = api.node.store.leaves(updates_log(identity, current.number), first, max(first, stop))
+    return current, list(enumerate(leaves, first)), stop

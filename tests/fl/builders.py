@@ -21,6 +21,7 @@ from chain.cid import raw_cid
 from chain.codec import decode, encode
 from chain.genesis import Genesis, GenesisMember, Params, SetChange, check_genesis
 from chain.keys import SigningKey
+from chain.log import PAGE_LEVEL, leaf_digest, node_over
 from chain.transaction import Transaction, account_id, sign_transaction
 from chain.unixfs import cid_of
 from fl.check import Checked, check_transaction
@@ -33,7 +34,7 @@ from fl.rounds import SubmitUpdate
 from fl.state import account_key, job_key, member_key, read_record, round_key, rules_key, rules_of
 from fl.tensors.encodings import Place, encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
-from fl.transactions import KIND_OF_BODY
+from fl.transactions import KIND_OF_BODY, read_all
 from fl.updates import form_of, schema_of
 from fl.weights import EQUAL
 
@@ -142,8 +143,9 @@ class Ledger:
     height: int = 0
     time_ms: int = GENESIS_MS
     epoch: int = 0
-    rows: dict[bytes, bytes] = field(default_factory=dict)
+    logs: dict[bytes, list[bytes]] = field(default_factory=dict)
     nodes: dict[tuple[bytes, int, int], bytes] = field(default_factory=dict)
+    """Those from a page's up."""
     models: dict[bytes, bytes] = field(default_factory=dict)
     receipts: list[Receipt] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -159,7 +161,18 @@ class Ledger:
         return self.genesis.validator_set.f
 
     def read(self, key: bytes) -> bytes | None:
-        return self.state.get(key, self.rows.get(key))
+        return self.state.get(key)
+
+    def leaves(self, log: bytes, start: int, stop: int) -> list[bytes]:
+        found = self.logs.get(log, [])[start:stop]
+        if len(found) != stop - start:
+            raise LookupError(log)
+        return found
+
+    def node(self, log: bytes, level: int, index: int) -> bytes:
+        if level >= PAGE_LEVEL:
+            return self.nodes[log, level, index]
+        return node_over([leaf_digest(leaf) for leaf in self.leaves(log, index << level, index + 1 << level)])
 
     def actor(self, name: str) -> Actor:
         return actor(name, self.chain_id)
@@ -187,7 +200,10 @@ class Ledger:
             f=self.f,
             within_window=within_window,
             beacon=sha256(b"beacon/%d" % height).digest(),
-            batches=tuple((sha256(b"batch/%d/%d" % (height, at)).digest(), each) for at, each in enumerate(contents)),
+            batches=tuple(
+                (sha256(b"batch/%d/%d" % (height, at)).digest(), read_all(each, self.genesis.params))
+                for at, each in enumerate(contents)
+            ),
             items=tuple(items),
         )
 
@@ -202,9 +218,11 @@ class Ledger:
             else:
                 self.state[key] = value
         self.height, self.time_ms = block.height, block.time_ms
-        self.rows.update(outcome.rows)
         self.models.update((each.cid, model_bytes(each)) for each in outcome.models if each.inline or each.zeros)
-        self.nodes.update({(name, level, index): digest for name, level, index, digest in outcome.nodes})
+        for growth in outcome.logs:
+            assert growth.first == len(self.logs.setdefault(growth.log, []))
+            self.logs[growth.log] += growth.leaves
+            self.nodes.update({(growth.log, level, index): node for level, index, node in growth.nodes})
         self.receipts += [decode(Receipt, data, len(data)) for data in outcome.receipts]
         self.events += [decode(Event, data, len(data)) for data in outcome.events]
         self.aggregations += outcome.aggregations

@@ -330,7 +330,7 @@ def fingerprint(chain: Ledger) -> str:
     for outcome in chain.outcomes:
         for key, value in outcome.writes.items():
             parts += [key, b"-" if value is None else value]
-        parts += [*outcome.receipts, *outcome.events, repr(outcome.nodes).encode(), repr(outcome.rows).encode()]
+        parts += [*outcome.receipts, *outcome.events, repr(outcome.logs).encode()]
         parts.append(repr(outcome.aggregations).encode())
     return sha256(b"\x00".join(parts)).hexdigest()
 

@@ -59,7 +59,7 @@ def test_an_update_weighs_less_the_older_its_base_is() -> None:
     assert running.round.number == 3
     for who, number in zip(people[:3], (3, 2, 1), strict=True):
         assert chain.status_of(started_from(running, who, number, examples=1_000)) == "ok"
-    entries = list(entries_of(chain.read, running.job, 3, 3))
+    entries = list(entries_of(chain.leaves, running.job, 3, 3))
     assert [entry.weight for entry in entries] == [1_000, 1_000 * 724 >> 10, 1_000 * 591 >> 10]
     assert [entry.round for entry in entries] == [3, 2, 1]
 
@@ -121,7 +121,7 @@ def test_while_a_buffer_is_aggregated_an_update_is_told_to_come_again_and_then_c
     assert chain.status_of(late.sign(body)) == "BUFFER_CLOSED"
     with_result(running)
     assert chain.status_of(late.sign(body)) == "ok", "the very same payload"
-    entry = next(entries_of(chain.read, running.job, 2, 1))
+    entry = next(entries_of(chain.leaves, running.job, 2, 1))
     assert (entry.round, entry.cid, entry.weight) == (1, body.cid, max(1, 10 * 724 >> 10))
 
 
@@ -198,7 +198,7 @@ def test_every_entry_is_of_a_base_that_was_young_enough_and_weighs_by_its_age(
         if result and running.round.phase == Phase.AGGREGATING:
             with_result(running, code="MODEL_RANGE" if back == 5 else "")
     for number in range(1, chain.job(running.job).round + 1):
-        entries = list(entries_of(chain.read, running.job, number, chain.round(running.job, number).updates.size))
+        entries = list(entries_of(chain.leaves, running.job, number, chain.round(running.job, number).updates.size))
         assert len({entry.member for entry in entries}) == len(entries)
         assert [entry.weight for entry in entries] == [
             1_024 * DISCOUNTS[number - entry.round] >> 10 for entry in entries

@@ -38,7 +38,7 @@ from fl.records import (
     Role,
     Statistic,
 )
-from fl.state import answer_row_key, evaluation_of
+from fl.state import answers_log, evaluation_of
 from tests.fl.builders import Actor, Ledger, make_rules, result_item, running_job
 from tests.fl.evaluating import ACCURACY, MICRO, Evaluated, asked, evaluated_job, people, registrar
 from tests.fl.scenario import fingerprint
@@ -273,7 +273,7 @@ def test_the_log_of_answers_holds_what_was_measured_and_the_state_only_its_root(
     job.measure(1, 2, 3)
     log, answers = EMPTY, []
     for position in range(3):
-        row = job.ledger.rows[answer_row_key(job.job, 1, position)]
+        row = job.ledger.logs[answers_log(job.job, 1)][position]
         log, _ = append(log, leaf_digest(row))
         answers.append(decode(Answer, row, len(row)))
     assert log == job.evaluation.answers

@@ -49,7 +49,7 @@ def test_the_genesis_state_holds_members_registrars_and_validators_and_no_logs()
 
 def test_an_empty_block_on_an_idle_chain_writes_nothing() -> None:
     outcome = ledger().block()
-    assert not outcome.writes and not outcome.events and not outcome.nodes
+    assert not outcome.writes and not outcome.events and not outcome.logs
 
 
 def test_execution_leaves_the_state_that_it_reads_alone() -> None:
@@ -99,7 +99,7 @@ def test_receipts_come_in_the_order_of_the_batches_and_prove_themselves() -> Non
     assert frontier.size == len(encoded)
 
     def node(level: int, index: int) -> bytes:
-        return chain.nodes[(RECEIPTS, level, index)]
+        return chain.node(RECEIPTS, level, index)
 
     assert frontier_at(frontier.size, node) == frontier
     for index, data in enumerate(encoded):
@@ -152,8 +152,8 @@ def test_a_fault_late_in_a_transaction_leaves_neither_rows_nor_nodes_nor_events(
     monkeypatch.setattr("fl.rounds.Effect", failing)
     outcome = chain.block(creation, *updates)
     assert [receipt.status for receipt in chain.receipts[-3:]] == ["FAULT"] * 3
-    assert {name for name, _, _, _ in outcome.nodes} == {RECEIPTS, EVENTS}
-    assert not outcome.rows and not outcome.models
+    assert {growth.log for growth in outcome.logs} == {RECEIPTS, EVENTS}
+    assert not outcome.accepted and not outcome.models
     assert [event.kind for event in chain.events[-len(outcome.events) :]] == [EventKind.UPDATE_REFUSED] * 2
     assert outcome.writes.keys() == {
         RECEIPTS,

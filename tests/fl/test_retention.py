@@ -34,7 +34,7 @@ def kept(chain: Ledger, policy: Policy, reads: Counter[bytes] | None = None) -> 
     def rows(prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         return iter(sorted((key, row) for key, row in chain.state.items() if key.startswith(prefix)))
 
-    return set(roots(read, rows, chain.rows.get, policy))
+    return set(roots(read, rows, chain.leaves, policy))
 
 
 def updates(running: Running, number: int) -> set[bytes]:

@@ -236,7 +236,7 @@ def test_the_log_of_a_round_holds_each_accepted_update_in_order_and_proves_it() 
     bodies = [running.body(each, examples=60 * (at + 1)) for at, each in enumerate(running.trainers)]
     outcome = running.ledger.block(*(who.sign(body) for who, body in zip(running.trainers, bodies, strict=True)))
     task = outcome.aggregations[0]
-    entries = list(entries_of(running.ledger.read, running.job, 1, task.size))
+    entries = list(entries_of(running.ledger.leaves, running.job, 1, task.size))
     assert [entry.member for entry in entries] == [who.account for who in running.trainers]
     assert [entry.weight for entry in entries] == [60, 100, 100, 100]
     assert [entry.cid for entry in entries] == [body.cid for body in bodies]
@@ -248,7 +248,7 @@ def test_the_log_of_a_round_holds_each_accepted_update_in_order_and_proves_it() 
     assert frontier.root() == task.log_root
     name = updates_log(running.job, 1)
     for index, entry in enumerate(entries):
-        proof = prove(task.size, index, lambda level, at: running.ledger.nodes[(name, level, at)])
+        proof = prove(task.size, index, lambda level, at: running.ledger.node(name, level, at))
         assert verify_log(task.log_root, task.size, index, leaf_digest(encode(entry)), proof)
 
 

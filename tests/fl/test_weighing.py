@@ -39,7 +39,7 @@ HALVES = (TensorGroup("head", ("bias",)), TensorGroup("trunk", ("weight",)))
 
 def weights(running: Running, number: int = 1) -> list[int]:
     size = running.ledger.round(running.job, number).updates.size
-    return [entry.weight for entry in entries_of(running.ledger.read, running.job, number, size)]
+    return [entry.weight for entry in entries_of(running.ledger.leaves, running.job, number, size)]
 
 
 # Data sets
@@ -177,7 +177,7 @@ def test_of_a_cohort_that_is_drawn_those_drawn_share_the_cap() -> None:
     asked = [who for who in running.trainers if chain.status_of(running.update(who, examples=1_000)) == "ok"]
     of_north = sum(who in running.trainers[:3] for who in asked)
     expected = {who.account: 90 // of_north if who in running.trainers[:3] else 90 for who in asked}
-    found = {entry.member: entry.weight for entry in entries_of(chain.read, running.job, 1, 3)}
+    found = {entry.member: entry.weight for entry in entries_of(chain.leaves, running.job, 1, 3)}
     assert found == expected
 
 
@@ -250,7 +250,7 @@ def test_no_organisation_ever_weighs_more_than_its_cap(choose: st.DataObject) ->
         size = chain.round(job, number).updates.size
         for organisation in ("north", "south"):
             own = {who.account for who, each in zip(running.trainers, CLINICS, strict=True) if each == organisation}
-            entries = [each for each in entries_of(chain.read, job, number, size) if each.member in own]
+            entries = [each for each in entries_of(chain.leaves, job, number, size) if each.member in own]
             assert sum(entry.weight for entry in entries) <= 90
     state, current = State(chain.state.get), chain.round(job)
     if current.phase > Phase.DRAWING:
@@ -266,7 +266,7 @@ def test_weights_are_summed_for_each_group_of_tensors() -> None:
     for who, group, examples in zip(running.trainers, (0, 1, 1, 0), (5, 7, 11, 13), strict=True):
         assert running.ledger.status_of(running.update(who, group=group, examples=examples)) == "ok"
     assert (running.round.weights, running.round.weight) == ((18, 18), 36)
-    entries = list(entries_of(running.ledger.read, running.job, 1, 4))
+    entries = list(entries_of(running.ledger.leaves, running.job, 1, 4))
     assert [(entry.group, entry.weight) for entry in entries] == [(0, 5), (1, 7), (1, 11), (0, 13)]
 
 

@@ -285,7 +285,7 @@ class Arena(Cluster):
         """What was promised and still is to be kept is where it was."""
         node = next(host.node for host in self.staying() if host.up and host.node is not None)
         store, policy = node.store, self.limits.keeping.policy
-        kept = set(roots(store.state, store.state_rows, store.beside, policy))
+        kept = set(roots(store.state, store.state_rows, store.leaves, policy))
         for cid in sorted(self.promised_blobs & kept):
             self.findings.counts["promised blobs kept"] += 1
             self._check_held(cid, "a round names an update")

@@ -181,7 +181,7 @@ class Training:
         before it must have had: rounds are asked about in their order."""
         current = self.round(node, number)
         assert current is not None
-        entries = list(entries_of(node.store.beside, self.id, number, current.updates.size))
+        entries = list(entries_of(node.store.leaves, self.id, number, current.updates.size))
         plain = self.rules.rule == FEDAVG and not self.rules.groups
         model = self._mean(current, entries) if plain else self._made_again(node, current, entries)
         cid = cid_of(model)

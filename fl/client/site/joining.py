@@ -31,7 +31,7 @@ async def answer_to_joining(reader: Reader, genesis: Genesis, account: bytes, bo
         return rows[key]
 
     block = _next_block(genesis, reader)
-    call = Call(tx_id=ZERO_DIGEST, sender=account, key=b"", batch=ZERO_DIGEST, index=0)
+    call = Call(tx_id=ZERO_DIGEST, sender=account, key=b"", batch=ZERO_DIGEST, place=0)
     while len(rows) < _MOST_ROWS:
         try:
             join_job(Execution(read, block), call, body)

@@ -174,7 +174,10 @@ class Chainlet:
         state = dict(self.ledger.state)
         aggregations = len(self.ledger.aggregations)
         planned = self.ledger.input(*transactions, **changes)
-        batches = tuple((self._batch(contents), contents) for _, contents in planned.batches)
+        contents = changes.get("batches") or ((transactions,) if transactions else ())
+        batches = tuple(
+            (self._batch(each), readings) for each, (_, readings) in zip(contents, planned.batches, strict=True)
+        )
         outcome = self.ledger.execute(replace(planned, batches=batches))
         self.tree.apply(self.height, outcome.writes, {key: state.get(key) for key in outcome.writes})
         for cid, model in self.ledger.models.items():
@@ -192,7 +195,7 @@ class Chainlet:
         """As validators do it."""
         rules = self.ledger.rules(task.job)
         sums = Aggregation(AggregationRules(task.job, task.round, rules, self.ledger.job(task.job).completed + 1))
-        for index, entry in enumerate(entries_of(self.ledger.read, task.job, task.round, task.size)):
+        for index, entry in enumerate(entries_of(self.ledger.leaves, task.job, task.round, task.size)):
             reading = read(self.batches[entry.batch].batch.transactions[entry.index], self.genesis.params)
             tx, body = reading.tx, reading.body
             assert isinstance(body, SubmitUpdate)
@@ -275,7 +278,7 @@ class Chainlet:
         frontier = self.frontiers[height][log]
 
         def node(level: int, place: int) -> bytes:
-            return self.ledger.nodes[log, level, place]
+            return self.ledger.node(log, level, place)
 
         assert frontier == frontier_at(frontier.size, node)
         entries: list[Any] = self.ledger.receipts if log == RECEIPTS else self.ledger.events
@@ -397,7 +400,7 @@ class Chainlet:
     async def _entries(self, face: Face, request: web.Request) -> web.Response:
         job, number = bytes.fromhex(request.match_info["job"]), int(request.match_info["round"])
         size = self.ledger.round(job, number).updates.size
-        leaves = [encode(entry) for entry in entries_of(self.ledger.read, job, number, size)]
+        leaves = [encode(entry) for entry in entries_of(self.ledger.leaves, job, number, size)]
         first, limit = int(request.query["cursor"]), int(request.query["limit"])
         return web.Response(body=pack(tuple(face.tells_entries(leaves)[first : first + limit])))
 

@@ -20,7 +20,7 @@ from fl.records import Entry, Round
 from fl.rounds import SubmitUpdate, entries_of
 from fl.rules import RULES
 from fl.rules.rule import written_settings
-from fl.state import entry_key, round_key
+from fl.state import round_key, updates_log
 from fl.tensors.encodings import Place, encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from fl.updates import form_of, schema_of
@@ -103,7 +103,7 @@ class Trained:
 
     def entries(self, number: int) -> list[Entry]:
         size = self.chain.ledger.round(self.job, number).updates.size
-        return list(entries_of(self.chain.ledger.read, self.job, number, size))
+        return list(entries_of(self.chain.ledger.leaves, self.job, number, size))
 
     def lie(self, number: int, **changes: Any) -> None:
         """A quorum certifies another record of the round."""
@@ -113,7 +113,7 @@ class Trained:
     def lie_of_entries(self, number: int, entries: list[Entry]) -> None:
         """A quorum certifies another log of the round."""
         leaves = [encode(each) for each in entries]
-        self.chain.ledger.rows.update({entry_key(self.job, number, place): leaf for place, leaf in enumerate(leaves)})
+        self.chain.ledger.logs[updates_log(self.job, number)] = leaves
         weights = (sum(each.weight for each in entries),)
         self.lie(number, updates=log_of(leaves), weights=weights)
 

@@ -11,7 +11,7 @@ from fl.jobrules import rules_hash
 from fl.jobs import CreateJob, JoinJob
 from fl.members import RegisterMember
 from fl.records import METRIC_NAN, Evaluation, EvaluationPhase, Goal
-from fl.state import answer_row_key, evaluation_key, evaluation_of
+from fl.state import answers_log, evaluation_key, evaluation_of
 from tests.fl.builders import signing_key
 from tests.fl.evaluating import asked
 from tests.node.rpc.calls import Caller
@@ -83,7 +83,7 @@ def test_what_was_measured_can_be_read_round_by_round_and_proven() -> None:
         assert answers["next"] == 2 and last["next"] is None
         log = EMPTY
         for position in range(3):
-            leaf = cluster.node(0).store.beside(answer_row_key(training.id, 1, position))
+            leaf = cluster.node(0).store.leaves(answers_log(training.id, 1), position, position + 1)[0]
             assert leaf is not None
             log, _ = append(log, leaf_digest(leaf))
         assert log.root().hex() == evaluation["log_root"]

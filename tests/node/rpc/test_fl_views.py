@@ -53,7 +53,7 @@ def test_a_round_a_job_and_an_update_say_what_groups_weigh_and_that_a_pause_is_d
     view = round_view(running.round, ("loss",))
     assert (view["weight"], view["weights"], view["version"]) == (1, [0, 1], 0)
     assert job_view(running.job, running.ledger.job(running.job))["pausing"] is True
-    entry = next(entries_of(running.ledger.read, running.job, 1, 1))
+    entry = next(entries_of(running.ledger.leaves, running.job, 1, 1))
     assert (update_view(0, entry)["group"], update_view(0, entry)["round"]) == (1, 1)
     member = running.ledger.member(who.account)
     assert member is not None and member_view(who.account, member, False)["organisation"] == "clinic"
