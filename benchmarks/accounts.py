@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from fl.client.keyfile import load_key
 from fl.jobrules import zero_model_cid
 from fl.records import JobRules
 from fl.rounds import SubmitUpdate
+from fl.rules import rule_of
+from fl.rules.rule import Settings, written_settings
 from fl.tensors.encodings import Place, encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from fl.transactions import KIND_OF_BODY
@@ -32,7 +35,7 @@ class Account:
 
     def __init__(self, chain_id: bytes, key: SigningKey) -> None:
         self._chain_id = chain_id
-        self._key = key
+        self.key = key
         self._nonce = 0
         self.id = account_id(key.public)
 
@@ -51,7 +54,7 @@ class Account:
         nonce, self._nonce = self._nonce, self._nonce + 1
         until_ms = time.time_ns() // 1_000_000 + HOUR_MS
         kind = KIND_OF_BODY[type(body)]
-        return encode(sign_transaction(self._key, self._chain_id, self.id, nonce, until_ms, kind, encode(body)))
+        return encode(sign_transaction(self.key, self._chain_id, self.id, nonce, until_ms, kind, encode(body)))
 
 
 def rules_of(name: str, parameters: int, trainers: int, rounds: int = 1, encoding: str = "q8") -> JobRules:
@@ -80,6 +83,11 @@ def rules_of(name: str, parameters: int, trainers: int, rounds: int = 1, encodin
         app="",
         app_digest=b"",
     )
+
+
+def ruled(rules: JobRules, rule: str, settings: Settings) -> JobRules:
+    """The same under another rule, all members alike."""
+    return replace(rules, rule=rule, settings=written_settings(rule_of(rule), settings), weights="equal", cap=1)
 
 
 class InlineUpdates:

@@ -19,7 +19,7 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,12 +29,12 @@ import aiohttp
 
 from benchmarks.accounts import Account, InlineUpdates, rules_of, some_values
 from benchmarks.child import Child
+from benchmarks.probes import create, join
+from benchmarks.submitting import Submitting, streamed
 from chain.cid import parse_cid
-from chain.codec import pack
 from cli.localnets import LocalNetwork
-from fl.client.errors import QuorateError
-from fl.jobrules import rules_hash
-from fl.jobs import CreateJob, JoinJob
+from fl.client.ingest import Ingest
+from fl.execution import OK
 from fl.records import MAX_ROUNDS
 
 LOAD = "load generator"
@@ -44,14 +44,12 @@ DRAWN = 512
 _PREPARED_S = 600.0
 _DRAINED_S = 120.0
 _KINDS = "round_opened,round_aggregating"
-_TIMEOUT = aiohttp.ClientTimeout(total=60)
-_OTHER_NODE_S = 0.2
 _STREAM_AGAIN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`together` transactions are one request, of which `at_once` are on their way to each node."""
+    """`together` updates are sent at a time and waited for, `at_once` times for each node."""
 
     directory: Path
     name: str
@@ -60,6 +58,8 @@ class Plan:
     parameters: int
     together: int = 64
     at_once: int = 4
+    streamed: bool = True
+    """Else each is an HTTP request."""
     a_second: float = 0.0
     """Updates sent; 0: as many as go."""
 
@@ -96,13 +96,13 @@ class Outcome:
 
 
 class Campaign:
-    def __init__(self, plan: Plan, session: aiohttp.ClientSession) -> None:
+    def __init__(self, plan: Plan, net: LocalNetwork, submitting: Submitting, streams: Ingest | None) -> None:
         self._plan = plan
-        self._session = session
-        net = LocalNetwork.open(plan.directory)
-        self._nodes = [member.rpc for member in net.members.values()]
-        self._creator = Account.resumed(net, "creator")
+        self._send = submitting.fates if streams is None else lambda node, each: streamed(streams, each)
+        self._net = net
+        self._submitting = submitting
         self._trainers = [Account.of(net, name) for name in net.trainers[: plan.trainers]]
+        self._updates: dict[str, InlineUpdates] = {}
         self._ready: asyncio.Queue[Sequence[bytes]] = asyncio.Queue()
         self._under_way = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -115,38 +115,20 @@ class Campaign:
 
     async def prepare(self) -> None:
         plan = self._plan
-        made: dict[bytes, InlineUpdates] = {}
-        values = some_values(plan.parameters)
+        values, joined = some_values(plan.parameters), 0.0
         for number in range(plan.jobs):
             rules = rules_of(f"{plan.name}-{number}", plan.parameters, plan.trainers, MAX_ROUNDS)
-            [answer] = await self._executed(0, [self._creator.sign(CreateJob(rules, b""))])
-            job = bytes.fromhex(answer["receipt"]["job"])
-            made[job] = InlineUpdates(job, rules, values)
-        self.outcome.jobs = [job.hex() for job in made]
-        self._updates = made
-        began = time.monotonic()
-        joins = [
-            trainer.sign(JoinJob(job, rules_hash(each.rules)))
-            for job, each in made.items()
-            for trainer in self._trainers
-        ]
-        await self._send_all(joins)
-        self.outcome.joins_a_second = round(len(joins) / (time.monotonic() - began), 1)
+            job = await create(self._net, self._submitting, rules)
+            began = time.monotonic()
+            await join(self._submitting, job, rules, self._trainers)
+            joined += time.monotonic() - began
+            self._updates[job] = InlineUpdates(bytes.fromhex(job), rules, values)
+        self.outcome.jobs = list(self._updates)
+        self.outcome.joins_a_second = round(plan.jobs * len(self._trainers) / joined, 1)
         self._tasks.append(asyncio.create_task(self._follow()))
 
-    async def _send_all(self, transactions: Sequence[bytes]) -> None:
-        places = range(0, len(transactions), self._plan.together)
-        waiting = [transactions[start : start + self._plan.together] for start in places]
-
-        async def lane(node: int) -> None:
-            while waiting:
-                await self._executed(node, waiting.pop())
-
-        lanes = [lane(node) for node in range(len(self._nodes)) for _ in range(self._plan.at_once)]
-        await asyncio.gather(*lanes)
-
     def go(self) -> None:
-        lanes = [self._lane(node) for node in range(len(self._nodes)) for _ in range(self._plan.at_once)]
+        lanes = [self._lane(node) for node in range(len(self._submitting.nodes)) for _ in range(self._plan.at_once)]
         self.outcome.lanes = len(lanes)
         self._tasks += [asyncio.create_task(lane) for lane in lanes]
 
@@ -172,9 +154,9 @@ class Campaign:
         """Every round of our jobs that opens; the stream is taken up again where it broke off, at another node."""
         index, node = 0, 0
         while True:
-            url = f"{self._nodes[node % len(self._nodes)]}/v1/events/ws?kinds={_KINDS}&from_index={index}"
+            url = self._submitting.url(node, f"/v1/events/ws?kinds={_KINDS}&from_index={index}")
             with suppress(aiohttp.ClientError, OSError):
-                async with self._session.ws_connect(url) as stream:
+                async with self._submitting.session.ws_connect(url) as stream:
                     async for message in stream:
                         if message.type is aiohttp.WSMsgType.TEXT:
                             event = json.loads(message.data)
@@ -184,7 +166,7 @@ class Campaign:
             await asyncio.sleep(_STREAM_AGAIN_S)
 
     def _heard(self, event: dict[str, Any]) -> None:
-        job, updates = event["job"], self._updates.get(bytes.fromhex(event["job"]))
+        job, updates = event["job"], self._updates.get(event["job"])
         if updates is None:
             return
         if event["kind"] == "round_aggregating":
@@ -230,10 +212,9 @@ class Campaign:
         return due
 
     async def _count(self, node: int, transactions: Sequence[bytes], began: float) -> None:
-        for answer in await self._executed(node, transactions):
-            status = answer["receipt"]["status"]
-            if status == "ok":
-                self._acknowledged(answer["id"])
+        for identity, status in await self._send(node, transactions):
+            if status == OK:
+                self._acknowledged(identity)
             else:
                 self.outcome.refused[status] = self.outcome.refused.get(status, 0) + 1
         ended = time.monotonic()
@@ -246,51 +227,21 @@ class Campaign:
         elif (place := self._draw.randrange(self.outcome.acknowledged)) < DRAWN:
             self.outcome.drawn[place] = identity
 
-    async def _executed(self, node: int, transactions: Sequence[bytes]) -> list[dict[str, Any]]:
-        """Once each is executed; a node that has no room, or that does not answer, costs a while."""
-        data, headers = pack(tuple(transactions)), {"Content-Type": "application/msgpack"}
-        while True:
-            url = f"{self._nodes[node % len(self._nodes)]}/v1/transactions?wait=executed"
-            try:
-                async with self._session.post(url, data=data, headers=headers) as reply:
-                    content = await reply.json(content_type=None)
-                    status = reply.status
-            except (aiohttp.ClientError, OSError, TimeoutError):
-                self.outcome.again += 1
-                node += 1
-                await asyncio.sleep(_OTHER_NODE_S)
-                continue
-            pause = _pause_s(status, content)
-            if pause is None:
-                return list(content["answers"])
-            self.outcome.again += 1
-            await asyncio.sleep(pause)
-
-
-def _pause_s(status: int, content: dict[str, Any]) -> float | None:
-    """None if all are executed; else how long to wait before the same is sent again."""
-    if status in (429, 503):
-        return 0.2
-    if status not in (200, 202):
-        raise QuorateError("LOAD_REFUSED", f"A node answered {status} {content.get('code')}.", "Look at its log.")
-    refused = [answer for answer in content["answers"] if "code" in answer]
-    if not refused:
-        return None if status == 200 else 0.0
-    if refused[0]["code"] not in ("RATE_LIMITED", "BUSY"):
-        raise QuorateError("LOAD_REFUSED", f"A node refused an update: {refused[0]}.", "Look at its log.")
-    return float(refused[0].get("retry_after", 0.2))
-
 
 async def _serve(told: Connection, plan: Plan) -> None:
     loop = asyncio.get_running_loop()
-    async with aiohttp.ClientSession(timeout=_TIMEOUT, connector=aiohttp.TCPConnector(limit=0)) as session:
-        campaign = Campaign(plan, session)
+    net = LocalNetwork.open(plan.directory)
+    async with AsyncExitStack() as stack:
+        submitting = await stack.enter_async_context(Submitting(net))
+        streams = await stack.enter_async_context(Ingest(submitting.nodes)) if plan.streamed else None
+        campaign = Campaign(plan, net, submitting, streams)
         await campaign.prepare()
         told.send(campaign.outcome.jobs)
         while await loop.run_in_executor(None, told.recv) != "stop":
             campaign.go()
         campaign.check()
         await campaign.stop()
+        campaign.outcome.again = submitting.again
         told.send(campaign.outcome)
 
 

@@ -20,7 +20,9 @@ class Child:
         context = multiprocessing.get_context("spawn")
         self.name = name
         self._pipe, theirs = context.Pipe()
+        self._theirs = theirs
         self._process = context.Process(target=_performed, args=(work, theirs, *arguments), name=name)
+        self._heard: list[Any] = []
 
     @property
     def pid(self) -> int:
@@ -33,6 +35,8 @@ class Child:
 
     def __enter__(self) -> Child:
         self._process.start()
+        # Held by the child alone: its end is then the pipe's end.
+        self._theirs.close()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -45,15 +49,27 @@ class Child:
 
     def hear(self, within_s: float) -> Any:
         """What it says next. Raises TimedOut."""
-        if not self._pipe.poll(within_s):
-            raise TimedOut("LOAD_STUCK", f"The {self.name} said nothing for {within_s:g} s.", "Look at the logs.")
+        if not self._heard:
+            if not self._pipe.poll(within_s):
+                what = f"The process of the {self.name} said nothing for {within_s:g} s."
+                raise TimedOut("LOAD_STUCK", what, "Look at the logs.")
+            self._receive()
+        return self._heard.pop()
+
+    def check(self) -> None:
+        """Raises if it has ended without a word that is still to be heard."""
+        if not self._heard and not self._process.is_alive():
+            self._receive()
+
+    def _receive(self) -> None:
         try:
             said = self._pipe.recv()
         except EOFError:
-            raise QuorateError("LOAD_ENDED", f"The {self.name} ended before its time.", "Look at its output.") from None
+            what = f"The process of the {self.name} ended before its time."
+            raise QuorateError("LOAD_ENDED", what, "Look at its output.") from None
         if isinstance(said, BaseException):
             raise said
-        return said
+        self._heard.append(said)
 
 
 def _performed(work: Callable[..., None], told: Connection, *arguments: object) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.crowd import crowd_rules
+from benchmarks.accounts import ruled, rules_of
 from benchmarks.flower_bounds import (
     Change,
     Inputs,
@@ -406,7 +406,7 @@ def compare(case: Case, arguments: argparse.Namespace) -> Found:
     for seed in range(arguments.seeds):
         chance = np.random.default_rng(seed)
         base = (chance.standard_normal(arguments.parameters) * BASE_SCALE).astype(np.float32)
-        rules = crowd_rules(arguments.parameters, trainers, case.rule, case.settings, "f32")
+        rules = ruled(rules_of("flower", arguments.parameters, trainers, encoding="f32"), case.rule, case.settings)
         if case.weighted:
             rules = replace(rules, weights="examples", cap=1000)
         job, strategy = Job(rules, base), case.strategy()

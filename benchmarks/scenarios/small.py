@@ -16,7 +16,7 @@ from benchmarks.campaign import LOAD, Generator, Plan
 from benchmarks.checks import nothing_lost
 from benchmarks.figures import MORE, Case, Figure, Floor, Latency
 from benchmarks.network import Stage, Validators
-from benchmarks.probes import at_rest_ms
+from benchmarks.probes import Probing
 from benchmarks.processes import Span, Watch
 from benchmarks.scenario import Scenario, Setting, Settings
 from benchmarks.windows import (
@@ -49,6 +49,7 @@ def plan_of(settings: Settings, running: Validators, name: str, a_second: float 
         int(settings.parameters),
         int(settings.together),
         int(settings.at_once),
+        bool(settings.streamed),
         a_second,
     )
 
@@ -57,7 +58,7 @@ def measured(settings: Settings, stage: Stage, validators: int, name: str) -> Ca
     trainers, samples = int(settings.trainers), int(settings.samples)
     with stage.validators(validators, trainers + samples) as running:
         stage.say("one at a time, at rest")
-        rest = asyncio.run(at_rest_ms(running.net, running.net.trainers[trainers:])) if samples else []
+        rest = Probing(running.net, running.net.trainers[trainers:]).series("rest") if samples else []
         plan = plan_of(settings, running, name)
         stage.say(f"{plan.jobs} jobs, {plan.trainers} trainers join each")
         with Generator(plan) as load, Watch(running.with_load(LOAD, load.pid)) as watch:
@@ -122,8 +123,9 @@ LOAD_SETTINGS = {
     "trainers": Setting(1024, 48, "who each have an update in every round"),
     "jobs": Setting(6, 3, "whose rounds are answered in turn"),
     "parameters": Setting(1000, 1000, "of the model, each a byte of the update (q8)"),
-    "together": Setting(64, 16, "updates a request"),
-    "at_once": Setting(4, 2, "requests on their way to each validator"),
+    "together": Setting(64, 16, "updates sent together, and waited for"),
+    "at_once": Setting(4, 2, "times so many are on their way to each validator"),
+    "streamed": Setting(True, True, "on streams (/v1/ingest); false: each together is an HTTP request"),
     "samples": Setting(100, 5, "updates one at a time, at rest; 0: none"),
     "warm_s": Setting(5.0, 1.0, "seconds of load before figures are taken"),
     "floor_updates": Setting(4096, 256, "updates of a pass of the floor; 0: no floor"),
