@@ -12,8 +12,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
-from chain.codec import decode
+from chain.codec import decode, encode
 from chain.genesis import Params
 from consensus.availability import Submit
 from fl.accounts import free_account
@@ -135,6 +136,14 @@ class _Good:
         return self.checked.reading.tx.sender
 
 
+class News(NamedTuple):
+    """How far a transaction has come, with its encoded receipt once it is executed."""
+
+    id: bytes
+    status: Status
+    receipt: bytes = b""
+
+
 class Watch:
     """Somebody who waits for many transactions to come as far as `wanted`, and is told of each once."""
 
@@ -142,18 +151,18 @@ class Watch:
         self.wanted = wanted
         self.waiting: set[bytes] = set()
         """Those it has not been told of."""
-        self._told: list[tuple[bytes, Status]] = []
+        self._told: list[News] = []
         self._moved = moved
         """Set when there is something to take."""
 
-    def tell(self, identity: bytes, status: Status) -> None:
-        if identity in self.waiting:
-            self.waiting.remove(identity)
-            self._told.append((identity, status))
+    def tell(self, news: News) -> None:
+        if news.id in self.waiting:
+            self.waiting.remove(news.id)
+            self._told.append(news)
             self._moved.set()
 
-    def take(self) -> list[tuple[bytes, Status]]:
-        """Those that it was told of since the last time, and how far each had come then."""
+    def take(self) -> list[News]:
+        """What it was told since the last time."""
         told, self._told = self._told, []
         return told
 
@@ -192,7 +201,7 @@ class Admission:
         self._in_block: dict[int, list[bytes]] = {}
         """Final and not yet executed, by height."""
         self._watches: dict[bytes, list[Watch]] = {}
-        self._unproven: dict[int, list[bytes]] = {}
+        self._unproven: dict[int, list[News]] = {}
         """By height, what is executed and somebody waits for the proof of."""
         self._blocks_executed = 0
         self._with_blobs: dict[bytes, set[bytes]] = {}
@@ -379,7 +388,8 @@ class Admission:
             watch.waiting.add(identity)
             self._watches.setdefault(identity, []).append(watch)
             if standing.receipt is not None:
-                self._unproven.setdefault(standing.receipt.height, []).append(identity)
+                proven = News(identity, Status.PROVEN, encode(standing.receipt))
+                self._unproven.setdefault(standing.receipt.height, []).append(proven)
         return True
 
     def unwatch(self, watch: Watch, ids: Iterable[bytes]) -> None:
@@ -397,32 +407,34 @@ class Admission:
         moved = asyncio.Event()
         watch = Watch(wanted, moved)
         asked = [(standing, self.watch(watch, standing)) for standing in standings]
+        told: dict[bytes, News] = {}
         try:
             async with asyncio.timeout(timeout_s):
                 while watch.waiting:
                     moved.clear()
                     await moved.wait()
+                    told.update((news.id, news) for news in watch.take())
         except TimeoutError:
             pass
         finally:
             self.unwatch(watch, list(watch.waiting))
-        return [self.standing(standing.id) if waited else standing for standing, waited in asked]
+        return [self._now(standing.id, told.get(standing.id)) if waited else standing for standing, waited in asked]
+
+    def _now(self, identity: bytes, news: News | None) -> Standing:
+        return self.standing(identity) if news is None or not news.receipt else self._by_receipt(identity, news.receipt)
 
     def standing(self, identity: bytes) -> Standing:
         status = self._standing.get(identity, Status.UNKNOWN)
         if status in _UNDER_WAY:
             return Standing(identity, status)
-        data = self.receipt(identity)
-        if data is not None:
-            receipt = decode(Receipt, data, RECEIPT_LIMIT_BYTES)
-            proven = receipt.height <= self._certified_height()
-            return Standing(identity, Status.PROVEN if proven else Status.EXECUTED, receipt)
-        return Standing(identity, status)
-
-    def receipt(self, identity: bytes) -> bytes | None:
-        """As it is encoded."""
         index = self._store.receipt_index(identity)
-        return None if index is None else self._store.receipt(index)
+        data = None if index is None else self._store.receipt(index)
+        return Standing(identity, status) if data is None else self._by_receipt(identity, data)
+
+    def _by_receipt(self, identity: bytes, data: bytes) -> Standing:
+        receipt = decode(Receipt, data, RECEIPT_LIMIT_BYTES)
+        proven = receipt.height <= self._certified_height()
+        return Standing(identity, Status.PROVEN if proven else Status.EXECUTED, receipt)
 
     @property
     def unsettled(self) -> int:
@@ -436,23 +448,19 @@ class Admission:
         self._standing.move_to_end(identity)
         while len(self._standing) > REMEMBERED:
             self._standing.popitem(last=False)
-        self._tell(identity, status)
+        if identity in self._watches:
+            self._tell(News(identity, status))
 
-    def _tell(self, identity: bytes, status: Status) -> None:
-        watches = self._watches.get(identity)
-        if watches is None:
-            return
-        rank, over = _RANK.get(status, 0), status in _OVER
+    def _tell(self, news: News) -> None:
         left = []
-        for watch in watches:
+        rank, over = _RANK.get(news.status, 0), news.status in _OVER
+        for watch in self._watches.pop(news.id, ()):
             if over or rank >= _RANK[watch.wanted]:
-                watch.tell(identity, status)
+                watch.tell(news)
             else:
                 left.append(watch)
         if left:
-            self._watches[identity] = left
-        else:
-            del self._watches[identity]
+            self._watches[news.id] = left
 
     def available(self, ids: tuple[bytes, ...], batch: bytes) -> None:
         self._in_batch[batch] = (*self._in_batch.get(batch, ()), *ids)
@@ -470,14 +478,14 @@ class Admission:
         if mine:
             self._in_block[height] = mine
 
-    def executed(self, height: int, ids: Sequence[bytes]) -> None:
+    def executed(self, height: int, ids: Sequence[bytes], receipts: Sequence[bytes]) -> None:
         self._blocks_executed += 1
-        for identity in ids:
+        for identity, receipt in zip(ids, receipts, strict=True):
             self._standing.pop(identity, None)
             if identity in self._watches:
-                self._tell(identity, Status.EXECUTED)
+                self._tell(News(identity, Status.EXECUTED, receipt))
                 if identity in self._watches:
-                    self._unproven.setdefault(height, []).append(identity)
+                    self._unproven.setdefault(height, []).append(News(identity, Status.PROVEN, receipt))
         for identity in self._in_block.pop(height, ()):
             if self._standing.get(identity) is Status.FINAL:
                 self._note(identity, Status.EXPIRED)
@@ -486,15 +494,15 @@ class Admission:
         """A new execution certificate: whoever waits for a proof has it."""
         certified = self._certified_height()
         for height in [height for height in self._unproven if height <= certified]:
-            for identity in self._unproven.pop(height):
-                self._tell(identity, Status.PROVEN)
+            for news in self._unproven.pop(height):
+                self._tell(news)
 
     def not_taken(self, ids: Sequence[bytes]) -> None:
         """The pool was full after all."""
         for identity in ids:
             self._count(Busy.code)
             self._standing.pop(identity, None)
-            self._tell(identity, Status.UNKNOWN)
+            self._tell(News(identity, Status.UNKNOWN))
 
     def expired(self, ids: Sequence[bytes]) -> None:
         for identity in ids:

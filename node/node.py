@@ -585,7 +585,7 @@ class Node:
                     self.linked.discard((peer, channel))
 
     async def _executed(self, executed: ChainExecuted, outcome: BlockOutcome) -> None:
-        self.admission.executed(executed.height, outcome.ids)
+        self.admission.executed(executed.height, outcome.ids, outcome.receipts)
         for observer in self.observers:
             observer.executed(executed.height)
         self.retention.executed(executed.height)

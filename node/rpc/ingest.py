@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chain.codec import CodecError
+from chain.codec import CodecError, encode
 from fl.ingest import (
     DETAIL_BYTES,
     MESSAGE_BYTES,
@@ -27,7 +27,7 @@ from fl.ingest import (
     answers_message,
     read_submission,
 )
-from node.admission import Standing, Status, Watch
+from node.admission import News, Standing, Status, Watch
 from node.rpc.api import Api
 from node.rpc.problems import Problem
 from node.rpc.requests import Request
@@ -125,7 +125,7 @@ class _Intake:
                 self._asked.setdefault(standing.id, []).append(each)
                 watched.append(standing.id)
             else:
-                self._answer(each, standing.id, standing.status)
+                self._answer(each, _news(standing))
         if watched:
             self._due.append((self._api.now_s() + self._api.limits.wait_s, watched))
             self._moved.set()
@@ -138,22 +138,22 @@ class _Intake:
         self._answers.append((answer, asked.size_bytes))
         self._moved.set()
 
-    def _answer(self, asked: _Asked, identity: bytes, status: Status) -> None:
-        if status is Status.UNKNOWN:
-            self._refuse(asked, identity, Problem("BUSY", "The node's pool of transactions is full."))
+    def _answer(self, asked: _Asked, news: News) -> None:
+        if news.status is Status.UNKNOWN:
+            self._refuse(asked, news.id, Problem("BUSY", "The node's pool of transactions is full."))
             return
-        receipt = b""
-        if status in (Status.EXECUTED, Status.PROVEN):
-            receipt = self._api.node.admission.receipt(identity) or b""
-        self._answers.append((Answer(asked.number, identity, status.value, receipt), asked.size_bytes))
+        self._answers.append((Answer(asked.number, news.id, news.status.value, news.receipt), asked.size_bytes))
         self._moved.set()
 
     async def _tell(self, line: Line) -> None:
         while True:
             await self._wait()
-            for identity, status in self._watch.take():
-                for asked in self._asked.pop(identity, ()):
-                    self._answer(asked, identity, status)
+            for news in self._watch.take():
+                if news.status is Status.EXPIRED:
+                    # Another node's batch may have brought it to execution.
+                    news = _news(self._api.node.admission.standing(news.id))
+                for asked in self._asked.pop(news.id, ()):
+                    self._answer(asked, news)
             self._answer_overdue()
             answers, self._answers = self._answers, []
             self._moved.clear()
@@ -180,6 +180,11 @@ class _Intake:
             left = [identity for identity in ids if identity in self._asked]
             admission.unwatch(self._watch, left)
             for identity in left:
-                standing: Standing = admission.standing(identity)
+                news = _news(admission.standing(identity))
                 for asked in self._asked.pop(identity):
-                    self._answer(asked, identity, standing.status)
+                    self._answer(asked, news)
+
+
+def _news(standing: Standing) -> News:
+    receipt = b"" if standing.receipt is None else encode(standing.receipt)
+    return News(standing.id, standing.status, receipt)
