@@ -23,6 +23,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from chain import forms
 from chain.forms import CodecError, Count, Length, Range
+from chain.frozen import unfrozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,10 +364,10 @@ def _naming(cls: type, field: str, statements: Lines) -> Lines:
 
 
 def _making(cls: type, fields: Sequence[str], names: Names) -> Lines:
-    """The record itself, filled before it is a frozen one: that takes a fifth of what its own `__init__` does."""
+    """The record itself, as `chain.frozen` makes them."""
     slotted = all(isinstance(vars(cls).get(name), MemberDescriptorType) for name in fields)
     if not slotted or hasattr(cls, "__post_init__"):
         return [f"return cls({', '.join(map(_local, fields))}), at"]
-    names["unfrozen"] = type(cls.__name__, (), {"__slots__": vars(cls)["__slots__"]})
+    names["unfrozen"] = unfrozen(cls)
     fill = [f"record.{name} = {_local(name)}" for name in fields]
     return ["record = unfrozen()", *fill, "record.__class__ = cls", "return record, at"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from hashlib import sha256
 from typing import Annotated
 
 from chain.codec import U16, U64, Digest, Length, PublicKey, Signature, encode
 from chain.forms import array_head
+from chain.frozen import record
 from chain.hashing import Domain, digest, signing_bytes
 from chain.keys import SIGNATURE_BYTES, SigningKey, verify
 
@@ -15,7 +16,7 @@ MAX_TRANSACTION_BYTES = 40 * 1024
 """What any node decodes at all; the on-chain parameter may be lower, never higher."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Transaction:
     chain: Digest
     sender: Digest
@@ -29,7 +30,7 @@ class Transaction:
     signature: Signature
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Unsigned:
     chain: Digest
     sender: Digest

@@ -7,8 +7,7 @@ place of bytes in the transaction, the verdict names it, and `fl.blobs` judges i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from chain.frozen import record
 from chain.genesis import Params
 from chain.keys import WeakKey, check_public_key
 from chain.transaction import Transaction, verify_transaction
@@ -18,7 +17,7 @@ from fl.state import RulesOf
 from fl.transactions import Reading, read
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Checked:
     reading: Reading
     demand: Demand | None

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from chain.certificate import MAX_VALIDATORS
 from chain.codec import I64, U8, U16, U32, U64, Count, Digest, Length, PublicKey
+from chain.frozen import record
 from chain.genesis import MAX_NONCE_WINDOW
 from chain.log import Frontier
 from fl.tensors.grid import MAX_UPDATES
@@ -72,7 +73,7 @@ class Kind(IntEnum):
     SUBMIT_EVALUATION = 49
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Account:
     """Bit i of `used`, a little-endian integer without leading zeros, is set when nonce floor + i has been
     executed. Bit 0 never is: the floor is the lowest nonce that is free."""
@@ -308,7 +309,7 @@ class OpenJobs:
     jobs: Annotated[tuple[OpenJob, ...], Count(0, MAX_OPEN_JOBS)]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Joined:
     """A member's place in a job: in the cohorts from a round on, at the lowest `seat` that was free. `answered` is the
     last round answered, `checked_in` the last one checked in for. `examples` is what the data set that it joined with
@@ -419,7 +420,7 @@ class Round:
         return sum(self.weights)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Entry:
     """An accepted update: a leaf of its round's log. The payload is in transaction `index` of `batch`, or is the
     blob `cid` if none is there; its header names `round`, an earlier one in a job without rounds."""
@@ -517,7 +518,7 @@ class Meta:
     refused: U64
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Receipt:
     """What became of a transaction: `status` is "ok" or a refusal's code. `job`, `round`, `position` in the
     round's log and `weight` are filled as far as the kind has them."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from chain.codec import CodecError, decode
+from chain.frozen import record
 from chain.genesis import Params
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction, id_of
 from fl.accounts import RotateKey, check_rotation, rotate_key
@@ -90,7 +91,7 @@ KINDS: dict[int, KindRow[Any]] = {
 KIND_OF_BODY: dict[type[object], Kind] = {row.body: row.kind for row in KINDS.values()}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reading:
     """What a transaction's bytes say, whatever it is worth: it is read once, and asked often."""
 
@@ -102,7 +103,7 @@ class Reading:
 
 def read(data: bytes, params: Params) -> Reading:
     """Raises Refused for bytes that are no transaction, and nothing else."""
-    if len(data) > min(params.transaction_bytes, MAX_TRANSACTION_BYTES):
+    if len(data) > params.transaction_bytes or len(data) > MAX_TRANSACTION_BYTES:
         raise Refused("OVERSIZE", f"A transaction may take {params.transaction_bytes} bytes, not {len(data)}.")
     try:
         tx = decode(Transaction, data, MAX_TRANSACTION_BYTES)

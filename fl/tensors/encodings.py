@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from chain.frozen import record
 from fl.errors import Refused
 from fl.tensors import floats
 from fl.tensors.bf16 import BF16
@@ -68,7 +69,7 @@ ENCODINGS: dict[str, Callable[[Layout, Coding], Encoding]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Place:
     """What an update is for, as its header says: it is one of no other job, round or member."""
 
