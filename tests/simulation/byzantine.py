@@ -502,13 +502,18 @@ class Adversary:
         assert ordering is not None, "acts are for a node that runs"
         self._sequence += 1
         height, horizon = ordering.tree.root.height, ordering.params.horizon
+        # Of more than one transaction, some put off looking at it.
+        transactions = (transaction,) * self.chance.choice((1, 2))
         batch = Batch(
-            ordering.chain_id, ordering.epoch, self.index, self._sequence, height, height + horizon, (transaction,)
+            ordering.chain_id, ordering.epoch, self.index, self._sequence, height, height + horizon, transactions
         )
         signed = sign_batch(self.station.key, batch)
         self._unchecked.append(batch_digest(batch))
         self.tell(BatchOffer(signed))
         self.tell(self._vote(VoteKind.AVAILABLE, signed.reference))
+        if self.lore.batches and self.chance.random() < 0.3:
+            certified = self.chance.choice(list(self.lore.batches.values()))
+            self.tell(replace(certified, subject=encode(signed.reference)))
 
 
 _LEADING: dict[Vice, Callable[[Adversary, Ordering, int, Proposal], Proposal | None]] = {

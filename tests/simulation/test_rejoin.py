@@ -247,12 +247,13 @@ async def submit_for_ever(cluster: Cluster) -> None:
     work = []
     while True:
         number += 1
-        host = cluster.hosts[number % 4]
-        if host.up:
-            work.append(
-                asyncio.ensure_future(cluster.submit(host.index, cluster.sign("registrar", membership(number))))
-            )
+        work.append(asyncio.ensure_future(submit_if_up(cluster, cluster.hosts[number % 4], number)))
         await asyncio.sleep(0.05)
+
+
+async def submit_if_up(cluster: Cluster, host: Host, number: int) -> None:
+    if host.up:
+        await cluster.submit(host.index, cluster.sign("registrar", membership(number)))
 
 
 def held_by(node: Node) -> set[bytes]:
