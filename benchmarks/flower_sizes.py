@@ -1,6 +1,6 @@
 """A round of one flat model, of any size: on Flower's SuperLink, and on four validators. All ways in one run.
 
-    python -m benchmarks.flower_sizes --parameters 1000 1000000 [--rounds 4] [--clients 4] [--json sizes.json]
+    quorate bench flower [--set parameters=1000,1000000] [--set rounds=4]
 
     superlink   flower-superlink and stock SuperNodes over plain HTTP, one server, nothing replicated
     impatient   the same, with every sleep in Flower's programs cut to 0.25 s: what is gained was waiting for a poll
@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -36,7 +35,7 @@ import numpy as np
 from benchmarks.flower_rounds import superlink_run
 from benchmarks.flower_sites import ROOT, Site
 from cli.http import Place, ask
-from cli.localnets import LocalNetwork, Plan, compile_kernels
+from cli.localnets import LocalNetwork, Plan
 from fl.client.network import connect_async
 from fl.client.sync import connect
 
@@ -193,39 +192,13 @@ def with_ratios(ways: dict[str, Any]) -> None:
         ways["superlink"]["polling_share"] = round(1 - ways["impatient"]["median_s"] / reference, 2)
 
 
-def table(reports: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| parameters | way | median s a round | from … to | of the SuperLink's | load |"]
-    lines.append("| --- | --- | --- | --- | --- | --- |")
-    for report in reports:
-        for way, each in report["ways"].items():
-            low, high = min(each["rounds_s"]), max(each["rounds_s"])
-            ratio = each.get("of_superlink", "")
-            cells = (f"{report['parameters']:,}", way, f"{each['median_s']:.2f}", f"{low:.2f} to {high:.2f}")
-            lines.append("| " + " | ".join((*cells, str(ratio), str(each["load_average"]))) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parameters", type=int, nargs="+", default=[1000, 1_000_000])
-    parser.add_argument("--rounds", type=int, default=4, help="besides the first")
-    parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--train-in", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--place", type=int, default=0, help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(description="A trainer of a local network.")
+    parser.add_argument("--train-in", type=Path, required=True)
+    parser.add_argument("--place", type=int, required=True)
+    parser.add_argument("--parameters", type=int, required=True)
     given = parser.parse_args()
-    if given.train_in is not None:
-        asyncio.run(train(given.train_in, given.place, given.parameters[0]))
-        return
-    compile_kernels()
-    reports = []
-    for parameters in given.parameters:
-        reports.append(measure(parameters, given.clients, given.rounds, given.ways))
-        print(json.dumps(reports[-1]), flush=True)
-        if given.json is not None:
-            given.json.write_text(json.dumps(reports, indent=2) + "\n")
-    print(table(reports))
+    asyncio.run(train(given.train_in, given.place, given.parameters))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How the chain grows with its validators: whole nodes in virtual time, far from one another.
 
-    python -m benchmarks.growth --validators 4 7 10 25 50 100 [--batches 1] [--blocks 10] [--json FILE]
+    quorate bench growth [--set validators=25,50] [--set batches=0]
 
 The code of the nodes is the real one; the network, the disks and the time are those of tests/simulation. Validators sit
 in eight regions, every third next; a frame takes half of the round trip between two regions (`ROUND_TRIPS_MS`), give
@@ -17,16 +17,13 @@ ordered, one after the other.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest.mock import patch
@@ -240,54 +237,3 @@ def grown(n: int, blocks: int, batches: float, seed: int = 1) -> dict[str, Any]:
 
     with checks.instead():
         return simulate(main)
-
-
-HEAD = (
-    "validators",
-    "block, ms",
-    "finality, ms",
-    "slowest tenth from",
-    "references",
-    "messages in",
-    "KiB in",
-    "Mbit/s in",
-    "signatures",
-    "core steps, ms",
-)
-CELLS = (
-    "validators",
-    "block_ms",
-    "finality_ms",
-    "finality_slowest_tenth_ms",
-    "references_a_block",
-    "messages",
-    "kib",
-    "mbit_s",
-    "signatures",
-    "step_ms_a_block",
-)
-
-
-def table(found: Sequence[Mapping[str, Any]]) -> str:
-    rows = [HEAD, ["---"] * len(HEAD), *([each[name] for name in CELLS] for each in found)]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--validators", type=int, nargs="+", default=[4, 7, 10])
-    parser.add_argument("--blocks", type=int, default=10)
-    parser.add_argument("--batches", type=float, default=0.0, help="of each validator, a second")
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    found = []
-    for n in given.validators:
-        found.append(grown(n, given.blocks, given.batches))
-        print(json.dumps(found[-1]), flush=True)
-        if given.json is not None:
-            given.json.write_text(json.dumps(found, indent=2) + "\n")
-    print(table(found))
-
-
-if __name__ == "__main__":
-    main()

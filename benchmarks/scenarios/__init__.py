@@ -6,7 +6,7 @@ from importlib import import_module
 
 from benchmarks.scenario import Scenario
 
-_MODULES = ("small", "large", "mixed", "kernels", "scaling", "round", "crash", "soak")
+_MODULES = ("small", "large", "mixed", "kernels", "scaling", "growth", "round", "flower", "crash", "soak")
 
 
 def scenarios() -> dict[str, Scenario]:

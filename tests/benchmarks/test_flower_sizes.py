@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from benchmarks.flower_sizes import FlowerRound, _told, impatience, of_closings, of_flower, table, with_ratios
+from benchmarks.flower_sizes import FlowerRound, _told, impatience, of_closings, of_flower, with_ratios
+from benchmarks.network import Stage
+from benchmarks.scenarios import flower, scenarios
+from fl.client.errors import BadInput
 
 ROUNDS = [FlowerRound(0.0, 9.0, 9.5, 9.6), FlowerRound(10.0, 14.0, 15.0, 15.5), FlowerRound(16.0, 18.0, 21.0, 21.25)]
 
@@ -55,8 +59,23 @@ def test_impatience_cuts_the_sleeps_of_any_program(tmp_path) -> None:  # type: i
     assert done.stdout.strip() == "[0.25, 0.1]"
 
 
-def test_a_table_has_a_row_for_each_way() -> None:
-    ways = {"superlink": {"rounds_s": [8.0, 9.0], "median_s": 8.5, "of_superlink": 1.0, "load_average": 0.5}}
-    assert table([{"parameters": 1000, "ways": ways}]).splitlines()[-1] == (
-        "| 1,000 | superlink | 8.50 | 8.00 to 9.00 | 1.0 | 0.5 |"
-    )
+def test_the_scenario_has_figures_of_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(parameters: int, clients: int, rounds: int, ways: list[str]) -> dict[str, Any]:
+        found = {"superlink": of_flower(ROUNDS), "q8": of_closings([0.0, 0.5, 1.25])}
+        with_ratios(found)
+        return {"ways": found}
+
+    monkeypatch.setattr(flower, "measure", measured)
+    monkeypatch.setattr(flower, "compile_kernels", lambda: None)
+    monkeypatch.setattr(flower, "FLOWER", Path())
+    scenario = scenarios()["flower"]
+    [case] = scenario.perform(scenario.chosen(True, {}), Stage(Path()))
+    assert case.figures["q8, a round"].values == (0.5, 0.75)
+    assert case.figures["superlink, until asked"].median == 3.0
+    assert case.figures["q8, of the SuperLink's round"].median == pytest.approx(0.625 / 5.825, abs=0.001)
+
+
+def test_a_way_that_is_not_known_is_told() -> None:
+    scenario = scenarios()["flower"]
+    with pytest.raises(BadInput, match="no way fast"):
+        scenario.perform(scenario.chosen(True, {"ways": "fast"}), Stage(Path()))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks.growth import CELLS, HEAD, REGIONS, ROUND_TRIPS_MS, delay_ms, grown, table
+from pathlib import Path
+
+from benchmarks.growth import REGIONS, ROUND_TRIPS_MS, delay_ms, grown
+from benchmarks.network import Stage
+from benchmarks.scenarios import scenarios
 
 
 def test_the_matrix_is_one_of_round_trips() -> None:
@@ -41,7 +45,10 @@ def test_a_seed_gives_the_same_figures_again() -> None:
     assert [first[each] for each in virtual] == [second[each] for each in virtual]
 
 
-def test_a_table_has_a_row_for_each_number_of_validators() -> None:
-    found = [{name: number for number, name in enumerate(CELLS)}] * 2
-    lines = table(found).splitlines()
-    assert len(lines) == 4 and {line.count("|") for line in lines} == {len(HEAD) + 1}
+def test_the_scenario_draws_a_line_through_its_cases() -> None:
+    scenario = scenarios()["growth"]
+    cases = scenario.perform(scenario.chosen(True, {"validators": "4,5"}), Stage(Path()))
+    assert [case.name for case in cases] == ["4 validators", "5 validators"]
+    name = "messages in, a validator and block"
+    curve = cases[-1].curves[name]
+    assert curve.at == (4.0, 5.0) and curve.lines[name] == tuple(case.figures[name].median for case in cases)
