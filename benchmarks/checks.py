@@ -20,7 +20,7 @@ from fl.state import round_key
 PROVEN = 64
 """Receipts of which the proof is asked for and verified."""
 _PAGE = 100
-_CERTIFIED_S = 15.0
+CERTIFIED_S = 15.0
 
 
 async def nothing_lost(validators: Validators, outcome: Outcome, home: Path) -> list[Check]:
@@ -67,7 +67,7 @@ def _one_state(validators: Validators) -> Check:
 
 async def _proven(network: AsyncNetwork, jobs: Sequence[str], wanted: int) -> int:
     """Once the newest state is certified, which is a moment after it was executed."""
-    ends = time.monotonic() + _CERTIFIED_S
+    ends = time.monotonic() + CERTIFIED_S
     while True:
         found = sum([await _proven_updates(network, bytes.fromhex(job)) for job in jobs])
         if found >= wanted or time.monotonic() > ends:

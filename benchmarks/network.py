@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+from benchmarks.links import received_bytes
 from benchmarks.processes import cpu_seconds, roles
 from chain.genesis import Params
 from cli.http import Place, fetch
@@ -26,12 +27,14 @@ _EXECUTED = re.compile(r"^quorate_transactions_total\{result=\"ok\"\} (\S+)$", r
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """By validator, how many transactions it has executed and when it said so; by role, processor time."""
+    """By validator, how many transactions it has executed, when it said so, and the bytes that its links received
+    (empty where the system does not say); by role, processor time."""
 
     at_s: float
     executed: Mapping[str, int]
     told_s: Mapping[str, float]
     cpu_s: Mapping[str, float]
+    received: Mapping[str, int] = field(default_factory=dict)
 
 
 class Validators:
@@ -63,7 +66,7 @@ class Validators:
         for name in self.names:
             executed[name] = executed_by(self.net.members[name].rpc)
             told[name] = time.monotonic()
-        return Snapshot(at_s, executed, told, used)
+        return Snapshot(at_s, executed, told, used, received_bytes(self.net))
 
     def heights(self, kind: str) -> dict[str, int]:
         return {name: int(self.status(name)[kind]) for name in self.names}

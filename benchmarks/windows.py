@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from benchmarks.campaign import LOAD, Outcome
 from benchmarks.figures import LESS, MORE, Check, Curve, Figure, Latency
@@ -12,6 +13,7 @@ from benchmarks.processes import MIB, Span, Watch
 
 RATE = "updates executed a second, by every validator"
 COST = "processor time an update and validator"
+LINKS = "received from other validators, an update"
 
 Window = tuple[Snapshot, Snapshot]
 
@@ -44,10 +46,24 @@ def cost_us(window: Window, kinds: Sequence[str]) -> float:
     return seconds / max(1, count) * 1e6
 
 
+def link_bytes(window: Window) -> float:
+    """That a validator's links received, for an update that it executed."""
+    before, after = window
+    done = executed(window)
+    each = (
+        (after.received[name] - before.received[name]) / max(1, count)
+        for name, count in done.items()
+        if name in after.received and name in before.received
+    )
+    return median(each)
+
+
 def figures_of(windows: Sequence[Window], outcome: Outcome) -> dict[str, Figure]:
     signing, verifying = zip(*(signature_us() for _ in windows), strict=True)
     whole = tuple(cost_us(window, ("core", "data")) for window in windows)
     load = tuple(used(each)[LOAD] / max(1, max(executed(each).values())) * 1e6 for each in windows)
+    received = [each for each in windows if each[0].received]
+    links = {LINKS: Figure("bytes", tuple(map(link_bytes, received)), LESS)} if received else {}
     return {
         RATE: Figure("1/s", tuple(map(rate, windows)), MORE),
         COST: Figure("µs", whole, LESS),
@@ -58,6 +74,7 @@ def figures_of(windows: Sequence[Window], outcome: Outcome) -> dict[str, Figure]
             "µs", tuple(each - one for each, one in zip(whole, verifying, strict=True)), LESS
         ),
         "one signature made": Figure("µs", signing),
+        **links,
         "load generator, an update": Figure("µs", load),
         "time without an update to send": Figure("%", tuple(100 * starved(outcome, span_of(each)) for each in windows)),
     }

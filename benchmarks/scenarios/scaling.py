@@ -10,7 +10,7 @@ from benchmarks.network import Stage
 from benchmarks.scenario import Scenario, Setting, Settings
 from benchmarks.scenarios import round as one_round
 from benchmarks.scenarios import small
-from benchmarks.windows import COST, RATE
+from benchmarks.windows import COST, LINKS, RATE
 
 MEMORY = "aggregating: anonymous memory, the most of data processes"
 
@@ -19,11 +19,12 @@ def of_validators(settings: Settings, stage: Stage) -> Sequence[Case]:
     """Small updates, by the number of validators."""
     counts = settings.numbers("validators")
     cases = [small.measured(settings, stage, count, f"{count} validators") for count in counts]
-    curves = {
-        name: Curve("validators", cases[0].figures[name].unit, tuple(map(float, counts)), {"median": values})
-        for name in (COST, RATE)
-        if (values := tuple(case.figures[name].median for case in cases))
-    }
+    along = tuple(map(float, counts))
+    curves = {}
+    for name in (COST, LINKS, RATE):
+        if name in cases[0].figures:
+            medians = tuple(case.figures[name].median for case in cases)
+            curves[name] = Curve("validators", cases[0].figures[name].unit, along, {"median": medians})
     return [*cases[:-1], replace(cases[-1], curves={**cases[-1].curves, **curves})]
 
 

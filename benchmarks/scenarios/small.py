@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from benchmarks import floors
 from benchmarks.campaign import LOAD, Generator, Plan
@@ -18,6 +19,7 @@ from benchmarks.figures import MORE, Case, Figure, Floor, Latency
 from benchmarks.network import Stage, Validators
 from benchmarks.probes import Probing
 from benchmarks.processes import Span, Watch
+from benchmarks.profiling import sampled, shares_of
 from benchmarks.scenario import Scenario, Setting, Settings
 from benchmarks.windows import (
     Window,
@@ -65,13 +67,18 @@ def measured(settings: Settings, stage: Stage, validators: int, name: str) -> Ca
             running.level()
             load.go()
             warm_up(running, load, float(settings.warm_s), stage)
-            windows = taken(running, settings, stage)
+            stacks = stage.directory / "stacks"
+            with sampled(core_of(running), stacks) if settings.profile else nullcontext():
+                windows = taken(running, settings, stage)
             stage.say("everything that is on its way")
             outcome = load.stop()
         running.forget(LOAD)
         stage.say("looking for what was lost")
         checks = asyncio.run(nothing_lost(running, outcome, stage.directory / "reader"))
     figures = figures_of(windows, outcome) | {"joins a second": Figure("1/s", (outcome.joins_a_second,), MORE)}
+    if settings.profile:
+        shares = shares_of(stacks.read_text())
+        figures |= {f"time of a core: {name}": Figure("%", (100 * share,)) for name, share in shares.items()}
     whole = Span(windows[0][0].at_s, windows[-1][1].at_s)
     latencies = {
         "one at a time, at rest": Latency(tuple(rest)),
@@ -88,6 +95,13 @@ def measured(settings: Settings, stage: Stage, validators: int, name: str) -> Ca
         [*checks, none_refused(outcome)],
         floor_of(settings, stage, figures, validators),
     )
+
+
+def core_of(running: Validators) -> int:
+    """The process of the last one."""
+    pid = running.net.members[running.names[-1]].pid
+    assert pid is not None
+    return pid
 
 
 def warm_up(running: Validators, load: Generator, least_s: float, stage: Stage) -> None:
@@ -129,6 +143,7 @@ LOAD_SETTINGS = {
     "samples": Setting(100, 5, "updates one at a time, at rest; 0: none"),
     "warm_s": Setting(5.0, 1.0, "seconds of load before figures are taken"),
     "floor_updates": Setting(4096, 256, "updates of a pass of the floor; 0: no floor"),
+    "profile": Setting(False, False, "sample one validator's core (py-spy), which slows it down"),
 }
 VALIDATORS = {"validators": Setting(4, 4, "validators, two processes each")}
 
