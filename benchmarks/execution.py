@@ -56,13 +56,12 @@ from fl.rounds import SubmitUpdate, open_aggregations
 from fl.state import State
 from fl.tensors.encodings import Place, encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
-from fl.transactions import KIND_OF_BODY
+from fl.transactions import KIND_OF_BODY, read_all
 from fl.updates import form_of
 from fl.weights import EXAMPLES
 from node import dataplane, executor
 from node.admission import Admission
 from node.aggregator import Aggregator
-from node.batchlog import BatchLog
 from node.data.messages import MESSAGES, Add, Done, Opened, to_frame
 from node.dataplane import DataPlane
 from node.executor import Executor, FinalBlock
@@ -354,6 +353,7 @@ class Chain:
 
     def _stored(self, signed: SignedBatch) -> bytes:
         self.node.batches.append(BatchStored(signed, True))
+        self.node.read.judged(signed, read_all(signed.batch.transactions, self.genesis.params))
         return batch_digest(signed.batch)
 
     def _results(self) -> tuple[Item, ...]:
@@ -402,7 +402,6 @@ def _model_of(job: bytes, round_number: int) -> bytes:
 def timed_steps(node: Node, steps: Steps) -> list[Callable[[], None]]:
     """What each step is, by where its code stands."""
     return [
-        steps.time(BatchLog, "read", "batches read"),
         steps.time(executor, "execute_block", "state machine"),
         steps.time(Execution, "outcome", "receipts and logs"),
         steps.time(State, "changes", "state encoded"),

@@ -28,6 +28,7 @@ from node.buckets import Rate, TokenBuckets
 from node.data.messages import Finding
 from node.dataplane import DataFault, DataGone, DataPlane
 from node.ports import Clock, Offload
+from node.readings import ReadBatches
 from node.store import Store
 
 REMEMBERED = 200_000
@@ -176,6 +177,7 @@ class Admission:
         offload: Offload,
         clock: Clock,
         data: DataPlane,
+        read: ReadBatches,
         *,
         submit: Callable[[Submit], None],
         room: Callable[[], int],
@@ -190,6 +192,7 @@ class Admission:
         self._offload = offload
         self._clock = clock
         self._data = data
+        self._read = read
         self._submit = submit
         self._room = room
         self._certified_height = certified_height
@@ -276,6 +279,7 @@ class Admission:
                     with_blobs.append((data, verdict.checked, verdict.checked.demand))
                 else:
                     self._note(verdict.id, Status.ACCEPTED)
+                    self._read.taken(data, verdict.checked.reading)
                     fresh.append((verdict.id, data, verdict.checked.reading.tx.valid_until_ms))
         if fresh:
             self._submit(Submit(tuple(fresh)))

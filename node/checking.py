@@ -16,7 +16,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from chain.batch import SignedBatch
@@ -32,6 +32,7 @@ from fl.transactions import Reading
 from node.data.messages import Finding
 from node.dataplane import DataPlane
 from node.ports import Offload, Peer
+from node.readings import ReadBatches
 
 SIGNATURES_TOGETHER = 16
 """A millisecond's work for a thread."""
@@ -49,6 +50,8 @@ class Judged:
 
     verdict: Verdict
     demands: tuple[Demand, ...] = ()
+    readings: tuple[Reading, ...] = field(default=(), compare=False)
+    """Of all its transactions, or of none."""
 
 
 class BatchChecks:
@@ -59,6 +62,7 @@ class BatchChecks:
         offload: Offload,
         data: DataPlane,
         rules_of: RulesOf,
+        read: ReadBatches,
         *,
         may_bring: Callable[[bytes, bytes], bool],
         creator_of: Callable[[SignedBatch], Peer | None],
@@ -71,6 +75,7 @@ class BatchChecks:
         self._offload = offload
         self._data = data
         self._rules_of = rules_of
+        self._read = read
         self._may_bring = may_bring
         self._creator_of = creator_of
         self._disk_full = disk_full
@@ -133,6 +138,8 @@ class BatchChecks:
         full = self._disk_full()
         wanted = partial(self._wanted.__contains__, digest)
         judged = Judged(Verdict.PENDING) if full else await self._offload.run(self.judge, signed, wanted)
+        if judged.readings:
+            self._read.judged(signed, judged.readings)
         if self._wanted.pop(digest, None) is None:
             return
         if not judged.demands:
@@ -159,7 +166,7 @@ class BatchChecks:
                     return Judged(Verdict.PENDING)
                 demands.append(found.demand)
         verdict = self._signatures(readings, wanted)
-        return Judged(verdict, tuple(demands) if verdict is Verdict.OK else ())
+        return Judged(verdict, tuple(demands) if verdict is Verdict.OK else (), tuple(readings))
 
     def _signatures(self, readings: Sequence[Reading], wanted: Callable[[], bool]) -> Verdict:
         """In groups, none of which begins once one is bad, or nobody wants to know."""

@@ -17,15 +17,15 @@ from chain.tree import StateTree
 from consensus.lineage import Lineage, first_leader, unexecuted_loads
 from consensus.replica import ChainExecuted
 from fl.blobs import BlobKind
-from fl.errors import Refused
 from fl.execution import BlockInput, BlockOutcome, Growth
 from fl.machine import execute_block, genesis_state, wants_block_at
 from fl.records import Event, EventKind
 from fl.state import Known
-from fl.transactions import Reading, read_all
+from fl.transactions import read_all
 from node.batchlog import BatchLog
 from node.dataplane import DataPlane
 from node.ports import Offload
+from node.readings import ReadBatches, Readings
 from node.store import ExecutedTo, JournalMark, Store, state_row
 
 BLOCKS_LOG = b"blocks"
@@ -36,7 +36,7 @@ BLOCKS_AHEAD = 64
 BATCHES_AHEAD = 64
 """So much is fetched before its turn comes."""
 
-Contents = tuple[tuple[bytes, tuple[Reading | Refused, ...]], ...]
+Contents = tuple[tuple[bytes, Readings], ...]
 """Of a block: what the transactions of its batches say."""
 
 _ROUND_OVER = frozenset({EventKind.ROUND_CLOSED, EventKind.ROUND_FAILED})
@@ -57,6 +57,7 @@ class Executor:
         genesis: Genesis,
         store: Store,
         batches: BatchLog,
+        read: ReadBatches,
         data: DataPlane,
         offload: Offload,
         executed: ExecutedTo,
@@ -68,6 +69,7 @@ class Executor:
         self._params = genesis.params
         self._store = store
         self._batches = batches
+        self._read = read
         self._data = data
         self._offload = offload
         self.executed = executed
@@ -120,7 +122,7 @@ class Executor:
             await self._changed.wait()
 
     async def _bodies(self, final: FinalBlock) -> Contents:
-        """The transactions of every batch that the block names, once all of them are in the log."""
+        """What the transactions of every batch say that the block names, once all of them are in the log."""
         digests = final.block.body.batches
         while True:
             self._changed.clear()
@@ -129,12 +131,15 @@ class Executor:
                 break
             self._missing(lacking + self._missing_later())
             await self._changed.wait()
-        bodies = []
-        for digest in digests:
-            signed = self._batches.read(digest)
-            assert signed is not None, "its location is known"
-            bodies.append((digest, read_all(signed.batch.transactions, self._params)))
-        return tuple(bodies)
+        return tuple([(digest, self._read.take(digest) or await self._read_again(digest)) for digest in digests])
+
+    async def _read_again(self, digest: bytes) -> Readings:
+        signed = self._batches.read(digest)
+        assert signed is not None, "its location is known"
+        transactions = signed.batch.transactions
+        if len(transactions) > INLINE_TRANSACTIONS:
+            return await self._offload.run(read_all, transactions, self._params)
+        return read_all(transactions, self._params)
 
     def _missing_later(self) -> tuple[bytes, ...]:
         """What the blocks behind the next one lack: fetched one block after the other, it would take a round trip or

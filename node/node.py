@@ -57,6 +57,7 @@ from node.membership import is_member, standing_of
 from node.observer import Observer
 from node.ports import Channel, DiskFailure, Down, Frame, Peer, PeerAddress, Ports, Up
 from node.progress import Progress
+from node.readings import ReadBatches
 from node.records import journal_entry, read_journal_entry
 from node.retention import Keeping, Retention
 from node.segments import LogExists, SegmentedLog
@@ -174,6 +175,7 @@ class Node:
         )
         self.directory = Directory(limits.advertised, self._tell, self.data.meet)
         self.data.on_opened.append(lambda opened: self.directory.opened(opened.bulk_port, self._linked_for_data()))
+        self.read = ReadBatches()
         self.admission = Admission(
             genesis.chain_id,
             genesis.params,
@@ -181,6 +183,7 @@ class Node:
             ports.offload,
             ports.clock,
             self.data,
+            self.read,
             submit=self.feed,
             room=replica.availability.room,
             certified_height=replica.attestation.certified_height,
@@ -194,6 +197,7 @@ class Node:
             ports.offload,
             self.data,
             self.admission.rules_of,
+            self.read,
             may_bring=lambda account, key: is_member(store.state, account, key),
             creator_of=lambda signed: self._creator_of(signed.batch.epoch, signed.batch.creator),
             disk_full=lambda: self.disk_full,
@@ -241,6 +245,7 @@ class Node:
             genesis,
             store,
             batches,
+            node.read,
             node.data,
             ports.offload,
             executed,
@@ -407,6 +412,7 @@ class Node:
     def _append(self, record: object) -> None:
         if isinstance(record, BatchStored):
             self.batches.append(record)
+            self.read.stored(record.signed)
             return
         if isinstance(record, SequenceReserved):
             self._reserved = record

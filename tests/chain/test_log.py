@@ -10,11 +10,15 @@ from chain.codec import decode, encode
 from chain.hashing import Domain, digest
 from chain.log import (
     EMPTY,
+    PAGE_LEAVES,
+    PAGE_LEVEL,
     Frontier,
     LogProof,
     append,
+    extend,
     frontier_at,
     leaf_digest,
+    node_over,
     prove,
     verify_log,
 )
@@ -116,3 +120,20 @@ def test_a_frontier_with_the_wrong_number_of_peaks_has_no_root() -> None:
 
 def test_a_frontier_survives_encoding() -> None:
     assert decode(Frontier, encode(FRONTIERS[63]), 4096) == FRONTIERS[63]
+
+
+@given(st.integers(0, LONGEST), st.integers(0, 2 * PAGE_LEAVES + 9))
+def test_many_leaves_at_once_are_as_good_as_one_by_one(size: int, count: int) -> None:
+    frontier, stored = FRONTIERS[size], {}
+    for index in range(size, size + count):
+        frontier, new = append(frontier, leaf(index))
+        stored.update({(level, at): node for level, at, node in new if level >= PAGE_LEVEL})
+    together, nodes = extend(FRONTIERS[size], [leaf(index) for index in range(size, size + count)])
+    assert together == frontier
+    assert {(level, at): node for level, at, node in nodes} == stored
+
+
+@pytest.mark.parametrize("level", range(PAGE_LEVEL + 1))
+def test_a_node_is_computed_again_from_the_leaves_below_it(level: int) -> None:
+    for index in range(LONGEST >> level):
+        assert node_over([leaf(at) for at in range(index << level, index + 1 << level)]) == NODES[level, index]

@@ -301,7 +301,7 @@ def test_what_state_decides_leaves_one_receipt_and_consumes_the_nonce(
     data = STATE[code](running)
     checked = running.ledger.check(data)
     if code == "FAULT":
-        monkeypatch.setattr("fl.rounds.with_values", lambda *given: 1 // 0)
+        monkeypatch.setattr("fl.rounds.weight_of", lambda *given: 1 // 0)
     before, sender = len(running.ledger.receipts), checked.reading.tx.sender
     assert running.ledger.status_of(data) == code
     assert len(running.ledger.receipts) == before + 1

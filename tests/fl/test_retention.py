@@ -39,7 +39,7 @@ def kept(chain: Ledger, policy: Policy, reads: Counter[bytes] | None = None) -> 
 
 def updates(running: Running, number: int) -> set[bytes]:
     size = running.ledger.round(running.job, number).updates.size
-    return {entry.cid for entry in entries_of(running.ledger.read, running.job, number, size)}
+    return {entry.cid for entry in entries_of(running.ledger.leaves, running.job, number, size)}
 
 
 def played(rounds: int, of: int = 0) -> Running:

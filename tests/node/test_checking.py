@@ -20,6 +20,7 @@ from node.data.messages import Finding, Forget, Judge
 from node.data.messages import Judged as Found
 from node.dataplane import DataPlane
 from node.ports.offload import ThreadOffload
+from node.readings import ReadBatches
 from tests.fl.builders import actor, make_genesis, make_rules, signing_key
 from tests.node.played import Played
 from tests.simulation.loop import simulate
@@ -93,6 +94,7 @@ def checks(
         offload or Inline(),
         DataPlane(pipe.begin_core(), who=lambda account, key: (False, ())),
         lambda job: RULES if job == JOB else None,
+        ReadBatches(),
         may_bring=lambda account, key: (account, key) in keys,
         creator_of=lambda signed: CREATORS[signed.batch.creator],
         disk_full=lambda: disk_full,

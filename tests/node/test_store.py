@@ -1,0 +1,90 @@
+"""Logs in rows: leaves by pages, nodes above them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chain.log import EMPTY, PAGE_LEAVES, Frontier, extend, frontier_at, leaf_digest, prove, verify_log
+from fl.execution import Growth
+from fl.state import EVENTS, RECEIPTS
+from node.ports.kv import LevelKv
+from node.store import FORMAT_VERSION, Store, WrongStore
+from tests.simulation.ports import Computer, Power, SimulatedKv
+
+CHAIN = bytes(32)
+
+
+def leaf(number: int) -> bytes:
+    return b"leaf %d " % number * (1 + number % 3)
+
+
+def store() -> Store:
+    machine = Computer("alone", 1)
+    return Store(SimulatedKv(machine.kv, Power(machine)), CHAIN)
+
+
+def grow(rows: Store, log: bytes, frontier: Frontier, count: int) -> Frontier:
+    leaves = tuple(leaf(number) for number in range(frontier.size, frontier.size + count))
+    longer, nodes = extend(frontier, [leaf_digest(each) for each in leaves])
+    rows.write(rows.log_rows([Growth(log, frontier.size, leaves, tuple(nodes))]))
+    return longer
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 3 * PAGE_LEAVES), min_size=1, max_size=6), st.data())
+def test_a_log_of_any_growth_gives_back_its_leaves_and_proves_them(counts: list[int], choose: st.DataObject) -> None:
+    rows, frontier = store(), EMPTY
+    for count in counts:
+        frontier = grow(rows, b"a", frontier, count)
+    size = frontier.size
+
+    def node(level: int, index: int) -> bytes:
+        return rows.log_node(b"a", level, index)
+
+    assert frontier_at(size, node) == frontier
+    start = choose.draw(st.integers(0, size))
+    stop = choose.draw(st.integers(start, size))
+    assert rows.leaves(b"a", start, stop) == [leaf(number) for number in range(start, stop)]
+    index = choose.draw(st.integers(0, size - 1))
+    assert verify_log(frontier.root(), size, index, leaf_digest(leaf(index)), prove(size, index, node))
+
+
+def test_a_block_may_add_to_one_log_twice() -> None:
+    rows = store()
+    first, second = (leaf(0), leaf(1)), tuple(leaf(number) for number in range(2, 70))
+    rows.write(rows.log_rows([Growth(b"a", 0, first, ()), Growth(b"b", 0, first, ()), Growth(b"a", 2, second, ())]))
+    assert rows.leaves(b"a", 0, 70) == [leaf(number) for number in range(70)]
+    assert rows.leaves(b"b", 0, 2) == [leaf(0), leaf(1)]
+
+
+@pytest.mark.parametrize("stop", [3, PAGE_LEAVES, PAGE_LEAVES + 1])
+def test_leaves_that_are_not_there_are_missed(stop: int) -> None:
+    rows = store()
+    grow(rows, b"a", EMPTY, 2)
+    with pytest.raises(LookupError):
+        rows.leaves(b"a", 0, stop)
+
+
+def test_receipts_and_events_are_found_by_number() -> None:
+    rows, size = store(), 2 * PAGE_LEAVES + 5
+    grow(rows, RECEIPTS, EMPTY, size)
+    grow(rows, EVENTS, EMPTY, size)
+    assert [rows.receipt(index) for index in range(size)] == [leaf(index) for index in range(size)]
+    assert rows.receipt(size) is None and rows.receipt(10 * size) is None
+    for first, limit in ((0, 3), (PAGE_LEAVES - 1, 2), (PAGE_LEAVES, PAGE_LEAVES), (size - 1, 9), (size, 4), (4, 0)):
+        wanted = [(index, leaf(index)) for index in range(first, min(size, first + limit))]
+        assert list(rows.events(first, limit)) == wanted
+
+
+@pytest.mark.parametrize("version", [FORMAT_VERSION - 1, FORMAT_VERSION + 1])
+def test_rows_of_another_format_are_refused_and_left_alone(tmp_path: Path, version: int) -> None:
+    kv = LevelKv(tmp_path)
+    kv.write({b"m/format": version.to_bytes(2, "big")})
+    with pytest.raises(WrongStore):
+        Store(kv, CHAIN)
+    assert kv.get(b"m/chain") is None
+    kv.close()
