@@ -14,8 +14,9 @@ A bucket is one byte string of 64-byte pairs, so that a million rows take about 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from typing import Annotated
 
@@ -31,6 +32,9 @@ MAX_PROVEN_BUCKET_BYTES = 4_096 * PAIR_BYTES
 
 _NODE_PREFIX = Domain.STATE_NODE.prefix
 _BUCKET_PREFIX = Domain.BUCKET.prefix
+# To copy a state that has the prefix takes less than to begin one.
+_NODE_STATE = sha256(_NODE_PREFIX)
+_BUCKET_STATE = sha256(_BUCKET_PREFIX)
 _KEY_PREFIX = Domain.STATE_KEY.prefix
 _VALUE_PREFIX = Domain.STATE_VALUE.prefix
 
@@ -47,15 +51,22 @@ class StateProof:
     """From the bucket upwards."""
 
 
-@dataclass(slots=True)
+@dataclass
 class _Undo:
     """What one apply replaced: everything needed to see the state before it."""
 
     height: int
     root_before: bytes
-    nodes: dict[int, bytes] = field(default_factory=dict)
+    values: Mapping[bytes, bytes | None]
     buckets: dict[int, bytes] = field(default_factory=dict)
-    values: dict[bytes, bytes | None] = field(default_factory=dict)
+    places: list[int] = field(default_factory=list)
+    """Of nodes, and what stood there."""
+    replaced: list[bytes] = field(default_factory=list)
+
+    @cached_property
+    def nodes(self) -> dict[int, bytes]:
+        # Few heights are ever proven, and every one is replaced.
+        return dict(zip(self.places, self.replaced, strict=True))
 
 
 def _key_hash(key: bytes) -> bytes:
@@ -89,10 +100,11 @@ def _find(pairs: bytes, key_hash: bytes) -> int:
 
 
 def _with_pair(pairs: bytes, key_hash: bytes, value_hash: bytes | None) -> bytes:
-    at = _find(pairs, key_hash)
+    at = pairs.find(key_hash)
+    if at < 0 or at % PAIR_BYTES:
+        at = _find(pairs, key_hash)
     after = at + PAIR_BYTES if pairs[at : at + 32] == key_hash else at
-    new = b"" if value_hash is None else key_hash + value_hash
-    return pairs[:at] + new + pairs[after:]
+    return pairs[:at] + (b"" if value_hash is None else key_hash + value_hash) + pairs[after:]
 
 
 class StateTree:
@@ -122,39 +134,47 @@ class StateTree:
         """Writes one block's rows (None deletes) and returns the root; `previous` holds what they replace."""
         if height <= self.height:
             raise ValueError(f"height {height} does not follow {self.height}")
-        undo = _Undo(height, self.root, values={key: previous[key] for key in writes})
+        if writes.keys() - previous.keys():
+            raise KeyError("what a write replaces is not told")
+        undo, buckets = _Undo(height, self.root, previous), self._buckets
         changed: dict[int, bytes] = {}
         for key, value in writes.items():
             key_hash = _key_hash(key)
-            bucket = _bucket_of(key_hash)
-            pairs = changed.get(bucket)
-            if pairs is None:
-                pairs = self._buckets[bucket]
-            changed[bucket] = _with_pair(pairs, key_hash, None if value is None else _value_hash(value))
+            bucket = key_hash[0] << 8 | key_hash[1]
+            changed[bucket] = _with_pair(
+                changed[bucket] if bucket in changed else buckets[bucket],
+                key_hash,
+                None if value is None else _value_hash(value),
+            )
         for bucket, pairs in changed.items():
-            undo.buckets[bucket] = self._buckets[bucket]
-            self._buckets[bucket] = pairs
-        self._rehash(changed, undo.nodes)
+            undo.buckets[bucket] = buckets[bucket]
+            buckets[bucket] = pairs
+        self._rehash(changed, undo)
         self.height = height
         self._undo.append(undo)
         while self._undo[0].height <= height - self._history:
             self._undo.popleft()
         return self.root
 
-    def _rehash(self, changed: Mapping[int, bytes], replaced: dict[int, bytes]) -> None:
-        nodes, node_prefix = self._nodes, _NODE_PREFIX
-        dirty = set()
-        for bucket, pairs in changed.items():
-            index = BUCKETS + bucket
-            replaced[index] = nodes[index]
-            nodes[index] = _bucket_hash(pairs)
-            dirty.add(index >> 1)
+    def _rehash(self, changed: Mapping[int, bytes], undo: _Undo) -> None:
+        nodes, copy = self._nodes, _BUCKET_STATE.copy
+        dirty: Collection[int] = [BUCKETS + bucket for bucket in changed]
+        undo.places += dirty
+        undo.replaced += [nodes[index] for index in dirty]
+        for index, pairs in zip(dirty, changed.values(), strict=True):
+            state = copy()
+            state.update(pairs)
+            nodes[index] = state.digest()
+        copy = _NODE_STATE.copy
         for _ in range(DEPTH):
-            for index in dirty:
-                replaced[index] = nodes[index]
-                left = 2 * index
-                nodes[index] = sha256(node_prefix + nodes[left] + nodes[left + 1]).digest()
             dirty = {index >> 1 for index in dirty}
+            undo.places += dirty
+            undo.replaced += [nodes[index] for index in dirty]
+            for index in dirty:
+                state = copy()
+                state.update(nodes[2 * index])
+                state.update(nodes[2 * index + 1])
+                nodes[index] = state.digest()
 
     def _undone_down_to(self, height: int) -> Iterator[_Undo]:
         """What was applied above `height`, the earliest first: the first that names a thing has its old

@@ -104,18 +104,24 @@ def _before_the_first_block(genesis: Genesis) -> BlockInput:
     )
 
 
+def _skip(execution: Execution, batch: bytes, index: int, refused: Refused) -> None:
+    """What nobody pays for."""
+    if refused.code not in _SILENT:
+        execution.event(EventKind.TRANSACTION_SKIPPED, subject=batch, code=refused.code, value=index)
+
+
 def _execute_transaction(execution: Execution, batch: bytes, index: int, reading: Reading | Refused) -> None:
     block, state = execution.block, execution.state
+    if isinstance(reading, Refused):
+        _skip(execution, batch, index, reading)
+        return
+    tx, row, body = reading.tx, reading.row, reading.body
     try:
-        if isinstance(reading, Refused):
-            raise reading
-        tx, row, body = reading.tx, reading.row, reading.body
         if tx.chain != block.chain_id:
             raise Refused("WRONG_CHAIN")
         account = free_account(state, tx, block.time_ms, block.params.nonce_window)
     except Refused as refused:
-        if refused.code not in _SILENT:
-            execution.event(EventKind.TRANSACTION_SKIPPED, subject=batch, code=refused.code, value=index)
+        _skip(execution, batch, index, refused)
         return
     state.put(account_key(tx.sender), with_nonce_used(account, tx.nonce))
     call = Call(reading.id, tx.sender, tx.key, batch, index)

@@ -185,6 +185,10 @@ class Changes:
     records: dict[bytes, object | None]
 
 
+Row = tuple[bytes | None, object | None]
+"""With the record in it; None where there is none."""
+
+
 class Known:
     """Rows of the newest state as they were read or written last, each with the record in it, as far as there is room:
     those who sent something lately are likely to do so again. It says what the rows say, or nothing."""
@@ -192,26 +196,26 @@ class Known:
     __slots__ = ("_earlier", "_rows", "_size_bytes")
 
     def __init__(self) -> None:
-        self._rows: dict[bytes, tuple[bytes | None, object | None]] = {}
-        self._earlier: dict[bytes, tuple[bytes | None, object | None]] = {}
+        self._rows: dict[bytes, Row] = {}
+        self._earlier: dict[bytes, Row] = {}
         self._size_bytes = 0
 
-    def get(self, key: bytes) -> tuple[bytes | None, object | None] | None:
+    def get(self, key: bytes) -> Row | None:
         found = self._rows.get(key)
         if found is None and (found := self._earlier.get(key)) is not None:
-            self.keep(key, *found)
+            self.keep(key, found)
         return found
 
     def follow(self, changes: Changes) -> None:
         """A block was executed and kept."""
         for key, data in changes.writes.items():
-            self.keep(key, data, changes.records[key])
+            self.keep(key, (data, changes.records[key]))
 
-    def keep(self, key: bytes, data: bytes | None, record: object | None) -> None:
+    def keep(self, key: bytes, row: Row) -> None:
         """Of those that nobody has asked for since the room was last used up, none is kept."""
         if key not in self._rows:
-            self._size_bytes += KNOWN_ENTRY_BYTES + len(data or b"")
-        self._rows[key] = data, record
+            self._size_bytes += KNOWN_ENTRY_BYTES + len(row[0] or b"")
+        self._rows[key] = row
         if self._size_bytes > KNOWN_BYTES // 2:
             self._earlier, self._rows, self._size_bytes = self._rows, {}, 0
 
@@ -231,7 +235,7 @@ class State:
 
     def __init__(self, read: Read, known: Known | None = None) -> None:
         self._read = read
-        self._known = known
+        self._known = known or Known()
         self._gatherings: set[bytes] = set()
         self._stored: dict[bytes, bytes | None] = {}
         self._records: dict[bytes, object | None] = {}
@@ -255,12 +259,11 @@ class State:
         return record if type(record) is cls else None
 
     def _load(self, cls: type[object], key: bytes) -> object | None:
-        found = None if self._known is None else self._known.get(key)
+        found = self._known.get(key)
         if found is None:
             data = self._read(key)
             found = data, read_record(lambda _: data, cls, key)
-            if self._known is not None:
-                self._known.keep(key, *found)
+            self._known.keep(key, found)
         self._stored[key], self._records[key] = found
         return found[1]
 

@@ -63,7 +63,7 @@ class LevelKv:
                 raise _failure(error, "cannot read rows") from error
 
     def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = (), sync: bool = False) -> None:
-        size_bytes = sum(len(key) + len(value) for key, value in puts.items())
+        size_bytes = sum(map(len, puts)) + sum(map(len, puts.values()))
         if size_bytes > WRITE_LIMIT_BYTES:
             raise ValueError(f"a write of {size_bytes} bytes is over the limit of {WRITE_LIMIT_BYTES}")
         batch = self._db.write_batch(sync=sync)
@@ -71,8 +71,9 @@ class LevelKv:
             if key in puts:
                 raise ValueError(f"row {key.hex()} is both put and deleted in one write")
             batch.delete(key)
+        put = batch.put
         for key, value in puts.items():
-            batch.put(key, value)
+            put(key, value)
         try:
             batch.write()
         except plyvel.Error as error:
