@@ -5,6 +5,7 @@ STAMP := $(VENV)/.installed
 SEEDS ?= 2000
 FIRST_SEED ?= 1
 JOBS ?= 2
+SCENARIO ?= small
 
 .PHONY: demo test lint docs campaign nightly bench clean
 
@@ -35,9 +36,10 @@ campaign: $(STAMP)  ## make campaign SEEDS=2000 FIRST_SEED=1
 nightly: $(STAMP)  ## everything that takes longer than a reader's patience
 	$(BIN)/python -m pytest -m nightly
 	$(MAKE) campaign
+	$(MAKE) bench SCENARIO=soak
 
-bench: $(STAMP)
-	$(BIN)/python -m benchmarks.small_updates
+bench: $(STAMP)  ## make bench SCENARIO=small; `quorate bench --list` says which there are
+	$(BIN)/quorate bench $(SCENARIO) --json bench-$(SCENARIO).json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from benchmarks.processes import cpu_seconds, roles
 from chain.genesis import Params
 from cli.http import Place, fetch
 from cli.localnets import LocalNetwork, Plan, compile_kernels
-from fl.client.errors import TimedOut, Unreachable
+from fl.client.errors import QuorateError, TimedOut, Unreachable
 
 _READY_S = 90.0
 _LEVEL_S = 120.0
@@ -106,12 +108,24 @@ class Stage:
     def validators(self, count: int, trainers: int, params: Params | None = None) -> Iterator[Validators]:
         self.say("compiling, if that was not done on this machine")
         compile_kernels()
-        place = self.directory / f"net-{len(list(self.directory.iterdir()))}"
+        place = Path(tempfile.mkdtemp(prefix="net-", dir=self.directory))
         net = LocalNetwork.create(place, Plan(validators=count, trainers=trainers, params=params or Params()))
         try:
             for name in net.members:
                 net.start(name)
             net.wait_ready(net.members, _READY_S, lambda text: self.say(f"validators: {text}"))
             yield Validators(net)
+        except QuorateError as error:
+            error.todo = f"The validators' logs are kept: {_kept_logs(net)}"
+            raise
         finally:
             net.stop(net.members)
+            # The next case needs the room.
+            shutil.rmtree(place)
+
+
+def _kept_logs(net: LocalNetwork) -> Path:
+    kept = Path(tempfile.mkdtemp(prefix="quorate-bench-logs-"))
+    for name in net.members:
+        shutil.copyfile(net.home(name) / "log.jsonl", kept / f"{name}.jsonl")
+    return kept
