@@ -226,6 +226,10 @@ class Certifying:
             elif not self._desk.lots.is_ordered(digest):
                 self._want_listed(peer, digest, now)
 
+    def heard_ms(self, peer: int) -> int | None:
+        """When the last status frame came that was looked at."""
+        return self._status_ms.get(peer)
+
     def uncertified(self, now_ms: int) -> tuple[bytes, ...]:
         """What to list in a status frame; if it is too much for one, another part each time the sweep has passed."""
         owned = [

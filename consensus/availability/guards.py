@@ -5,6 +5,7 @@ Every caller reaches them through the module (`guards.may_…`), and they see no
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -79,8 +80,10 @@ def may_vote_available(
     return Judgement.VOTE if verdict is Verdict.OK else Judgement.WAIT
 
 
-HOLD_BACK_MS = 500
-"""How long a spare voter waits for a certificate before it looks at a batch itself."""
+HOLD_BACK_MS = 2_000
+"""How long a spare voter waits for a certificate before it looks at a batch itself: under load others need a while."""
+PRESENT_MS = 3_000
+"""Whoever has not been heard for so long, three status frames, is not relied on."""
 EAGER_MS = 10_000
 """For so long nobody is a spare any more, once a certificate did not come in that time: somebody else is missing."""
 
@@ -90,6 +93,11 @@ def is_spare(creator: int, me: int, sequence: int, n: int, quorum: int) -> bool:
     at another seat for each of its batches."""
     seats_on = (me - creator) % n
     return seats_on > 0 and (seats_on - 1 + sequence) % (n - 1) >= quorum - 1
+
+
+def are_present(now_ms: int, heard_ms: Iterable[int | None]) -> bool:
+    """`heard_ms`: when each was heard last, if ever."""
+    return all(at is not None and now_ms < at + PRESENT_MS for at in heard_ms)
 
 
 def may_ask(now_ms: int, held_until_ms: int) -> bool:

@@ -87,7 +87,12 @@ class Voting:
         current, me, ref = self._desk.committee.current, self._desk.committee.me, offer.reference
         if me is None or ref.epoch != current.epoch or offer.is_alone or now.mono_ms < self._eager_until_ms:
             return False
-        return guards.is_spare(ref.creator, me, ref.sequence, current.n, current.quorum)
+        others = [index for index in range(current.n) if index != ref.creator]
+        spares = [
+            each for each in others if guards.is_spare(ref.creator, each, ref.sequence, current.n, current.quorum)
+        ]
+        relied_on = (self._certifying.heard_ms(each) for each in others if each not in spares)
+        return me in spares and guards.are_present(now.mono_ms, relied_on)
 
     def deadline(self) -> int | None:
         return next(iter(self._held_back.values()), None)

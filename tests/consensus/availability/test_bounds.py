@@ -7,10 +7,10 @@ from dataclasses import replace
 from chain.certificate import VoteKind, sign_vote
 from chain.codec import encode
 from chain.genesis import Params
-from consensus.availability import Advanced, Checked, Verdict, guards
+from consensus.availability import Advanced, Checked, Verdict
 from consensus.availability.offers import ALONE_HELD, OFFERS_HELD
 from consensus.availability.tally import LOOSE_VOTES
-from consensus.effects import Received, Tick
+from consensus.effects import Received
 from consensus.messages import BatchOffer
 from tests.chain.build import CHAIN, consensus_key
 from tests.consensus.availability.world import World, ids, signed_batch, status, submit
@@ -32,8 +32,6 @@ def test_a_creator_that_offers_without_end_is_voted_for_within_its_quota() -> No
     world = World(params=replace(Params(), creator_quota_batches=16))
     for sequence in range(100):
         world.step(0, Received(1, BatchOffer(signed_batch(1, sequence, nonces=(0, 1)))))
-        world.now_ms += guards.HOLD_BACK_MS
-        world.step(0, Tick())
         world.answer_checks(0)
     counts = world.core(0).counts()
     assert counts["open"] == 16 and counts["offers"] == OFFERS_HELD
