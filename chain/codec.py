@@ -100,13 +100,14 @@ def decode(cls: type[T], data: bytes, limit: int) -> T:
     if type(data) is not bytes or len(data) > limit:
         _refuse_size(data, limit)
     codec = CODECS.get(cls) or compiled(cls)
+    record: T
     try:
         record, end = codec.read(data, 0)
     except (IndexError, StructError):
         raise CodecError("cut short") from None
     if end != len(data):
         raise CodecError("bytes follow the value")
-    return cast(T, record)
+    return record
 
 
 def pack(plain: Plain) -> bytes:

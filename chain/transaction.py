@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from hashlib import sha256
 from typing import Annotated
 
@@ -30,18 +30,7 @@ class Transaction:
     signature: Signature
 
 
-@record
-class _Unsigned:
-    chain: Digest
-    sender: Digest
-    key: PublicKey
-    nonce: U64
-    valid_until_ms: U64
-    kind: U16
-    body: Annotated[bytes, Length(0, MAX_TRANSACTION_BYTES)]
-
-
-_ID_HEAD = Domain.TX.prefix + array_head(len(fields(_Unsigned)))
+_ID_HEAD = Domain.TX.prefix + array_head(len(fields(Transaction)) - 1)
 """What is hashed before the encoded fields of a transaction, of which the last one, the signature, is left out."""
 
 _SIGNATURE_FIELD_BYTES = 2 + SIGNATURE_BYTES
@@ -53,16 +42,12 @@ def account_id(public: bytes) -> bytes:
 
 def tx_id(tx: Transaction) -> bytes:
     """Leaves the signature out: a signer can make many signatures for one transaction."""
-    return _id(_Unsigned(tx.chain, tx.sender, tx.key, tx.nonce, tx.valid_until_ms, tx.kind, tx.body))
+    return id_of(encode(tx))
 
 
 def id_of(data: bytes) -> bytes:
     """The id of the transaction of which these bytes are the encoding."""
     return sha256(_ID_HEAD + data[1:-_SIGNATURE_FIELD_BYTES]).digest()
-
-
-def _id(unsigned: _Unsigned) -> bytes:
-    return digest(Domain.TX, encode(unsigned))
 
 
 def _message(chain: bytes, identifier: bytes) -> bytes:
@@ -73,9 +58,8 @@ def _message(chain: bytes, identifier: bytes) -> bytes:
 def sign_transaction(
     key: SigningKey, chain: bytes, sender: bytes, nonce: int, valid_until_ms: int, kind: int, body: bytes
 ) -> Transaction:
-    identifier = _id(_Unsigned(chain, sender, key.public, nonce, valid_until_ms, kind, body))
-    signature = key.sign(_message(chain, identifier))
-    return Transaction(chain, sender, key.public, nonce, valid_until_ms, int(kind), body, signature)
+    unsigned = Transaction(chain, sender, key.public, nonce, valid_until_ms, int(kind), body, bytes(SIGNATURE_BYTES))
+    return replace(unsigned, signature=key.sign(_message(chain, tx_id(unsigned))))
 
 
 def verify_transaction(tx: Transaction, identifier: bytes) -> bool:

@@ -109,7 +109,8 @@ def read(data: bytes, params: Params) -> Reading:
         tx = decode(Transaction, data, MAX_TRANSACTION_BYTES)
     except CodecError as error:
         raise Refused("UNDECODABLE", f"Not the canonical encoding of a transaction: {error}.") from None
-    return Reading(tx, id_of(data), *read_body(tx))
+    row, body = read_body(tx)
+    return Reading(tx, id_of(data), row, body)
 
 
 def read_all(transactions: Iterable[bytes], params: Params) -> tuple[Reading | Refused, ...]:

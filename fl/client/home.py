@@ -32,7 +32,7 @@ from chain.cid import CidError, cid_text, parse_cid
 from chain.codec import CodecError, decode, encode
 from chain.genesis import MAX_GENESIS_BYTES, Genesis
 from chain.light import HandOver
-from chain.transaction import MAX_TRANSACTION_BYTES, Transaction, tx_id
+from chain.transaction import MAX_TRANSACTION_BYTES, Transaction, id_of
 from chain.unixfs import Buffer, Hasher, Manifest, manifest_cid
 from fl.client.errors import BadFile
 from fl.client.keyfile import sync_directory
@@ -148,7 +148,7 @@ class Home:
                 tx = decode(Transaction, data, MAX_TRANSACTION_BYTES)
             except CodecError as error:
                 raise BadFile("BAD_OUTBOX", f"{path} is damaged: {error}.", "Delete it and submit again.") from None
-            yield Pending(tx, tx_id(tx), data)
+            yield Pending(tx, id_of(data), data)
 
     def nonces_in_flight(self) -> set[int]:
         return {int(path.stem) for path in self._outbox.glob("*.tx")}

@@ -18,7 +18,7 @@ from pathlib import Path
 from chain.codec import CodecError, decode, encode
 from chain.genesis import Params
 from chain.keys import SigningKey
-from chain.transaction import MAX_TRANSACTION_BYTES, Transaction, account_id, sign_transaction, tx_id
+from chain.transaction import MAX_TRANSACTION_BYTES, Transaction, account_id, id_of, sign_transaction
 from fl.check import check_transaction
 from fl.client.errors import BadFile, BadInput, RefusedByChain
 from fl.client.home import Home, Pending, default_root
@@ -53,7 +53,8 @@ def signed(signer: Signer, nonce: int, valid_until_ms: int, body: object) -> Pen
         tx = sign_transaction(signer.key, signer.chain, signer.account, nonce, valid_until_ms, kind, data)
     except CodecError as error:
         raise BadInput("BAD_VALUE", f"A transaction cannot hold this: {error}.", "Keep to its limits.") from None
-    return Pending(tx, tx_id(tx), encode(tx))
+    data = encode(tx)
+    return Pending(tx, id_of(data), data)
 
 
 def check_bytes(pending: Pending, chain_id: bytes, params: Params, rules_of: RulesOf, *, own: bool = True) -> None:
@@ -141,7 +142,7 @@ def read_signed(path: Path) -> Pending:
         tx = decode(Transaction, data, MAX_TRANSACTION_BYTES)
     except CodecError as error:
         raise BadFile("BAD_TRANSACTION", f"{path} is no signed transaction: {error}.", "Sign it again.") from None
-    return Pending(tx, tx_id(tx), data)
+    return Pending(tx, id_of(data), data)
 
 
 def signing_key(key: str | os.PathLike[str] | SigningKey | None, passphrase: str | bytes | None) -> SigningKey | None:

@@ -15,7 +15,7 @@ from chain.block import Item
 from chain.certificate import Validator
 from chain.codec import decode, encode
 from chain.genesis import GENESIS_VERSION, Genesis, GenesisMember, Params
-from chain.transaction import Transaction, account_id, tx_id
+from chain.transaction import Transaction, account_id
 from fl.blobs import check_blob
 from fl.check import check_transaction
 from fl.execution import BlockInput, BlockOutcome, NewModel
@@ -99,7 +99,7 @@ class Chain:
             check_blob(checked.demand, blob)
         sender.nonce += 1
         self._waiting.append(data)
-        return tx_id(unsigned)
+        return checked.reading.id
 
     def block(self, time_ms: int, items: Iterable[Item] = ()) -> tuple[BlockOutcome, list[Receipt]]:
         """With all that was sent since the last one."""

@@ -8,7 +8,7 @@ saturated by the encoder rather than refused by the chain: +2^R comes back as 12
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from struct import unpack_from
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,9 @@ in the order of their tensors."""
 
 _FEW = 64
 """Scales, of a small payload."""
+
+_BITS = [Struct(f"<{count}I") for count in range(_FEW + 1)]
+"""By how many there are: what takes them as integers."""
 
 _PIECE = 16 * BLOCK
 """Values encoded together, most of the work within a core's cache."""
@@ -52,7 +55,7 @@ class Q8:
         if not count:
             return
         # A positive float is at most another one if its bits are; what is not looks closer. numpy takes long to begin.
-        if count <= _FEW and max(unpack_from(f"<{count}I", part)) <= self.limit:
+        if count <= _FEW and max(_BITS[count].unpack_from(part)) <= self.limit:
             return
         check_scales(array_at(part, "F32", count, 0), self._range_bits)
 
