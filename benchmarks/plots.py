@@ -17,6 +17,7 @@ _WIDTH, _PANEL = 7.2, 2.6
 _COLOURS = ("#0b6e99", "#d1590f", "#3d8b40", "#8e44ad", "#6b6b6b", "#c0392b", "#b8860b")
 _HEAD, _BAR = 0.75, 0.3
 _DOTTED = 16
+_PANELS = 16
 
 
 def draw(report: Mapping[str, Any], directory: Path) -> list[Path]:
@@ -61,11 +62,15 @@ def _panels(title: str, count: int, height: float = _PANEL) -> tuple[Figure, Seq
 
 
 def _curves(title: str, curves: Mapping[str, Any]) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
     figure, panels = _panels(title, len(curves))
     for panel, (name, curve) in zip(panels, curves.items(), strict=True):
         for place, (line, values) in enumerate(curve["lines"].items()):
             dot = "o" if len(values) <= _DOTTED else ""
             panel.plot(curve["at"], values, marker=dot, markersize=4, color=_colour(place), linewidth=1.5, label=line)
+        if all(each.is_integer() for each in map(float, curve["at"])):
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         panel.set_title(name, fontsize=9, loc="left")
         panel.set_xlabel(curve["along"], fontsize=8)
         panel.set_ylabel(curve["unit"], fontsize=8)
@@ -84,8 +89,10 @@ def _shared_figures(cases: Sequence[Mapping[str, Any]]) -> list[str]:
 def _bars(report: Mapping[str, Any], figures: Sequence[str]) -> Figure:
     """Of each figure, the median of every case; the line on it reaches from the lowest value to the highest."""
     title = f"{report['scenario']}: medians, lowest and highest"
-    figure, panels = _panels(title, len(figures), _HEAD + _BAR * len(report["cases"]))
-    for panel, name in zip(panels, figures, strict=True):
+    if len(figures) > _PANELS:
+        title += f"; the first {_PANELS} of {len(figures)} figures"
+    figure, panels = _panels(title, min(len(figures), _PANELS), _HEAD + _BAR * len(report["cases"]))
+    for panel, name in zip(panels, figures, strict=False):
         cases = [case for case in report["cases"] if name in case["figures"]]
         found = [case["figures"][name] for case in cases]
         medians = [each["median"] for each in found]

@@ -138,7 +138,7 @@ LOAD_SETTINGS = {
     "jobs": Setting(6, 3, "whose rounds are answered in turn"),
     "parameters": Setting(1000, 1000, "of the model, each a byte of the update (q8)"),
     "together": Setting(64, 16, "updates sent together, and waited for"),
-    "at_once": Setting(4, 2, "times so many are on their way to each validator"),
+    "at_once": Setting(8, 2, "times so many are on their way to each validator"),
     "streamed": Setting(True, True, "on streams (/v1/ingest); false: each together is an HTTP request"),
     "samples": Setting(100, 5, "updates one at a time, at rest; 0: none"),
     "warm_s": Setting(5.0, 1.0, "seconds of load before figures are taken"),

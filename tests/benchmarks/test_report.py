@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,8 +37,10 @@ from fl.client.errors import BadFile, BadInput
 from fl.rounds import SubmitUpdate
 from fl.tensors.encodings import Place, encode_update
 from fl.updates import form_of
+from tests.cli.run import quorate
 
 SCENARIOS = scenarios()
+ROOT = Path(__file__).parents[2]
 
 
 def made(rates: tuple[float, ...] = (100.0, 110.0, 90.0), costs: tuple[float, ...] = (50.0, 51.0)) -> dict[str, Any]:
@@ -222,6 +225,38 @@ def test_an_update_encoded_once_is_the_update_that_a_client_encodes() -> None:
     data = InlineUpdates(job, rules, values).signed(account, 12, rules.initial)
     body = decode(SubmitUpdate, decode(Transaction, data, MAX_TRANSACTION_BYTES).body, MAX_TRANSACTION_BYTES)
     assert body.payload == encode_update(form_of(rules, 0), Place(job, 12, account.id), {"w": np.asarray(values)})
+
+
+def test_the_page_names_every_scenario_and_no_other() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    named = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in page.splitlines() if line.startswith("| `")]
+    assert {name for names in named for name in names} == set(SCENARIOS)
+
+
+def test_without_the_source_it_says_where_the_benchmarks_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.bench.find_spec", lambda name: None)
+    ran = quorate("bench", "small")
+    assert (ran.code, ran.out) == (2, "") and "NO_BENCHMARKS" in ran.err and "Clone the repository" in ran.err
+
+
+def test_an_unknown_scenario_and_an_unknown_setting_are_told() -> None:
+    assert quorate("bench", "tiny", "--json").data["code"] == "UNKNOWN_SCENARIO"
+    assert quorate("bench", "small", "--set", "mood=good", "--json").data["code"] == "UNKNOWN_SETTING"
+    assert quorate("bench", "small", "--set", "validators=many", "--json").data["code"] == "BAD_SETTING"
+    assert quorate("bench", "small", "--set", "validators", "--json").code == 2
+
+
+def test_the_list_says_what_can_be_set() -> None:
+    found = {each["name"]: each["settings"] for each in quorate("bench", "--list", "--json").data}
+    assert found.keys() == SCENARIOS.keys() and found["small"]["validators"] == 4
+
+
+def test_two_reports_are_compared_by_the_command(tmp_path: Path) -> None:
+    for name, rates in (("old", (100.0, 110.0)), ("new", (300.0, 310.0))):
+        (tmp_path / f"{name}.json").write_text(json.dumps(made(rates)))
+    ran = quorate("bench", "compare", tmp_path / "old.json", tmp_path / "new.json")
+    [line] = [line for line in ran.out.splitlines() if line.startswith("one\trate")]
+    assert line.split("\t")[3:] == ["105", "±5 %", "305", "±2 %", "2.90", BETTER]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=list(SCENARIOS))
