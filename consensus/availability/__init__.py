@@ -9,6 +9,8 @@ offers and votes and pulls, acknowledgements, and for ordering the references th
                             ▼
                      whoever lacks it pulls it and votes; whoever has a quorum of votes assembles
 
+Those whose votes a quorum does without put their check off: a certificate that comes meanwhile spares it.
+
 `core.py` is the face and the dispatch; `guards.py` holds every rule that safety or a bound rests on, each as a
 function of plain values; `creation.py` packs and re-offers own batches, `voting.py` judges offers, `certifying.py`
 gathers votes and completes what a dead creator left, `pulls.py` fetches bytes, `lots.py` is the book of batches.

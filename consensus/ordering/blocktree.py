@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 
 from chain.block import Block, Item, block_digest, item_digest
@@ -43,7 +42,7 @@ class BlockTree:
         self._lineages: dict[bytes, Lineage] = {root.digest: root}
         self._final_batches: dict[bytes, int] = {}
         self._final_items: dict[bytes, None] = {}
-        self._recent: deque[tuple[bytes, Block]] = deque(maxlen=BODIES_REMEMBERED)
+        self._recent: dict[bytes, Block] = {}
         self._ancestries: dict[bytes, Ancestry] = {}
 
     def leader(self, view: int) -> int:
@@ -81,10 +80,7 @@ class BlockTree:
         return identity
 
     def block(self, identity: bytes) -> Block | None:
-        found = self._blocks.get(identity)
-        if found is None:
-            found = next((block for key, block in self._recent if key == identity), None)
-        return found
+        return self._blocks.get(identity) or self._recent.get(identity)
 
     def lineage(self, identity: bytes) -> Lineage | None:
         """None while a body between the root and this block is missing, or if it does not descend from the root."""
@@ -145,7 +141,9 @@ class BlockTree:
             lineage = self._lineages[block_digest(block.header)]
             delivered.append((block, lineage))
             self.remember_final(lineage.height, block.body.batches, block.body.items)
-            self._recent.append((lineage.digest, block))
+            self._recent[lineage.digest] = block
+            if len(self._recent) > BODIES_REMEMBERED:
+                del self._recent[next(iter(self._recent))]
         self.root = tip
         self._blocks = {key: block for key, block in self._blocks.items() if block.header.height > tip.height}
         kept = {key: line for key, line in self._lineages.items() if line.height > tip.height}
