@@ -61,7 +61,9 @@ SPAN_TILES = 64
 TILE_BYTES = 4 * 1024 * 1024
 """Decoded values of all updates that a thread holds for a rule that looks at them at once, but for a round of so many
 updates that this gives fewer than `_NARROWEST` values of each."""
-_NARROWEST, _WIDEST = 1024, 16384
+_NARROWEST, _WIDEST = 1024, 32768
+_LINE_VALUES = 8
+"""Sums in a cache line of 64 bytes, which a vector is at the widest."""
 
 
 def in_turn(pieces: Sequence[Work]) -> Iterable[int]:
@@ -169,7 +171,7 @@ class Aggregation:
 
     def _add_to(self, group: int, updates: Sequence[Update], rule: Streaming) -> None:
         if group not in self._sums:
-            self._sums[group] = np.zeros(self._form(group).layout.parameters, np.int64)
+            self._sums[group] = _zeros(self._form(group).layout.parameters)
         start = 0
         while start < len(updates):
             stop = start + FUSED if start + FUSED <= len(updates) else start + 1
@@ -226,7 +228,7 @@ class Aggregation:
         scores: dict[int, int] = {}
         for group in sorted({update.group for update in log}):
             updates = [update for update in log if update.group == group]
-            sums = np.zeros(self._form(group).layout.parameters, np.int64)
+            sums = _zeros(self._form(group).layout.parameters)
             closed = _Closed(self._payloads(group, updates), self._grid, len(updates), sums.size, self._spread)
             mean = rule.reduce(closed, sums, self._settings)
             means.append(GroupMean(group, sums, mean.denominator))
@@ -245,9 +247,16 @@ class _Closed:
         width = max(_NARROWEST, min(_WIDEST, TILE_BYTES // (4 * count) // _NARROWEST * _NARROWEST))
         self.edges = (*range(0, parameters, width), parameters)
 
-    def tile(self, tile: int, out: NDArray[np.float32]) -> None:
-        start = self.edges[tile]
-        _checked((self._payloads.read(each, start, out[each]) for each in range(self.count)), self._payloads.limit)
+    def tile(self, tile: int, positions: Sequence[int], out: NDArray[np.float32]) -> None:
+        read, start = self._payloads.read, self.edges[tile]
+        _checked([read(each, start, row) for each, row in zip(positions, out, strict=True)], self._payloads.limit)
+
+
+def _zeros(count: int) -> NDArray[np.int64]:
+    """They begin where a cache line does, so that no vector of them lies in two."""
+    room = np.zeros(count + _LINE_VALUES - 1, np.int64)
+    start = -(room.ctypes.data // room.itemsize) % _LINE_VALUES
+    return room[start : start + count]
 
 
 def _checked(tops: Iterable[int], limit: int) -> None:

@@ -101,7 +101,7 @@ class Closing:
         """Of the new model."""
         return self._form.size_bytes
 
-    def moments(self) -> Iterator[bytearray] | None:
+    def moments(self) -> Iterator[memoryview] | None:
         """The new moments' blob in consecutive chunks, if the rule keeps any. Raises Refused("MODEL_RANGE") as `model`
         does."""
         rule = self._rule
@@ -115,7 +115,7 @@ class Closing:
         ]
         return _rewritten(form.size_bytes, self._old_moments(form), stretches)
 
-    def model(self, new_moments: Bytes | None = None) -> Iterator[bytearray]:
+    def model(self, new_moments: Bytes | None = None) -> Iterator[memoryview]:
         """The new model's blob in consecutive chunks, from the blob that `moments` gave. Raises Refused("MODEL_RANGE")
         at the first chunk that holds a value beyond the range of F32: then there is no new model, and what came before
         is to be discarded."""
@@ -213,26 +213,27 @@ def _values_at(blob: Bytes, runs: Sequence[Run], first: int, count: int) -> NDAr
 
 def _rewritten(
     size_bytes: int, old_bytes: Callable[[int, int], Bytes], stretches: Iterable[tuple[Sequence[Run], Write]]
-) -> Iterator[bytearray]:
-    """A blob in chunks: what it was, with its runs written anew."""
-    stretches = list(stretches)
+) -> Iterator[memoryview]:
+    """A blob in chunks: what it was, with its runs written anew. Runs do not overlap."""
+    pieces = sorted(((run, write) for runs, write in stretches for run in runs), key=lambda piece: piece[0].offset)
     for start in range(0, size_bytes, CHUNK_BYTES):
         # Each time, for the thread may be another one.
         check_denormals()
-        part = old_bytes(start, min(start + CHUNK_BYTES, size_bytes))
-        chunk = bytearray(part)
-        for runs, write in stretches:
-            for run in runs:
-                begin, end = max(run.offset, start), min(run.end, start + len(chunk))
-                if begin < end:
-                    _write(chunk, part, begin - start, (end - begin) // 4, write, run.start + (begin - run.offset) // 4)
-        yield chunk
+        part: NDArray[np.uint8] = np.frombuffer(old_bytes(start, min(start + CHUNK_BYTES, size_bytes)), np.uint8)
+        chunk = np.empty_like(part)
+        done = 0
+        for run, write in pieces:
+            begin, end = max(run.offset - start, 0), min(run.end - start, chunk.size)
+            if begin < end:
+                chunk[done:begin] = part[done:begin]
+                _write(chunk[begin:end], part[begin:end], write, run.start + (start + begin - run.offset) // 4)
+                done = end
+        chunk[done:] = part[done:]
+        yield chunk.data
 
 
-def _write(chunk: bytearray, part: Bytes, place: int, count: int, write: Write, first: int) -> None:
-    new: NDArray[np.float32] = np.frombuffer(chunk, np.float32, count, place)
-    old = array_at(part, "F32", count, place).view(np.float32)
+def _write(new: NDArray[np.uint8], old: NDArray[np.uint8], write: Write, first: int) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
-        top = write(new, old, first)
+        top = write(new.view(np.float32), array_at(old.data, "F32", old.size // 4, 0).view(np.float32), first)
     if top >= INFINITY_BITS:
         raise Refused("MODEL_RANGE")

@@ -109,7 +109,7 @@ class Q8Payloads(Payloads):
 
     def read(self, each: int, start: int, out: NDArray[np.float32]) -> int:
         blocks = self._layout.blocks
-        first = int(np.searchsorted(blocks, start, "right")) - 1
+        first = int(blocks.searchsorted(start, "right")) - 1
         return read_q8(out, self._values[each], self._scales[each], blocks, first, start)
 
 

@@ -46,7 +46,7 @@ class Bulyan(AtOnce):
         distances = distances_between(updates)
         scores = scores_by(distances, faulty)
         chosen = selected(distances, scores, faulty)
-        rows = np.array(chosen, np.int32)
+        rows = np.arange(len(chosen), dtype=np.int32)
         lows, highs = network(len(chosen), 0, len(chosen))
         wanted = len(chosen) - 2 * faulty
         factor = 2.0**updates.grid.unweighted_bits
@@ -54,7 +54,7 @@ class Bulyan(AtOnce):
         def work(values: NDArray[np.float32], place: slice) -> None:
             sum_closest(sums[place], values, rows, lows, highs, wanted, factor)
 
-        over_tiles(updates, work)
+        over_tiles(updates, work, chosen)
         return Mean(wanted << updates.grid.unweighted_bits, tuple(scores))
 
 

@@ -54,13 +54,13 @@ class Krum(AtOnce):
         scores = scores_by(distances_between(updates), int(settings[FAULTY]))
         chosen = self.chosen(settings)
         best = sorted(range(updates.count), key=lambda position: (scores[position], position))[:chosen]
-        rows = np.array(best, np.int32)
+        rows = np.arange(chosen, dtype=np.int32)
         factor = 2.0**updates.grid.unweighted_bits
 
         def work(values: NDArray[np.float32], place: slice) -> None:
             sum_chosen(sums[place], values, rows, factor)
 
-        over_tiles(updates, work)
+        over_tiles(updates, work, best)
         return Mean(chosen << updates.grid.unweighted_bits, tuple(scores))
 
 

@@ -147,8 +147,8 @@ class ClosedUpdates(Protocol):
     @property
     def spread(self) -> Spread: ...
 
-    def tile(self, tile: int, out: NDArray[np.float32]) -> None:
-        """Writes a tile, one row an update. For any thread."""
+    def tile(self, tile: int, positions: Sequence[int], out: NDArray[np.float32]) -> None:
+        """Writes a tile, one row for each of these updates. For any thread."""
 
 
 @dataclass(frozen=True, slots=True)

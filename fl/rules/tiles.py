@@ -6,7 +6,7 @@ that there is as much of it as there are threads, however many tiles: 4 bytes ×
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
@@ -41,18 +41,24 @@ class Rooms(Generic[T]):
         return self._free
 
 
-def over_tiles(updates: ClosedUpdates, work: Callable[[NDArray[np.float32], slice], None]) -> None:
-    """Does the work for every tile: the values, one row an update, and where in the flat vector they stand."""
+def over_tiles(
+    updates: ClosedUpdates,
+    work: Callable[[NDArray[np.float32], slice], None],
+    positions: Sequence[int] | None = None,
+) -> None:
+    """Does the work for every tile: the values, one row an update, and where in the flat vector they stand. Of the
+    updates at these positions, in their order, or of all."""
     edges = updates.edges
+    rows = range(updates.count) if positions is None else positions
     widest = max(stop - start for start, stop in pairwise(edges))
-    rooms = Rooms(lambda: np.empty(updates.count * widest, np.float32))
+    rooms = Rooms(lambda: np.empty(len(rows) * widest, np.float32))
 
     def piece(tile: int) -> int:
         start, stop = edges[tile], edges[tile + 1]
         with rooms.one() as room:
             # A part of the room, so that rows of a narrower tile lie close as well.
-            values = room[: updates.count * (stop - start)].reshape(updates.count, stop - start)
-            updates.tile(tile, values)
+            values = room[: len(rows) * (stop - start)].reshape(len(rows), stop - start)
+            updates.tile(tile, rows, values)
             work(values, slice(start, stop))
         return 0
 
