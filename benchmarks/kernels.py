@@ -1,12 +1,15 @@
-"""How many parameters a second go through each encoding and its kernels, as JSON.
+"""How many values a second go through the kernels of each encoding, beside what bounds them, as JSON.
 
     python -m benchmarks.kernels [--parameters 10000000] [--repeats 7] [--threads 1 2] [--out kernels.json]
 
-A figure is the median over the repeats of (parameters × updates) / seconds of processor time, all threads together, in
-10^9 a second, with all data in memory and every kernel compiled: so others on the machine do not count, but for the
-bandwidth that they take. With several threads each one works on its own span of tiles, as in a node. Beside the sums
-stands what bounds them, measured in the same run: `cached` is the same loop over one tile, which stays in the cache;
-`bandwidth` is what a pass that reads and writes int64 moves, divided by the bytes that a sum moves.
+A rate is the median over the repeats of values / seconds of processor time, all threads together, in 10^9 a second,
+with all data in memory and every kernel compiled: so others on the machine do not count, but for the bandwidth that
+they take. With several threads each one works on its own span of tiles, as in a node.
+
+Beside what the node does stand its two bounds, measured in the same run: what memory moves of the bytes that are
+counted, and the same compiled loop over data in the nearest cache. `benchmarks.bounds` says how they are measured,
+`benchmarks.loops` on what. `share` is the rate over the lesser of the two. What a client alone does (`encode`,
+`decode`) has none.
 """
 
 from __future__ import annotations
@@ -17,40 +20,30 @@ import os
 import platform
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import loops
+from benchmarks.bounds import Row, memory_of, timed, touched_s
+from fl.aggregation import SPAN_TILES
 from fl.kernels import FUSED, KERNEL_VERSION, apply_mean
+from fl.kernels.distances import LIMBS
 from fl.kernels.golden import check_golden
 from fl.kernels.payloads import PAYLOADS, Payloads
 from fl.rules.rule import Spread, Work
 from fl.tensors.coding import Coding
 from fl.tensors.encodings import Place, UpdateForm, check_payload, decode_update, encode_update, update_form
 from fl.tensors.layout import AVERAGED, TILE, Schema, TensorSpec
+from fl.tensors.topk import TopK
 
 PLACE = Place(bytes(32), 1, bytes(32))
 SHARE_PPM = 10_000
-SPAN_TILES = 64
-
-
-def rate(count: int, repeats: int, run: Callable[[], object]) -> dict[str, float]:
-    seconds = []
-    run()
-    for _ in range(repeats):
-        start = time.process_time()
-        run()
-        seconds.append(time.process_time() - start)
-    rates = sorted(count / each / 1e9 for each in seconds)
-    return {
-        "median": round(statistics.median(rates), 3),
-        "low": round(rates[0], 3),
-        "high": round(rates[-1], 3),
-    }
+LINE_BYTES = 64
 
 
 def spread_over(pool: ThreadPoolExecutor) -> Spread:
@@ -58,53 +51,6 @@ def spread_over(pool: ThreadPoolExecutor) -> Spread:
         return list(pool.map(lambda piece: piece(), pieces))
 
     return spread
-
-
-def measure(parameters: int, repeats: int, threads: int) -> dict[str, object]:
-    values = np.random.default_rng(1).standard_normal(parameters).astype(np.float32) / 8
-    with ThreadPoolExecutor(threads) as pool:
-        spread = spread_over(pool)
-        moved = bandwidth(parameters, repeats, spread)
-        figures: dict[str, object] = {"bandwidth, GB/s": moved}
-        for encoding in PAYLOADS:
-            figures[encoding] = measure_encoding(encoding, values, repeats, spread, moved["median"])
-        figures["apply"] = measure_apply(values, repeats, spread)
-    return figures
-
-
-def bandwidth(parameters: int, repeats: int, spread: Spread) -> dict[str, float]:
-    sums = np.zeros(parameters, np.int64)
-    step = SPAN_TILES * TILE
-
-    def add(start: int) -> int:
-        part = sums[start : start + step]
-        np.add(part, 1, out=part)
-        return 0
-
-    return rate(16 * parameters, repeats, lambda: spread([partial(add, at) for at in range(0, parameters, step)]))
-
-
-def measure_encoding(
-    encoding: str, values: NDArray[np.float32], repeats: int, spread: Spread, moved: float
-) -> dict[str, object]:
-    form = form_for(encoding, values.size)
-    payload = encode_update(form, PLACE, {"w": values})
-    # Separate copies: an update read twice would come from the cache the second time.
-    payloads = [bytes(bytearray(payload)) for _ in range(FUSED)]
-    figures: dict[str, object] = {"bytes a parameter": round(form.data_bytes / values.size, 4)}
-    for truncated in (False, True):
-        for fused in (1, FUSED):
-            name = f"sum{' toward zero' if truncated else ''}, {fused} a call"
-            figures[name] = measure_sum(form, payloads, fused, truncated, repeats, spread)
-    # A sum of topk touches the cache line of each entry, any other one all of a tile's sums once a call.
-    touched = 2 * 64 * SHARE_PPM / 1_000_000 if encoding == "topk" else 16 / FUSED
-    figures["sum, bandwidth"] = round(moved / (form.data_bytes / values.size + touched), 3)
-    figures["sum, cached"] = cached(encoding, repeats)
-    figures["read"] = measure_read(form, payload, repeats)
-    figures["check"] = rate(values.size, repeats, lambda: check_payload(form, PLACE, payload))
-    figures["encode"] = rate(values.size, repeats, lambda: encode_update(form, PLACE, {"w": values}))
-    figures["decode"] = rate(values.size, repeats, lambda: decode_update(form, PLACE, payload))
-    return figures
 
 
 def form_for(encoding: str, parameters: int) -> UpdateForm:
@@ -117,55 +63,154 @@ def placed(form: UpdateForm, payloads: Sequence[bytes]) -> Payloads:
     return PAYLOADS[form.encoding.name](form, [(payload, offset) for payload in payloads])
 
 
-def measure_sum(
-    form: UpdateForm, payloads: Sequence[bytes], fused: int, truncated: bool, repeats: int, spread: Spread
-) -> dict[str, float]:
-    groups = [placed(form, payloads[start : start + fused]) for start in range(0, len(payloads), fused)]
-    sums, factors = np.zeros(form.layout.parameters, np.int64), np.full(fused, 7 * 2.0**30)
-    last = form.layout.tiles.size - 1
-
-    def add(group: Payloads, first: int) -> int:
-        return group.sum(sums, factors, first, min(first + SPAN_TILES, last), truncated)
-
-    def run() -> None:
-        for group in groups:
-            spread([partial(add, group, first) for first in range(0, last, SPAN_TILES)])
-
-    return rate(form.layout.parameters * len(payloads), repeats, run)
+def measure(parameters: int, repeats: int, threads: int = 1, encodings: Sequence[str] = tuple(PAYLOADS)) -> list[Row]:
+    """Rows of every encoding, and of the step that every round ends in."""
+    values = (np.random.default_rng(1).standard_normal(parameters, np.float32) / 8).astype(np.float32)
+    with ThreadPoolExecutor(threads) as pool:
+        spread = spread_over(pool)
+        rows = [row for each in encodings for row in _Encoding(each, values, repeats, spread).rows()]
+        return [*rows, _apply(values, repeats, spread)]
 
 
-def cached(encoding: str, repeats: int, truncated: bool = False) -> dict[str, float]:
-    form = form_for(encoding, TILE)
-    values = np.random.default_rng(2).standard_normal(TILE).astype(np.float32) / 8
-    group = placed(form, [encode_update(form, PLACE, {"w": values})] * FUSED)
-    sums, factors = np.zeros(TILE, np.int64), np.full(FUSED, 7 * 2.0**30)
+class _Encoding:
+    def __init__(self, encoding: str, values: NDArray[np.float32], repeats: int, spread: Spread) -> None:
+        self.encoding, self.values, self.repeats, self.spread = encoding, values, repeats, spread
+        self.form = form_for(encoding, values.size)
+        # Each from other values: updates have their entries at other places, and are not read twice from a cache.
+        self.payloads = [encode_update(self.form, PLACE, {"w": np.roll(values, 977 * each)}) for each in range(FUSED)]
+        self.memory = memory_of(self.payloads, values.size, repeats, spread)
+        self.stored = self.form.data_bytes / values.size
 
-    def run() -> None:
-        for _ in range(200):
-            group.sum(sums, factors, 0, 1, truncated)
+    def rows(self) -> Iterator[Row]:
+        for truncated in (False, True):
+            for fused in (1, FUSED):
+                yield self._sum(fused, truncated)
+        yield self._norm()
+        if self.encoding != "topk":
+            yield self._read()
+        payload, form, count = self.payloads[0], self.form, self.values.size
+        yield self._plain("check", count, lambda: check_payload(form, PLACE, payload))
+        yield self._plain("encode", count, lambda: encode_update(form, PLACE, {"w": self.values}))
+        yield self._plain("decode", count, lambda: decode_update(form, PLACE, payload))
 
-    return rate(200 * TILE * FUSED, repeats, run)
+    def _row(
+        self, what: str, count: int, run: Callable[[], object], bytes_a_value: float, memory_s: float, loop_s: float
+    ) -> Row:
+        row = self._plain(what, count, run)
+        return Row(
+            row.what,
+            row.encoding,
+            row.rate,
+            row.low,
+            row.high,
+            count / memory_s / 1e9,
+            1 / loop_s / 1e9,
+            bytes_a_value,
+            int(bytes_a_value * count),
+        )
+
+    def _plain(self, what: str, count: int, run: Callable[[], object]) -> Row:
+        rates = [count / each / 1e9 for each in timed(self.repeats, run)]
+        return Row(what, self.encoding, statistics.median(rates), rates[-1], rates[0])
+
+    def _sum(self, fused: int, truncated: bool) -> Row:
+        groups = [placed(self.form, self.payloads[start : start + fused]) for start in range(0, FUSED, fused)]
+        sums, factors = np.zeros(self.values.size, np.int64), np.full(fused, loops.FACTOR)
+        last = self.form.layout.tiles.size - 1
+
+        def add(group: Payloads, first: int) -> int:
+            return group.sum(sums, factors, first, min(first + SPAN_TILES, last), truncated)
+
+        def run() -> None:
+            for group in groups:
+                self.spread([partial(add, group, first) for first in range(0, last, SPAN_TILES)])
+
+        what = f"sum{' toward zero' if truncated else ''}, {fused} a call"
+        count, loop_s = self.values.size * FUSED, loops.sum_s(self.encoding, truncated, fused)
+        if self.encoding == "topk":
+            entries = entries_of(self.form, self.payloads)
+            touched = touched_s(entries, self.values.size, self.repeats)
+            memory_s = self.memory.seconds(read=self.stored * count) + touched
+            share = sum(each.size for each in entries) / count
+            return self._row(what, count, run, self.stored + 2 * LINE_BYTES * share, memory_s, loop_s * share)
+        memory_s = self.memory.seconds(read=self.stored * count, changed=16 * count / fused)
+        return self._row(what, count, run, self.stored + 16 / fused, memory_s, loop_s)
+
+    def _norm(self) -> Row:
+        group, limbs = placed(self.form, self.payloads), np.zeros(LIMBS, np.int64)
+        last = self.form.layout.tiles.size - 1
+
+        def add(each: int, first: int) -> int:
+            group.add_norm(limbs.copy(), each, first, min(first + SPAN_TILES, last), loops.FACTOR)
+            return 0
+
+        pieces = [partial(add, each, first) for each in range(FUSED) for first in range(0, last, SPAN_TILES)]
+        count, loop_s = self.values.size * FUSED, loops.norm_s(self.encoding)
+        if self.encoding == "topk":
+            loop_s *= sum(each.size for each in entries_of(self.form, self.payloads)) / count
+        memory_s = self.memory.seconds(read=self.stored * count)
+        return self._row("norm", count, lambda: self.spread(pieces), self.stored, memory_s, loop_s)
+
+    def _read(self) -> Row:
+        """Into a room that stays in the cache, as rules do that look at all updates at once."""
+        group, out = placed(self.form, self.payloads), np.empty(TILE, np.float32)
+
+        def run() -> None:
+            for start in range(0, self.values.size, TILE):
+                for each in range(FUSED):
+                    group.read(each, start, out[: self.values.size - start])
+
+        count = self.values.size * FUSED
+        memory_s = self.memory.seconds(read=self.stored * count)
+        return self._row("read", count, run, self.stored, memory_s, loops.read_s(self.encoding))
 
 
-def measure_read(form: UpdateForm, payload: bytes, repeats: int) -> dict[str, float]:
-    group, out = placed(form, [payload]), np.empty(TILE, np.float32)
-
-    def run() -> None:
-        for start in range(0, form.layout.parameters, TILE):
-            group.read(0, start, out[: form.layout.parameters - start])
-
-    return rate(form.layout.parameters, repeats, run)
+def entries_of(form: UpdateForm, payloads: Sequence[bytes]) -> list[NDArray[np.uint32]]:
+    """The places that topk updates name."""
+    assert isinstance(form.encoding, TopK)
+    return [form.encoding.used(each, len(form.header(PLACE)))[0] for each in payloads]
 
 
-def measure_apply(values: NDArray[np.float32], repeats: int, spread: Spread) -> dict[str, float]:
-    sums, new = np.arange(values.size, dtype=np.int64), np.empty_like(values)
-    step = SPAN_TILES * TILE
+def _apply(values: NDArray[np.float32], repeats: int, spread: Spread) -> Row:
+    """The new model goes to a room that stays in the cache, a chunk at a time."""
+    sums, step = np.arange(values.size, dtype=np.int64), SPAN_TILES * TILE // 4
+    memory = memory_of([values.tobytes()], values.size, repeats, spread)
+    values.flags.writeable = False
+    rooms = [np.empty(step, np.float32) for _ in range(os.cpu_count() or 1)]
 
-    def apply(start: int) -> int:
-        part = slice(start, start + step)
-        return apply_mean(new[part], values[part], sums[part], 1e12)
+    def apply(place: int) -> int:
+        part = slice(place * step, (place + 1) * step)
+        old = values[part]
+        return apply_mean(rooms[place % len(rooms)][: old.size], old, sums[part], 1e12)
 
-    return rate(values.size, repeats, lambda: spread([partial(apply, at) for at in range(0, values.size, step)]))
+    pieces = [partial(apply, place) for place in range(-(-values.size // step))]
+    rates = [values.size / each / 1e9 for each in timed(repeats, lambda: spread(pieces))]
+    seconds = memory.seconds(read=12 * values.size)
+    return Row(
+        "apply",
+        "",
+        statistics.median(rates),
+        rates[-1],
+        rates[0],
+        values.size / seconds / 1e9,
+        1 / loops.apply_s() / 1e9,
+        12,
+        12 * values.size,
+    )
+
+
+def rounded(row: Row) -> dict[str, object]:
+    """As JSON holds it."""
+    found = {name: round(each, 3) if isinstance(each, float) else each for name, each in asdict(row).items()}
+    return found if row.share is None else found | {"share": round(row.share, 2)}
+
+
+def machine() -> dict[str, object]:
+    return {
+        "processors": os.cpu_count(),
+        "architecture": platform.machine(),
+        "python": platform.python_version(),
+    }
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -173,6 +218,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--parameters", type=int, default=10_000_000)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--encodings", nargs="+", default=list(PAYLOADS))
     parser.add_argument("--out", help="write the JSON there instead of to standard output")
     options = parser.parse_args(arguments)
     check_golden()
@@ -180,13 +226,12 @@ def main(arguments: Sequence[str]) -> None:
         "parameters": options.parameters,
         "repeats": options.repeats,
         "kernel_version": KERNEL_VERSION,
-        "machine": {
-            "processors": os.cpu_count(),
-            "architecture": platform.machine(),
-            "python": platform.python_version(),
-        },
-        "giga_parameters_a_core_second": {
-            f"{threads} threads": measure(options.parameters, options.repeats, threads) for threads in options.threads
+        "machine": machine(),
+        "giga_values_a_core_second": {
+            f"{threads} threads": [
+                rounded(row) for row in measure(options.parameters, options.repeats, threads, options.encodings)
+            ]
+            for threads in options.threads
         },
     }
     text = json.dumps(report, indent=2)

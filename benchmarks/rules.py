@@ -3,37 +3,51 @@ model, without disk and hashing of files.
 
     python -m benchmarks.rules [--parameters 2000000] [--updates 20] [--repeats 3] [--rules median krum] [--out r.json]
 
-`rate` is 10^9 values of updates a core-second, on one thread. Beside it, from the same run: `from_memory`, what the
-memory's bandwidth would allow if each byte of updates and sums were moved once; `from_cache`, the rule's own loops over
-values that lie in a core's cache; `share`, the rate of the lesser of the two. `memory_bytes` is what Python and numpy
-held at the most, beyond the updates and the base, which are mapped files in a node.
+`rate` is 10^9 values of updates a core-second, on one thread, in the best of the repeats. Beside it, from the same run,
+stand two bounds of the whole round, and `share`, what the rate is of the lesser of them.
+
+`from_memory` moves every byte that the round must move at the rates of `benchmarks.bounds.Memory`. Counted are: each
+update once, and again if the rule first measures it (`clipped_mean`) or first chooses (`krum`, `multi_krum`, `bulyan`:
+those chosen); the sums read and written once for every four updates, or once under a rule that looks at all at once,
+and read once when the round closes, or once for each moment; the old model, and the old and the new moments. Of topk
+updates the sums are touched where an entry stands. The new model is not counted: its chunks stay in the cache.
+`counted_bytes` are these, of a value of an update.
+
+`from_cache` runs each of the rule's compiled loops as often as the round does, at the rate that it has on data in the
+nearest cache (`benchmarks.loops`): sums or norms of that encoding, reading and sorting, distances, moments, the model.
+Under `krum`, `multi_krum` and `bulyan`, the choice among updates by their distances, in Python, is no such loop.
+
+Both begin with what the system takes to give fresh pages for the sums: nothing else happens meanwhile.
+
+`held_bytes` is what Python and numpy held at the most, beyond updates, base and moments, which are mapped files in a
+node.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
-import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.kernels import bandwidth, cached
+from benchmarks import loops
+from benchmarks.bounds import Memory, Row, memory_of, timed, touched_s
+from benchmarks.kernels import LINE_BYTES, machine, rounded
 from fl.aggregation import Aggregation, AggregationRules, Update, in_turn
-from fl.jobrules import SYNCHRONOUS, VISIBLE_TO_VALIDATORS, grid_of, zero_model
-from fl.kernels import FUSED
-from fl.kernels.distances import LIMBS, add_norms
+from fl.closing import Closing
+from fl.jobrules import SYNCHRONOUS, VISIBLE_TO_VALIDATORS, zero_model
+from fl.kernels import FUSED, KERNEL_VERSION
 from fl.kernels.golden import check_golden
 from fl.records import JobRules
 from fl.rules import RULES
-from fl.rules.rule import AtOnce, Settings, Streaming, settings_of, written_settings
+from fl.rules.rule import Optimising, Settings, Streaming, written_settings
 from fl.tensors.encodings import Place, encode_update
-from fl.tensors.grid import Grid
-from fl.tensors.layout import AVERAGED, TILE, Schema, TensorSpec
+from fl.tensors.layout import AVERAGED, Schema, TensorSpec
+from fl.tensors.topk import TopK
 from fl.updates import form_of
 from fl.weights import EQUAL
 
@@ -80,87 +94,151 @@ def updates_of(rules: JobRules, values: NDArray[np.float32], count: int) -> list
     made = []
     for index in range(count):
         member = bytes([index]) * 32
-        payload = encode_update(form, Place(JOB, 1, member), {"w": np.roll(values, 977 * index)})
+        payload = encode_update(form, _place(member), {"w": np.roll(values, 977 * index)})
         made.append(Update(index, 1, member, 1, 0, payload, member))
     return made
 
 
-def closed(rules: JobRules, updates: Sequence[Update], base: bytes) -> None:
-    sums = Aggregation(AggregationRules(JOB, 1, rules, 1))
-    for start in range(0, len(updates), FUSED):
-        sums.add(*updates[start : start + FUSED])
-    closing = sums.finish(bytes(32), base)
-    moments = None if (chunks := closing.moments()) is None else b"".join(chunks)
-    for _ in closing.model(moments):
-        pass
+class Round:
+    """All that a round under a rule takes, again and again."""
+
+    def __init__(self, rule: str, encoding: str, values: NDArray[np.float32], count: int) -> None:
+        self.rules = job(rule, encoding, values.size, count)
+        self.rule = RULES[rule]
+        self.updates = updates_of(self.rules, values, count)
+        self.base = zero_model(self.rules.schema)
+        self.kept = bytearray()
+        """The moments, as a node has them in files: those that the round begins with, then those that it leaves."""
+        if isinstance(self.rule, Optimising):
+            self.kept = bytearray().join(self._summed(None).moments() or ())
+
+    def close(self) -> None:
+        closing = self._summed(self.kept or None)
+        place = 0
+        for chunk in closing.moments() or ():
+            self.kept[place : place + len(chunk)] = chunk
+            place += len(chunk)
+        for _ in closing.model(self.kept or None):
+            pass
+
+    def _summed(self, moments: bytearray | None) -> Closing:
+        sums = Aggregation(AggregationRules(JOB, 1, self.rules, 1))
+        for start in range(0, len(self.updates), FUSED):
+            sums.add(*self.updates[start : start + FUSED])
+        return sums.finish(bytes(32), self.base, moments)
+
+    # What bounds it
+
+    @property
+    def parameters(self) -> int:
+        return form_of(self.rules, 0).layout.parameters
+
+    @property
+    def values(self) -> int:
+        return len(self.updates) * self.parameters
+
+    @property
+    def entries(self) -> list[NDArray[np.uint32]]:
+        """The places that topk updates name."""
+        form = form_of(self.rules, 0)
+        if not isinstance(form.encoding, TopK):
+            return []
+        return [form.encoding.used(each.payload, len(form.header(_place(each.member))))[0] for each in self.updates]
+
+    @property
+    def again(self) -> int:
+        """Updates that are read a second time."""
+        count, given = len(self.updates), GIVEN.get(self.rule.name, {})
+        if isinstance(self.rule, Streaming):
+            return count if self.rule.clips else 0
+        chosen = {"krum": 1, "multi_krum": given.get("chosen", 0), "bulyan": count - 2 * int(given.get("faulty", 0))}
+        return int(chosen.get(self.rule.name, 0))
+
+    @property
+    def moved(self) -> dict[str, float]:
+        """Bytes, by how they are moved; without those that topk updates touch."""
+        each = self.parameters
+        moments = len(self.rule.moments)
+        visits = 1 if self.rule.all_at_once else 0 if self.entries else -(-len(self.updates) // FUSED)
+        return {
+            # The sums for each moment, or for the model; the model; old moments, and new ones for the model.
+            "read": (len(self.updates) + self.again) * form_of(self.rules, 0).data_bytes
+            + (8 * max(1, moments) + 4 + 8 * moments) * each,
+            "changed": (16 * visits + 8 * moments) * each,
+        }
+
+    def fresh_s(self, memory: Memory) -> float:
+        return memory.seconds(fresh=8 * self.parameters)
+
+    def memory_s(self, memory: Memory, repeats: int) -> float:
+        touched = touched_s(self.entries, self.parameters, repeats) if self.entries else 0
+        return self.fresh_s(memory) + memory.seconds(**self.moved) + touched
+
+    @property
+    def moved_bytes(self) -> float:
+        return sum(self.moved.values()) + 2 * LINE_BYTES * sum(each.size for each in self.entries)
+
+    def loops_s(self, memory: Memory) -> float:
+        return self.fresh_s(memory) + self._loops_s()
+
+    def _loops_s(self) -> float:
+        rule, count, encoding = self.rule, len(self.updates), self.rules.encoding
+        closing = loops.moments_s(rule.name) if rule.moments else loops.apply_s()
+        if isinstance(rule, Streaming):
+            counted = sum(each.size for each in self.entries) or self.values
+            each = loops.sum_s(encoding, rule.clips) + (loops.norm_s(encoding) if rule.clips else 0)
+            return counted * each + self.parameters * closing
+        chosen = self.again
+        each = loops.read_s(encoding) * (1 + chosen / count)
+        if rule.name == "median":
+            each += loops.ordered_s(count, (count - 1) // 2, count // 2 + 1)
+        elif rule.name == "trimmed_mean":
+            each += loops.ordered_s(count, count // 10, count - count // 10)
+        else:
+            last = loops.closest_s(chosen, 2 * chosen - count) if rule.name == "bulyan" else loops.chosen_s(chosen)
+            each += loops.distances_s(count) + last * chosen / count
+        return self.values * each + self.parameters * closing
 
 
-def best(repeats: int, run: Callable[[], object]) -> float:
-    run()
-    seconds = []
-    for _ in range(repeats):
-        start = time.process_time()
-        run()
-        seconds.append(time.process_time() - start)
-    return min(seconds)
+def _place(member: bytes) -> Place:
+    return Place(JOB, 1, member)
 
 
-class InCache:
-    """Updates whose every tile is the same few values."""
-
-    spread = staticmethod(in_turn)
-
-    def __init__(self, grid: Grid, count: int, parameters: int) -> None:
-        self.grid, self.count = grid, count
-        width = 1024
-        self.edges = tuple(range(0, parameters // width * width + 1, width))
-        self._values = np.random.default_rng(2).standard_normal((count, width)).astype(np.float32)
-
-    def tile(self, tile: int, out: NDArray[np.float32]) -> None:
-        np.copyto(out, self._values)
+def measure(
+    parameters: int, updates: int, repeats: int, rules: Sequence[str] = (), encodings: Sequence[str] = ()
+) -> list[Row]:
+    """A row for each rule (all of them, if none are named) and each encoding that it goes with."""
+    values = (np.random.default_rng(1).standard_normal(parameters, np.float32) / 8).astype(np.float32)
+    return [
+        _row(Round(name, encoding, values, updates), repeats)
+        for name in rules or sorted(RULES)
+        for encoding in sorted(RULES[name].encodings)
+        if not encodings or encoding in encodings
+    ]
 
 
-def from_cache(rules: JobRules, count: int, repeats: int) -> float:
-    rule = RULES[rules.rule]
-    if isinstance(rule, Streaming):
-        summed = cached(rules.encoding, repeats, rule.clips)["median"]
-        return 1 / (1 / summed + 1 / measured_in_cache(repeats)) if rule.clips else summed
-    assert isinstance(rule, AtOnce)
-    updates = InCache(grid_of(rules), count, 256 * 1024)
-    sums, settings = np.zeros(256 * 1024, np.int64), settings_of(rule, rules.settings)
-    return count * sums.size / best(repeats, lambda: rule.reduce(updates, sums, settings)) / 1e9
-
-
-def measured_in_cache(repeats: int) -> float:
-    """How long updates are, of which those are clipped that are too long."""
-    values, limbs = np.ones((1, TILE), np.float32), np.zeros((1, LIMBS), np.int64)
-
-    def run() -> None:
-        for _ in range(200):
-            add_norms(limbs, values, 2.0**42)
-
-    return 200 * TILE / best(repeats, run) / 1e9
-
-
-def measure(rules: JobRules, values: NDArray[np.float32], count: int, repeats: int, moved: float) -> dict[str, float]:
-    updates, base = updates_of(rules, values, count), zero_model(rules.schema)
-    seconds = best(repeats, lambda: closed(rules, updates, base))
+def _row(of: Round, repeats: int) -> Row:
+    memory = memory_of([bytes(each.payload) for each in of.updates[:FUSED]], of.parameters, repeats, in_turn)
+    seconds = timed(repeats, of.close)
+    rates = [of.values / each / 1e9 for each in seconds]
+    memory_s = of.memory_s(memory, repeats)
     tracemalloc.start()
-    closed(rules, updates, base)
-    memory = tracemalloc.get_traced_memory()[1]
+    of.close()
+    held = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    rate = count * values.size / seconds / 1e9
-    stored = form_of(rules, 0).data_bytes / values.size
-    # Of the rules that look at all at once, the sums are written and read once; of the others by every call.
-    of_sums = 16 / count if RULES[rules.rule].all_at_once else 16 / FUSED
-    memory_rate, cache_rate = moved / (stored + of_sums), from_cache(rules, count, repeats)
-    return {
-        "rate": round(rate, 3),
-        "from_memory": round(memory_rate, 3),
-        "from_cache": round(cache_rate, 3),
-        "share": round(rate / min(memory_rate, cache_rate), 2),
-        "memory_bytes": memory,
-    }
+    size = sum(len(each.payload) for each in of.updates) + len(of.base) + len(of.kept) + 8 * of.parameters
+    return Row(
+        of.rule.name,
+        of.rules.encoding,
+        rates[0],
+        rates[-1],
+        rates[0],
+        of.values / memory_s / 1e9,
+        of.values / of.loops_s(memory) / 1e9,
+        of.moved_bytes / of.values,
+        size,
+        held,
+    )
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -169,30 +247,17 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--updates", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rules", nargs="+", default=sorted(RULES))
+    parser.add_argument("--encodings", nargs="+", default=[])
     parser.add_argument("--out", help="write the JSON there instead of to standard output")
     options = parser.parse_args(arguments)
     check_golden()
-    values = np.random.default_rng(1).standard_normal(options.parameters).astype(np.float32) / 8
-    moved = bandwidth(options.parameters, options.repeats, in_turn)["median"]
+    rows = measure(options.parameters, options.updates, options.repeats, options.rules, options.encodings)
     report = {
         "parameters": options.parameters,
         "updates": options.updates,
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "bandwidth_gb_s": moved,
-        "rules": {
-            name: {
-                encoding: measure(
-                    job(name, encoding, options.parameters, options.updates),
-                    values,
-                    options.updates,
-                    options.repeats,
-                    moved,
-                )
-                for encoding in sorted(RULES[name].encodings)
-            }
-            for name in options.rules
-        },
+        "kernel_version": KERNEL_VERSION,
+        "machine": machine(),
+        "giga_values_a_core_second": [rounded(row) for row in rows],
     }
     text = json.dumps(report, indent=2) + "\n"
     if options.out:

@@ -5,17 +5,13 @@ How they are measured, and what the bounds are, is said in `benchmarks.kernels` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterable, Sequence
 
 from benchmarks import kernels, rules
+from benchmarks.bounds import Row
 from benchmarks.figures import MORE, Case, Figure
 from benchmarks.network import Stage
 from benchmarks.scenario import Scenario, Setting, Settings
-from fl.aggregation import in_turn
 from fl.kernels.golden import check_golden
 from fl.rules import RULES
 
@@ -24,44 +20,39 @@ _UNIT = "G/core-s"
 
 def of_encodings(settings: Settings, stage: Stage) -> Sequence[Case]:
     check_golden()
-    return [_encodings(settings, stage, threads) for threads in settings.numbers("threads")]
-
-
-def _encodings(settings: Settings, stage: Stage, threads: int) -> Case:
-    stage.say(f"encodings on {threads} threads")
-    found = kernels.measure(int(settings.parameters), int(settings.repeat), threads)
-    return Case(f"{threads} threads", {"threads": threads}, dict(_figures(found)))
-
-
-def _figures(found: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Figure]]:
-    """Whatever is a number, or has a median of several."""
-    for name, each in found.items():
-        label = f"{where}{name}"
-        if isinstance(each, Mapping) and "median" in each:
-            unit = "GB/s" if "GB/s" in name else _UNIT
-            yield label, Figure(unit, (each["low"], each["median"], each["high"]), MORE)
-        elif isinstance(each, Mapping):
-            yield from _figures(each, f"{label}: ")
-        elif isinstance(each, int | float):
-            yield label, Figure("", (float(each),))
+    parameters, repeats = int(settings.parameters), int(settings.repeat)
+    cases = []
+    for threads in settings.numbers("threads"):
+        stage.say(f"encodings on {threads} threads")
+        rows = kernels.measure(parameters, repeats, threads)
+        cases.append(Case(f"{threads} threads", {"threads": threads}, _figures(rows)))
+    return cases
 
 
 def of_rules(settings: Settings, stage: Stage) -> Sequence[Case]:
     check_golden()
-    parameters, repeats = int(settings.parameters), int(settings.repeat)
-    values: NDArray[np.float32] = np.random.default_rng(1).standard_normal(parameters, np.float32) / np.float32(8)
-    moved = kernels.bandwidth(parameters, repeats, in_turn)["median"]
-    names = sorted(RULES) if settings.rules == "all" else settings.words("rules")
+    parameters, updates, repeats = int(settings.parameters), int(settings.updates), int(settings.repeat)
     cases = []
-    for name in names:
-        figures: dict[str, Figure] = {}
-        for encoding in sorted(RULES[name].encodings):
-            stage.say(f"{name}, {encoding}")
-            job = rules.job(name, encoding, parameters, int(settings.updates))
-            found = rules.measure(job, values, int(settings.updates), repeats, moved)
-            figures |= dict(_figures(found, f"{encoding}: "))
-        cases.append(Case(name, {}, figures))
+    for name in sorted(RULES) if settings.rules == "all" else settings.words("rules"):
+        stage.say(name)
+        cases.append(Case(name, {}, _figures(rules.measure(parameters, updates, repeats, [name]))))
     return cases
+
+
+def _figures(rows: Iterable[Row]) -> dict[str, Figure]:
+    found: dict[str, Figure] = {}
+    for row in rows:
+        label = f"{row.encoding}: {row.what}" if row.encoding else row.what
+        found[label] = Figure(_UNIT, (row.low, row.rate, row.high), MORE)
+        if row.from_memory is not None and row.from_cache is not None and row.share is not None:
+            found[f"{label}: from memory"] = Figure(_UNIT, (row.from_memory,))
+            found[f"{label}: from cache"] = Figure(_UNIT, (row.from_cache,))
+            found[f"{label}: share of the lesser"] = Figure("", (row.share,), MORE)
+            found[f"{label}: counted bytes"] = Figure("B/value", (row.counted_bytes,))
+            found[f"{label}: working set"] = Figure("MiB", (row.working_set_bytes / 2**20,))
+        if row.held_bytes:
+            found[f"{label}: held"] = Figure("MiB", (row.held_bytes / 2**20,))
+    return found
 
 
 SCENARIOS = (

@@ -1,0 +1,161 @@
+"""What bounds a kernel, measured in the same run: what memory moves, and what the loop itself does.
+
+*Memory.* Bytes are counted by what is done to them, each kind at the rate of a loop of one instruction or two that does
+nothing else to as much memory, on pages as the kernel finds them:
+
+    read      looked at once: payloads, the base model, sums when the round closes. It is the payloads themselves that
+              are looked at, which lie on small pages as in mapped files
+    changed   read and written in place, 16 bytes for 8: the sums
+    fresh     given by the system as zeros and written for the first time: the sums of a round. It is the system that
+              this measures: what the host has taken back before, it gives at a tenth of the rate
+    touched   values here and there read and written in place, by entry: what a topk update does to the sums
+
+Memory that is written while it stays in the cache, as a chunk of the model, is not counted.
+
+*Loops.* `in_cache` calls the same compiled kernel again and again, from compiled code, on arguments of the same types
+that lie in a core's nearest cache together (`benchmarks.loops` makes them, 24 KiB at the most). What the kernel does
+for each value, and at the borders of its strips, it does there as well; only the waiting for memory is gone. A loop
+that divides or takes roots is bounded by the divider, wherever its data lie: that is in this figure too.
+
+A core reads ahead while it computes, so the bound is the slower of the two, not their sum.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl.aggregation import SPAN_TILES
+from fl.kernels.compiled import OPTIONS, Kernel, kernel
+from fl.rules.rule import Spread
+from fl.tensors.layout import TILE
+
+_CALLS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """10^9 bytes a core-second."""
+
+    read: float
+    changed: float
+    fresh: float
+
+    def seconds(self, read: float = 0, changed: float = 0, fresh: float = 0) -> float:
+        """That so many bytes take."""
+        return (read / self.read + changed / self.changed + fresh / self.fresh) / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure with what bounds it, in 10^9 values of updates a core-second."""
+
+    what: str
+    encoding: str
+    rate: float
+    """The median; of whole rounds the best."""
+    low: float
+    high: float
+    from_memory: float | None = None
+    from_cache: float | None = None
+    counted_bytes: float = 0
+    """Of a value, that memory moves: `from_memory` is what it allows."""
+    working_set_bytes: int = 0
+    """That the loop goes over between two visits of the same byte."""
+    held_bytes: int = 0
+    """Of whole rounds: what Python and numpy held at the most, beyond updates, base and moments."""
+
+    @property
+    def share(self) -> float | None:
+        """Of the slower of the two bounds."""
+        if self.from_memory is None or self.from_cache is None:
+            return None
+        return self.rate / min(self.from_memory, self.from_cache)
+
+
+@kernel
+def _look(words: NDArray[np.int64]) -> int:
+    seen = np.int64(0)
+    for i in range(words.size):
+        seen += words[i]
+    return int(seen)
+
+
+@kernel
+def _change(words: NDArray[np.int64]) -> None:
+    for i in range(words.size):
+        words[i] += 1
+
+
+@kernel
+def _touch(words: NDArray[np.int64], places: NDArray[np.uint32]) -> None:
+    for i in range(places.size):
+        words[places[i]] += 1
+
+
+def timed(repeats: int, run: Callable[[], object]) -> list[float]:
+    """Processor time of each repetition after the first, the shortest first."""
+    run()
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        run()
+        seconds.append(time.process_time() - start)
+    return sorted(seconds)
+
+
+def memory_of(payloads: Sequence[bytes], parameters: int, repeats: int, spread: Spread) -> Memory:
+    words = [np.frombuffer(each, np.int64, len(each) // 8) for each in payloads]
+    sums = np.ones(parameters, np.int64)
+    step = SPAN_TILES * TILE
+
+    def over(arrays: Sequence[NDArray[np.int64]], act: Callable[[NDArray[np.int64]], object]) -> list[float]:
+        def piece(part: NDArray[np.int64]) -> int:
+            act(part)
+            return 0
+
+        pieces = [partial(piece, each[at : at + step]) for each in arrays for at in range(0, each.size, step)]
+        return timed(repeats, lambda: spread(pieces))
+
+    read = sum(each.nbytes for each in words) / over(words, _look)[0]
+    changed = 2 * sums.nbytes / over([sums], _change)[0]
+    fresh = sums.nbytes / timed(repeats, lambda: _change(np.zeros(parameters, np.int64)))[0]
+    return Memory(read / 1e9, changed / 1e9, fresh / 1e9)
+
+
+def touched_s(places: Sequence[NDArray[np.uint32]], parameters: int, repeats: int) -> float:
+    """What reading and writing the sums at these places takes, of one update after the other."""
+    sums = np.ones(parameters, np.int64)
+
+    def run() -> None:
+        for each in places:
+            _touch(sums, each)
+
+    return timed(repeats, run)[0]
+
+
+def in_cache(of: Any, arguments: tuple[Any, ...], values: int, repeats: int) -> float:
+    """Seconds a value, of `values` a call. `of` is a kernel."""
+    assert isinstance(of, Kernel)
+    many = _again(of)
+    return timed(repeats, lambda: many(_CALLS, arguments))[0] / _CALLS / values
+
+
+@cache
+def _again(of: Kernel) -> Callable[..., None]:
+    import numba
+
+    compiled = of.compiled
+
+    def many(calls: int, arguments: Any) -> None:
+        for _ in range(calls):
+            compiled(*arguments)
+
+    again: Callable[..., None] = numba.njit(**OPTIONS)(many)
+    return again
