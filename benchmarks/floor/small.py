@@ -218,9 +218,9 @@ class Validator:
         if self._asked.encoding == "q8":
             count = -(-self._asked.parameters // BLOCK)
             scales = np.ascontiguousarray(rows[:, start : start + 4 * count]).view(np.float32)
-            check_scales(scales, range_bits)
+            check_scales(scales.ravel(), range_bits)
             sum_q8_rows(sums, rows.ravel().view(np.int8), scales, factors, width, start + 4 * count, BLOCK)
         else:
             values = np.ascontiguousarray(rows[:, start:]).view(np.float32)
-            check_range(values, range_bits)
+            check_range(values.ravel(), range_bits)
             sum_f32_rows(sums, values, factors)

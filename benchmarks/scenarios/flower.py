@@ -33,6 +33,8 @@ def _sized(parameters: int, settings: Settings, ways: Sequence[str], stage: Stag
     figures: dict[str, Figure] = {}
     for way, each in found.items():
         figures[f"{way}, a round"] = Figure("s", tuple(each["rounds_s"]), LESS)
+        if "cpu_s" in each:
+            figures[f"{way}, processor time of a round"] = Figure("s", (each["cpu_s"],), LESS)
         for stretch, seconds in each.get("stretches", {}).items():
             figures[f"{way}, {stretch.removesuffix('_s').replace('_', ' ')}"] = Figure("s", (seconds,))
         if "of_superlink" in each:
