@@ -353,7 +353,7 @@ answer {{always}}.
 Schema = Mapping[str, Any]
 
 SUBJECTS = {
-    "Transactions": ("transactions",),
+    "Transactions": ("transactions", "ingest"),
     "The chain": ("genesis", "params", "validators", "checkpoint", "blocks", "batches", "state", "accounts"),
     "Members and data sets": ("members", "datasets"),
     "Jobs": ("jobs",),
@@ -408,6 +408,8 @@ def problem_codes(operation: Schema) -> set[str]:
 
 def operation_text(method: str, path: str, operation: Schema, always: set[str]) -> str:
     lines = [f"### {method} {path}\n", f"{operation['summary']}{leave(operation)}\n"]
+    if about := operation.get("description"):
+        lines += [f"{about}\n"]
     if parameters := operation.get("parameters"):
         lines += ["| parameter | in | type | |\n| --- | --- | --- | --- |"]
         for each in parameters:

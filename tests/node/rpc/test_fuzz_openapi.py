@@ -6,6 +6,7 @@ are problem documents that say when.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import requests
 import schemathesis
@@ -37,9 +39,11 @@ from chain.cid import raw_cid
 from chain.codec import pack
 from fl.errors import CODES
 from fl.evaluation import SubmitEvaluation
+from fl.ingest import MESSAGE_BYTES, REFUSED, read_answers, submission
 from fl.jobs import CreateJob, JoinJob, StopJob
 from fl.rounds import SubmitUpdate
 from node.data.door.routes import BLOBS
+from node.rpc.problems import PROBLEMS
 from node.rpc.requests import JSON, MSGPACK
 from node.rpc.server import public_document
 from tests.fl.builders import actor, make_rules
@@ -193,6 +197,66 @@ def test_transactions_with_flipped_bits_get_a_code_each(served: Served, rounds: 
             assert all("status" in answer or answer["code"] in CODES for answer in answers)
 
 
+def some_transactions(served: Served) -> list[bytes]:
+    chain_id = genesis_of(1).chain_id
+    people = [actor(name, chain_id) for name in ("creator", "trainer-000", "nobody")]
+    job = bytes.fromhex(served.known["job"])
+    bodies = [CreateJob(make_rules(name="streamed"), b""), JoinJob(job, bytes(32)), StopJob(bytes(32))]
+    valid_until_ms = time.time_ns() // 1_000_000 + 60_000
+    return [person.sign(body, valid_until_ms=valid_until_ms) for person in people for body in bodies]
+
+
+async def stream_mutated(served: Served, rounds: int) -> None:
+    seeds = some_transactions(served)
+    closed = 0
+    async with aiohttp.ClientSession() as session:
+        for _ in range(rounds):
+            batch = [mutated(chance.choice(seeds)) for _ in range(chance.choice((1, 1, 20)))]
+            message = submission(batch)
+            whole = chance.random() < 0.5
+            message = message if whole else mutated(message)
+            async with session.ws_connect(f"{served.url}/v1/ingest?wait=available", max_msg_size=2**22) as stream:
+                await stream.send_bytes(message)
+                said = await stream.receive(HANG_S)
+                if said.type is aiohttp.WSMsgType.CLOSE:
+                    assert not whole and said.data == 1008 and said.extra.startswith("MALFORMED_BODY: ")
+                    closed += 1
+                    continue
+                for answer in read_answers(said.data):
+                    known = answer.code in CODES or answer.code in PROBLEMS
+                    assert known if answer.status == REFUSED else answer.code == "" and answer.id
+    assert closed
+
+
+@pytest.mark.parametrize("rounds", [150, pytest.param(5_000, marks=pytest.mark.nightly)])
+def test_streamed_messages_with_flipped_bits_are_answered_or_end_the_stream(served: Served, rounds: int) -> None:
+    asyncio.run(stream_mutated(served, rounds))
+    assert requests.get(f"{served.url}/v1/health", timeout=HANG_S).status_code == 200
+
+
+async def stream_hostile(served: Served, rounds: int) -> None:
+    hostile = (
+        pack(tuple(chance.randbytes(120) for _ in range(1_000))),
+        b"\x9f" + b"\x90" * (MESSAGE_BYTES - 1),
+        bytes(MESSAGE_BYTES + 1),
+        pack((chance.randbytes(MESSAGE_BYTES - 16),)),
+    )
+    async with aiohttp.ClientSession() as session:
+        for _ in range(rounds):
+            for message in hostile:
+                async with session.ws_connect(f"{served.url}/v1/ingest", max_msg_size=2**22) as stream:
+                    await stream.send_bytes(message)
+                    await stream.receive(HANG_S)
+
+
+@pytest.mark.parametrize("rounds", [20, pytest.param(500, marks=pytest.mark.nightly)])
+def test_nothing_grows_with_the_messages_that_are_streamed(served: Served, rounds: int) -> None:
+    asyncio.run(stream_hostile(served, 10))
+    before = served.resident_bytes()
+    asyncio.run(stream_hostile(served, rounds))
+    assert served.resident_bytes() - before < GROWTH_BYTES
+
+
 @pytest.mark.parametrize("rounds", [150, pytest.param(10_000, marks=pytest.mark.nightly)])
 def test_bytes_that_are_hardly_http_are_answered_or_dropped(served: Served, rounds: int) -> None:
     host, port = served.url.removeprefix("http://").split(":")
@@ -204,6 +268,9 @@ def test_bytes_that_are_hardly_http_are_answered_or_dropped(served: Served, roun
         b"GET /v1/blocks?limit=3&cursor=1 HTTP/1.1\r\nHost: x\r\nRange: bytes=0-1\r\n\r\n" * 3,
         b"GET /v1/events/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n\x81\x85abcdefghi",
+        b"GET /v1/ingest HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        b"\x82\xfe" + len(body).to_bytes(2, "big") + bytes(4) + body,
     )
     for _ in range(rounds):
         with socket.create_connection((host, int(port)), timeout=HANG_S) as one, suppress(ConnectionError):
