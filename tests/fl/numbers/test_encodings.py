@@ -112,10 +112,11 @@ def test_the_range_ends_at_exactly_two_to_the_r(range_bits: int, sign: int) -> N
         assert code_of(flat_schema(1), "f32", payload, range_bits) == code
 
 
+@pytest.mark.parametrize("size", [5_000, 300_000], ids=["few scales", "many scales"])
 @pytest.mark.parametrize("range_bits", [0, 8, 24])
-def test_q8_is_judged_by_its_scales(range_bits: int) -> None:
-    schema = flat_schema(5000)
-    good = payload_of(schema, "q8", {"w": np.zeros(5000)}, range_bits)
+def test_q8_is_judged_by_its_scales(range_bits: int, size: int) -> None:
+    schema = flat_schema(size)
+    good = payload_of(schema, "q8", {"w": np.zeros(size)}, range_bits)
     start = header_size(good)
     limit = oracle.to_bits(Fraction(2) ** (range_bits - 7))
     for bits, code in (
@@ -127,8 +128,9 @@ def test_q8_is_judged_by_its_scales(range_bits: int) -> None:
         (0xFF800000, "NON_FINITE"),
         (0x7FC00000, "NON_FINITE"),
         (0x00000001, "ok"),
+        (0x80000000, "ok"),
     ):
-        for block in (0, 1):
+        for block in (0, 1, (size - 1) // 4096):
             payload = bytearray(good)
             payload[start + 4 * block : start + 4 * block + 4] = bits.to_bytes(4, "little")
             assert code_of(schema, "q8", bytes(payload), range_bits) == code
