@@ -1,12 +1,13 @@
 """Large updates on four validator processes of this machine: rounds, bytes, memory, and what small updates feel of it.
 
     python -m benchmarks.large_updates [--parameters 10000000] [--trainers 8] [--rounds 5] [--encoding f32]
-        [--at-once 8] [--samples 100] [--out large.json]
+        [--warm-rounds 1] [--at-once 8] [--samples 100] [--out large.json]
 
 The trainers are clients of the SDK in a process of their own: each round they fetch the model, put their update as a
 blob, and submit it. A round's time is that of its blocks, from the one that opened it to the one that closed it.
 Memory is RssAnon, the most that any process of a kind has had in the whole run. Processor time is that of the rounds
-after the first, which loads the kernels; beside it is what the same bytes of f32 cost at least
+after the first, which loads the kernels, or after as many as were named: files are written again from the fifth on,
+once the updates of the first are no longer kept. Beside it is what the same bytes of f32 cost at least
 (benchmarks.update_floor). With samples, small updates of another job are submitted one at a time, first at rest and
 then while the rounds go on, from submitting to executed.
 """
@@ -112,6 +113,7 @@ async def measure(net: LocalNetwork, arguments: argparse.Namespace) -> dict[str,
             await load.level()
             rest = await latencies(load, ids[0], small[0], probes, lambda: False)
             report["small_at_rest_ms"] = round(statistics.median(rest), 1)
+        warm = min(arguments.warm_rounds, arguments.rounds - 1)
         trainers = subprocess.Popen(
             [
                 *(sys.executable, "-m", "benchmarks.large_updates", "--train-in", str(net.directory)),
@@ -121,7 +123,7 @@ async def measure(net: LocalNetwork, arguments: argparse.Namespace) -> dict[str,
             # Linux shares the processors among sessions: whoever measures shall not share with the load.
             start_new_session=True,
         )
-        steady = asyncio.create_task(used_before_round(2 if arguments.rounds > 1 else 1, net, ids[-1].hex(), trainers))
+        steady = asyncio.create_task(used_before_round(warm + 1, net, ids[-1].hex(), trainers))
         try:
             with MemoryWatch(net) as memory:
                 if probes:
@@ -142,7 +144,7 @@ async def measure(net: LocalNetwork, arguments: argparse.Namespace) -> dict[str,
         await load.level()
     report.update(rounds_of(net, ids[-1].hex(), arguments))
     report["anonymous_mib"] = {kind: memory.worst_mib(kind) for kind in ("core", "data")}
-    bulk_mib = report["update_bytes"] * arguments.trainers * max(1, arguments.rounds - 1) / MIB
+    bulk_mib = report["update_bytes"] * arguments.trainers * (arguments.rounds - warm) / MIB
     for kind in ("core", "data"):
         used = sum(after[role] - before[role] for role in after if role in before and role.endswith(kind))
         report[f"cpu_ms_a_mib_and_validator_{kind}"] = round(used / len(net.members) / bulk_mib * 1000, 2)
@@ -205,6 +207,7 @@ def main() -> None:
     parser.add_argument("--trainers", type=int, default=8)
     parser.add_argument("--parameters", type=int, default=10_000_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--warm-rounds", type=int, default=1, help="rounds before processor time is counted")
     parser.add_argument("--encoding", choices=("f32", "q8"), default="f32")
     parser.add_argument("--at-once", type=int, default=1_000, help="how many trainers send an update at one time")
     parser.add_argument("--samples", type=int, default=0, help="small updates at rest, and as many beside the rounds")

@@ -229,6 +229,33 @@ async def test_a_file_unlinked_during_a_write_keeps_its_descriptor_until_the_end
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+async def test_a_file_is_in_use_while_a_thread_writes_or_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FileDisk(tmp_path)
+    disk.write_at("d/f", 0, b"bytes")
+    for name, work in (
+        ("os.pwrite", lambda: disk.write_at("d/f", 0, b"others")),
+        ("os.pread", lambda: disk.read("d/f")),
+    ):
+        entered, gate = threading.Event(), threading.Event()
+
+        def wait(*_: object, entered: threading.Event = entered, gate: threading.Event = gate) -> object:
+            entered.set()
+            gate.wait(10)
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(name, wait)
+        working = asyncio.get_running_loop().run_in_executor(None, work)
+        await asyncio.to_thread(entered.wait, 10)
+        assert disk.in_use("d/f")
+        gate.set()
+        with pytest.raises(DiskFailure):
+            await working
+        assert not disk.in_use("d/f")
+    disk.close()
+
+
 async def test_a_view_is_a_map_and_not_a_copy(tmp_path: Path) -> None:
     disk = FileDisk(tmp_path)
     disk.write_at("f", 0, b"mapped")
