@@ -130,6 +130,9 @@ class Effect(NamedTuple):
     weight: int = 0
 
 
+NO_EFFECT = Effect()
+
+
 class Execution:
     __slots__ = (
         "_marked",

@@ -15,7 +15,7 @@ from chain.transaction import account_id
 from fl.accounts import free_account, with_nonce_used
 from fl.epochs import announce_due_set, begin_epoch, write_genesis_sets
 from fl.errors import Refused
-from fl.execution import OK, AggregationTask, BlockInput, BlockOutcome, Call, Effect, Execution
+from fl.execution import NO_EFFECT, OK, AggregationTask, BlockInput, BlockOutcome, Call, Execution
 from fl.members import ROLES, add_member, is_name
 from fl.records import NEVER, EventKind, Member, Receipt, Registrars
 from fl.results import apply_item
@@ -126,7 +126,7 @@ def _execute_transaction(execution: Execution, batch: bytes, index: int, reading
     state.put(account_key(tx.sender), with_nonce_used(account, tx.nonce))
     call = Call(reading.id, tx.sender, tx.key, batch, index)
     execution.mark()
-    status, effect = OK, Effect()
+    status, effect = OK, NO_EFFECT
     try:
         if tx.valid_until_ms > block.time_ms + block.params.max_validity_ms:
             raise Refused("VALID_UNTIL_FAR")

@@ -15,7 +15,7 @@ from chain.codec import I64, U8, U64, Count, Digest, Length, decode, encode
 from chain.genesis import Params
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from fl.blobs import Demand, update_demand
-from fl.cohort import candidates, members_in_cohort, put_candidates
+from fl.cohort import candidates, is_listed, members_in_cohort, put_candidates
 from fl.errors import PendingJob, Refused
 from fl.execution import Accepted, AggregationTask, Call, Effect, Execution
 from fl.members import member_in_role
@@ -137,15 +137,17 @@ class Collecting(NamedTuple):
 
     execution: Execution
     job: bytes
+    key: bytes
+    """Of the round's record."""
     round: Round
     rules: JobRules
+    size: int
     newest: _Taken | None = None
-    size: int = 0
 
     def with_update(self, entry: Entry, body: SubmitUpdate) -> Collecting:
         """At position `size`."""
         newest = _Taken(entry, encode(entry), body, self.newest)
-        return Collecting(self.execution, self.job, self.round, self.rules, newest, self.size + 1)
+        return Collecting(self.execution, self.job, self.key, self.round, self.rules, self.size + 1, newest)
 
     def _taken(self) -> list[_Taken]:
         taken, each = [], self.newest
@@ -187,7 +189,7 @@ def _collecting(execution: Execution, job_id: bytes, rules: JobRules, number: in
     if known is not None:
         return known
     current = execution.state.get(Round, key)
-    return None if current is None else Collecting(execution, job_id, current, rules, size=current.updates.size)
+    return None if current is None else Collecting(execution, job_id, key, current, rules, current.updates.size)
 
 
 def submit_update(execution: Execution, call: Call, body: SubmitUpdate) -> Effect:
@@ -204,7 +206,7 @@ def submit_update(execution: Execution, call: Call, body: SubmitUpdate) -> Effec
     if not weight:
         raise Refused("NO_WEIGHT")
     entry = Entry(call.tx_id, call.sender, body.round, weight, body.group, body.cid, call.batch, call.place)
-    state.gather(Round, round_key(body.job, current.number), collecting.with_update(entry, body))
+    state.gather(Round, collecting.key, collecting.with_update(entry, body))
     state.put(joined_key(body.job, call.sender), joined.having_answered(current.number))
     execution.touched.add(body.job)
     return Effect(body.job, current.number, position, weight)
@@ -254,7 +256,7 @@ def _open_round(
     current = collecting.round
     if current.phase < Phase.COLLECTING:
         raise Refused("NOT_COLLECTING")
-    listed = candidates(execution.state, body.job, body.round)
+    listed = candidates(execution.state, body.job, body.round) if is_listed(rules) else None
     if listed is not None and not listed >> joined.seat & 1:
         absent = rules.cohort.check_in_ms and joined.checked_in != body.round
         raise Refused("NOT_CHECKED_IN" if absent else "NOT_DRAWN")

@@ -175,18 +175,18 @@ def open_jobs(read: Read) -> OpenJobs:
     return read_record(read, OpenJobs, OPEN_JOBS) or OpenJobs(())
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What a block does to the rows of the state, by key, in the order of the keys: what they are from it on, what they
-    were, and the records in them. None where there is no row."""
-
-    writes: dict[bytes, bytes | None]
-    replaced: dict[bytes, bytes | None]
-    records: dict[bytes, object | None]
-
-
 Row = tuple[bytes | None, object | None]
 """With the record in it; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a block does to the rows of the state, by key, in the order of the keys: what they are from it on, and what
+    they were."""
+
+    rows: dict[bytes, Row]
+    writes: dict[bytes, bytes | None]
+    replaced: dict[bytes, bytes | None]
 
 
 class Known:
@@ -200,6 +200,10 @@ class Known:
         self._earlier: dict[bytes, Row] = {}
         self._size_bytes = 0
 
+    @property
+    def rows(self) -> dict[bytes, Row]:
+        return {**self._earlier, **self._rows}
+
     def get(self, key: bytes) -> Row | None:
         found = self._rows.get(key)
         if found is None and (found := self._earlier.get(key)) is not None:
@@ -208,14 +212,19 @@ class Known:
 
     def follow(self, changes: Changes) -> None:
         """A block was executed and kept."""
-        for key, data in changes.writes.items():
-            self.keep(key, (data, changes.records[key]))
+        rows, before = self._rows, len(self._rows)
+        rows.update(changes.rows)
+        if added := len(rows) - before:
+            size_bytes = sum([len(data or b"") for data in changes.writes.values()])
+            self._grow(added * (KNOWN_ENTRY_BYTES + size_bytes // len(changes.rows)))
 
     def keep(self, key: bytes, row: Row) -> None:
-        """Of those that nobody has asked for since the room was last used up, none is kept."""
-        if key not in self._rows:
-            self._size_bytes += KNOWN_ENTRY_BYTES + len(row[0] or b"")
         self._rows[key] = row
+        self._grow(KNOWN_ENTRY_BYTES + len(row[0] or b""))
+
+    def _grow(self, size_bytes: int) -> None:
+        """Of those that nobody has asked for since the room was last used up, none is kept."""
+        self._size_bytes += size_bytes
         if self._size_bytes > KNOWN_BYTES // 2:
             self._earlier, self._rows, self._size_bytes = self._rows, {}, 0
 
@@ -309,5 +318,5 @@ class State:
             record, before = self._records[key], self._stored[key]
             data = None if record is None else encode(record)
             if data != before:
-                changes.writes[key], changes.replaced[key], changes.records[key] = data, before, record
+                changes.rows[key], changes.writes[key], changes.replaced[key] = (data, record), data, before
         return changes

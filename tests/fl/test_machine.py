@@ -5,17 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import tracemalloc
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from chain.certificate import ValidatorSet
-from chain.codec import decode
+from chain.codec import decode, encode
 from chain.genesis import SetChange
 from chain.log import Frontier, frontier_at, leaf_digest, prove, verify_log
 from chain.tree import StateTree, verify_state
 from fl.epochs import next_validators_of, validators_of
-from fl.execution import OK, Effect
+from fl.execution import OK, BlockInput, BlockOutcome, Effect
 from fl.jobrules import rules_hash
 from fl.jobs import CreateJob, JoinJob, job_id
 from fl.machine import execute_block, genesis_state, wants_block_at
@@ -25,6 +26,7 @@ from fl.state import (
     META,
     RECEIPTS,
     CorruptState,
+    Known,
     State,
     account_key,
     job_name_key,
@@ -33,7 +35,7 @@ from fl.state import (
     seated_key,
 )
 from tests.fl.builders import Ledger, ledger, make_genesis, make_rules, running_job, validator
-from tests.fl.scenario import play
+from tests.fl.scenario import Play, executed_kinds, play
 
 NEXT_SET = tuple(validator(index, "second/") for index in range(7))
 
@@ -225,3 +227,43 @@ def test_the_same_blocks_give_the_same_bytes_under_every_hash_seed() -> None:
     }
     assert len(printed) == 1
     assert len(printed.pop().strip()) == 64
+
+
+@pytest.mark.parametrize("known_bytes", [2**12, 2**24])
+def test_records_kept_from_block_to_block_change_nothing(known_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fl.state.KNOWN_BYTES", known_bytes)
+    run = Play(seed=5)
+    chain, known, execute = run.ledger, Known(), run.ledger.execute
+
+    def twice(block: BlockInput) -> BlockOutcome:
+        kept = execute_block(chain.state.get, block, known)
+        outcome = execute(block)
+        assert kept == outcome
+        known.follow(outcome.changes)
+        for key, (data, record) in known.rows.items():
+            assert chain.state.get(key) == data
+            assert data == (None if record is None else encode(record))
+        return outcome
+
+    chain.execute = twice  # type: ignore[method-assign]
+    for _ in range(80):
+        run.block()
+    assert len(executed_kinds(chain)) > 5 and known.rows
+
+
+def test_what_the_machine_makes_of_a_played_chain_stays_the_same() -> None:
+    """Rows, receipts, events and what is beside the state, to the byte: another machine would be another chain."""
+    fingerprints = []
+    for seed in (1, 2, 3):
+        chain = play(seed, blocks=60)
+        whole = sha256()
+        for key in sorted(chain.state):
+            whole.update(key + chain.state[key])
+        for log in sorted(chain.logs):
+            whole.update(log + b"".join(chain.logs[log]))
+        fingerprints.append(whole.hexdigest())
+    assert fingerprints == [
+        "e2ccfcf7ef5ac569b2b59cd4d4140ba7e582fe97a8e2d3c4877d179cc5b6175f",
+        "d2fa6f251c03ea6bbe95f015bbc117d6afb55d90de2db8e261cc827d394309eb",
+        "d9cb6692283052a1db784fc6519f1f53e5228369202a1d0986025c4f466c222a",
+    ]
