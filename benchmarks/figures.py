@@ -106,3 +106,11 @@ class Case:
 def rounded(value: float) -> float:
     """To four digits: no figure here is better than that."""
     return float(f"{value:.4g}")
+
+
+def medians(series: Sequence[float], parts: int) -> tuple[float, ...]:
+    """Of each of so many parts of a series, one after the other: its repetitions."""
+    size = max(1, len(series) // parts)
+    return tuple(
+        statistics.median(series[start : start + size]) for start in range(0, size * min(parts, len(series)), size)
+    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from benchmarks.accounts import rules_of
-from benchmarks.figures import LESS, MORE, Case, Figure, Latency
+from benchmarks.figures import LESS, MORE, Case, Figure, Latency, medians
 from benchmarks.floors import LARGE_RATE
 from benchmarks.network import Stage
 from benchmarks.probes import Probing
@@ -65,12 +65,6 @@ def measured(settings: Settings, stage: Stage, encoding: str) -> Case:
         {"memory": memory_curve(watch, span)},
         checks,
     )
-
-
-def medians(values: Sequence[float], parts: int) -> tuple[float, ...]:
-    """Of each of so many parts of a series, one after the other."""
-    size = max(1, len(values) // parts)
-    return tuple(median(values[start : start + size]) for start in range(0, size * min(parts, len(values)), size))
 
 
 SCENARIOS = (

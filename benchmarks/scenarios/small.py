@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from benchmarks import floors
 from benchmarks.campaign import LOAD, Generator, Plan
 from benchmarks.checks import nothing_lost
-from benchmarks.figures import MORE, Case, Figure, Floor, Latency
+from benchmarks.figures import LESS, MORE, Case, Figure, Floor, Latency, medians
 from benchmarks.network import Stage, Validators
 from benchmarks.probes import Probing
 from benchmarks.processes import Span, Watch
@@ -76,6 +76,8 @@ def measured(settings: Settings, stage: Stage, validators: int, name: str) -> Ca
         stage.say("looking for what was lost")
         checks = asyncio.run(nothing_lost(running, outcome, stage.directory / "reader"))
     figures = figures_of(windows, outcome) | {"joins a second": Figure("1/s", (outcome.joins_a_second,), MORE)}
+    if rest:
+        figures["one update at rest"] = Figure("ms", medians(rest, max(3, int(settings.repeat))), LESS)
     if settings.profile:
         shares = shares_of(stacks.read_text())
         figures |= {f"time of a core: {name}": Figure("%", (100 * share,)) for name, share in shares.items()}

@@ -17,7 +17,7 @@ import pytest
 from benchmarks.accounts import Account, InlineUpdates, rules_of, some_values
 from benchmarks.campaign import Answered, Outcome
 from benchmarks.compare import BETTER, NOISE, OPEN, WORSE, compared, remarks
-from benchmarks.figures import LESS, MORE, Case, Check, Curve, Figure, Floor, Latency, Use
+from benchmarks.figures import LESS, MORE, Case, Check, Curve, Figure, Floor, Latency, Use, medians
 from benchmarks.links import received_by_links
 from benchmarks.machine import machine, versions
 from benchmarks.network import Snapshot
@@ -205,6 +205,11 @@ def test_answers_are_counted_in_the_second_in_which_they_came() -> None:
     curve = rate_curve(Outcome(answers=answers), Span(10.0, 13.0))
     assert curve.lines["updates answered"] == (128, 0, 64)
     assert pause(Outcome(answers=answers), 10.2, Span(10.0, 13.0)) == pytest.approx(1.2)
+
+
+def test_a_series_falls_into_repetitions() -> None:
+    assert medians([1.0, 2.0, 3.0, 7.0, 8.0, 9.0, 99.0], 2) == (2.0, 8.0)
+    assert medians([5.0], 3) == (5.0,)
 
 
 def test_growth_is_of_the_second_half() -> None:
