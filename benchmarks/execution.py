@@ -7,8 +7,8 @@ peers: blocks of inline q8 updates of 1,000 parameters are handed to it as if or
 answer one job after the other; a round that all have answered is given a result with the next block, which counts
 too. The data process is a pipe that says Done. Nothing is signed or checked here: that is done before a block is final.
 
-The steps are timed where they begin and end, on the thread that does them; `all` is the whole process, LevelDB's own
-threads with it, and `rest` what no step has.
+`us_an_update` is of the whole process, LevelDB's own threads with it: the median of the blocks, with nothing timed
+inside. The steps are timed after that, in as many further blocks, where they begin and end, each on its thread.
 """
 
 from __future__ import annotations
@@ -180,9 +180,9 @@ def _sender(name: str) -> Sender:
 
 def _validator(index: int) -> tuple[SigningKey, Validator]:
     key, name = SigningKey.from_seed(sha256(b"validator/%d" % index).digest()), f"v{index}"
-    other = [b"\x01" + sha256(b"%s/%d" % (what, index)).digest() for what in (b"link", b"operator")]
+    link, operator = (b"\x01" + sha256(b"%s/%d" % (what, index)).digest() for what in (b"link", b"operator"))
     commit = sha256(b"commit/%d" % index).digest()
-    return key, Validator(name, key.public, *other, commit, address=f"{name}:1", rpc="")
+    return key, Validator(name, key.public, link, operator, commit, address=f"{name}:1", rpc="")
 
 
 def rules_for(name: str, members: int) -> JobRules:
@@ -258,7 +258,7 @@ class Chain:
         self.node = await Node.open(self.genesis, self._key, self._ports)
         # Ordering is not there: what execution tells it goes nowhere.
         self.node.feed = lambda event: None  # type: ignore[method-assign]
-        self.node.data.add = self._add  # type: ignore[method-assign]
+        self.node.data.add = self._add  # type: ignore[method-assign,assignment]
         self._lineage = self.node.executor.executed.lineage
         self._tasks = [
             asyncio.create_task(each)

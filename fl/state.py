@@ -35,7 +35,7 @@ DATASETS = b"dataset/"
 
 MAX_VALUE_BYTES = 2**20
 """The largest values are validator sets, some hundred bytes a validator."""
-KNOWN_BYTES = 16 * 1024 * 1024
+KNOWN_BYTES = 8 * 1024 * 1024
 """Of rows that are kept in memory, some five times as much as records."""
 KNOWN_ENTRY_BYTES = 256
 """What an entry takes beside its row."""

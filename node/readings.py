@@ -13,7 +13,7 @@ from chain.batch import SignedBatch
 from fl.errors import Refused
 from fl.transactions import Reading
 
-READINGS_BYTES = 64 * 1024 * 1024
+READINGS_BYTES = 32 * 1024 * 1024
 """Of memory, as `_size_bytes` has it."""
 COPIES = 3
 """Of a transaction's bytes: its own, those of its body, those of the payload in it."""
