@@ -83,8 +83,7 @@ class _Encoding:
 
     def rows(self) -> Iterator[Row]:
         for truncated in (False, True):
-            for fused in (1, FUSED):
-                yield self._sum(fused, truncated)
+            yield self._sum(truncated)
         yield self._norm()
         if self.encoding != "topk":
             yield self._read()
@@ -113,28 +112,23 @@ class _Encoding:
         rates = [count / each / 1e9 for each in timed(self.repeats, run)]
         return Row(what, self.encoding, statistics.median(rates), rates[-1], rates[0])
 
-    def _sum(self, fused: int, truncated: bool) -> Row:
-        groups = [placed(self.form, self.payloads[start : start + fused]) for start in range(0, FUSED, fused)]
-        sums, factors = np.zeros(self.values.size, np.int64), np.full(fused, loops.FACTOR)
-        last = self.form.layout.tiles.size - 1
+    def _sum(self, truncated: bool) -> Row:
+        group, last = placed(self.form, self.payloads), self.form.layout.tiles.size - 1
+        sums, factors = np.zeros(self.values.size, np.int64), np.full(FUSED, loops.FACTOR)
 
-        def add(group: Payloads, first: int) -> int:
+        def add(first: int) -> int:
             return group.sum(sums, factors, first, min(first + SPAN_TILES, last), truncated)
 
-        def run() -> None:
-            for group in groups:
-                self.spread([partial(add, group, first) for first in range(0, last, SPAN_TILES)])
-
-        what = f"sum{' toward zero' if truncated else ''}, {fused} a call"
-        count, loop_s = self.values.size * FUSED, loops.sum_s(self.encoding, truncated, fused)
+        pieces = [partial(add, first) for first in range(0, last, SPAN_TILES)]
+        what, run = "sum toward zero" if truncated else "sum", lambda: self.spread(pieces)
+        count, loop_s = self.values.size * FUSED, loops.sum_s(self.encoding, truncated)
         if self.encoding == "topk":
             entries = entries_of(self.form, self.payloads)
-            touched = touched_s(entries, self.values.size, self.repeats)
-            memory_s = self.memory.seconds(read=self.stored * count) + touched
+            memory_s = self.memory.seconds(read=self.stored * count) + touched_s(entries, sums.size, self.repeats)
             share = sum(each.size for each in entries) / count
             return self._row(what, count, run, self.stored + 2 * LINE_BYTES * share, memory_s, loop_s * share)
-        memory_s = self.memory.seconds(read=self.stored * count, changed=16 * count / fused)
-        return self._row(what, count, run, self.stored + 16 / fused, memory_s, loop_s)
+        bytes_a_value = self.stored + 16 / FUSED
+        return self._row(what, count, run, bytes_a_value, self.memory.seconds(summed=bytes_a_value * count), loop_s)
 
     def _norm(self) -> Row:
         group, limbs = placed(self.form, self.payloads), np.zeros(LIMBS, np.int64)
@@ -153,10 +147,10 @@ class _Encoding:
 
     def _read(self) -> Row:
         """Into a room that stays in the cache, as rules do that look at all updates at once."""
-        group, out = placed(self.form, self.payloads), np.empty(TILE, np.float32)
+        group, out = placed(self.form, self.payloads), np.empty(2 * TILE, np.float32)
 
         def run() -> None:
-            for start in range(0, self.values.size, TILE):
+            for start in range(0, self.values.size, out.size):
                 for each in range(FUSED):
                     group.read(each, start, out[: self.values.size - start])
 

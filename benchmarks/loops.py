@@ -59,22 +59,22 @@ def _cuts(count: int) -> NDArray[Any]:
 
 
 @lru_cache
-def sum_s(encoding: str, truncated: bool, fused: int = FUSED) -> float:
+def sum_s(encoding: str, truncated: bool) -> float:
     """Of topk a value is an entry."""
     width = _SUMMED
-    sums, factors, tile = np.zeros(width, np.int64), np.full(fused, FACTOR), _cuts(width)
+    sums, factors, tile = np.zeros(width, np.int64), np.full(FUSED, FACTOR), _cuts(width)
     if encoding == "topk":
         index = _fixed(np.arange(0, width, _ONE_IN, dtype=np.uint32))
-        values = (_values(index.size, "topk"),) * fused
-        entries = (sums, (index,) * fused, values, (_scales(),) * fused, factors, tile, BLOCK, 0, 1, truncated)
-        return in_cache(sum_topk, entries, index.size * fused, _REPEATS)
-    updates = tuple(_values(width, encoding).copy() for _ in range(fused))
+        values = (_values(index.size, "topk"),) * FUSED
+        entries = (sums, (index,) * FUSED, values, (_scales(),) * FUSED, factors, tile, BLOCK, 0, 1, truncated)
+        return in_cache(sum_topk, entries, index.size * FUSED, _REPEATS)
+    updates = tuple(_values(width, encoding).copy() for _ in range(FUSED))
     updates = tuple(map(_fixed, updates))
     if encoding == "q8":
-        given = (sums, updates, (_scales(),) * fused, factors, _cuts(1), tile, 0, 1, truncated)
-        return in_cache(sum_q8, given, width * fused, _REPEATS)
+        given = (sums, updates, (_scales(),) * FUSED, factors, _cuts(1), tile, 0, 1, truncated)
+        return in_cache(sum_q8, given, width * FUSED, _REPEATS)
     of = {"f32": sum_f32, "f16": sum_f16, "bf16": sum_bf16}[encoding]
-    return in_cache(of, (sums, updates, factors, tile, 0, 1, truncated), width * fused, _REPEATS)
+    return in_cache(of, (sums, updates, factors, tile, 0, 1, truncated), width * FUSED, _REPEATS)
 
 
 @lru_cache

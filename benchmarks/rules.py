@@ -114,9 +114,9 @@ class Round:
 
     def close(self) -> None:
         closing = self._summed(self.kept or None)
-        place = 0
+        kept, place = memoryview(self.kept), 0
         for chunk in closing.moments() or ():
-            self.kept[place : place + len(chunk)] = chunk
+            kept[place : place + len(chunk)] = chunk
             place += len(chunk)
         for _ in closing.model(self.kept or None):
             pass
@@ -157,15 +157,15 @@ class Round:
     @property
     def moved(self) -> dict[str, float]:
         """Bytes, by how they are moved; without those that topk updates touch."""
-        each = self.parameters
-        moments = len(self.rule.moments)
-        visits = 1 if self.rule.all_at_once else 0 if self.entries else -(-len(self.updates) // FUSED)
-        return {
-            # The sums for each moment, or for the model; the model; old moments, and new ones for the model.
-            "read": (len(self.updates) + self.again) * form_of(self.rules, 0).data_bytes
-            + (8 * max(1, moments) + 4 + 8 * moments) * each,
-            "changed": (16 * visits + 8 * moments) * each,
-        }
+        each, moments, count = self.parameters, len(self.rule.moments), len(self.updates)
+        updates = form_of(self.rules, 0).data_bytes
+        # Sums for each moment, or for the model; the old model; old moments, and new ones.
+        read = (8 * max(1, moments) + 4 + 8 * moments) * each
+        moved: dict[str, float] = {"read": read + self.again * updates, "changed": 8 * moments * each}
+        if self.rule.all_at_once or self.entries:
+            sums = 0 if self.entries else 16 * each
+            return moved | {"read": moved["read"] + count * updates, "changed": moved["changed"] + sums}
+        return moved | {"summed": count * updates + 16 * each * -(-count // FUSED)}
 
     def fresh_s(self, memory: Memory) -> float:
         return memory.seconds(fresh=8 * self.parameters)

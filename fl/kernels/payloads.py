@@ -131,15 +131,20 @@ class TopKPayloads(Payloads):
 
     def add_norm(self, limbs: NDArray[np.int64], each: int, first: int, last: int, factor: float) -> None:
         """All but the entries are zeros."""
-        low, high = np.searchsorted(self._indices[each], (self._edges[first], self._edges[last]))
+        low, high = self._between(each, self._edges[first], self._edges[last])
         if low < high:
             cuts = np.array([low, *range(low // BLOCK * BLOCK + BLOCK, high, BLOCK), high])
             cuts.flags.writeable = False
             add_norm_q8(limbs, self._values[each], self._scales[each][low // BLOCK :], cuts, 0, cuts.size - 1, factor)
 
+    def _between(self, each: int, start: int, stop: int) -> tuple[int, int]:
+        """Entries with these indices, if indices rise. Of another type than theirs, all of them would be copied."""
+        low, high = self._indices[each].searchsorted(np.array((start, stop), np.uint32)).tolist()
+        return low, high
+
     def read(self, each: int, start: int, out: NDArray[np.float32]) -> int:
         indices, scales = self._indices[each], self._scales[each]
-        low, high = np.searchsorted(indices, (start, start + out.size))
+        low, high = self._between(each, start, start + out.size)
         places = indices[low:high].astype(np.int64) - start
         if places.size and (places[0] < 0 or places[-1] >= out.size or (np.diff(places) <= 0).any()):
             return BROKEN
