@@ -39,6 +39,7 @@ class Creation:
         """Replayed, until finality is known."""
         self._last: bytes | None = None
         self._sealed_ms: int | None = None
+        self._pace_ms = guards.SEAL_GAP_MS
         self._sequence = 0
         self._reserved = 0
 
@@ -92,7 +93,7 @@ class Creation:
             return 0
         if not self._pool.has_shared:
             return None
-        return guards.seal_at(self._sealed_ms, self._is_settled, self._is_full, self._in_flight)
+        return guards.seal_at(self._sealed_ms, self._is_settled, self._is_full, self._in_flight, self._pace_ms)
 
     def _may_create(self) -> bool:
         """Whether there is something to pack and room for any transaction within my own quota at others."""
@@ -134,7 +135,9 @@ class Creation:
         if (
             self._pool.has_shared
             and self._may_create()
-            and guards.may_seal(now.mono_ms, self._sealed_ms, self._is_settled, self._is_full, self._in_flight)
+            and guards.may_seal(
+                now.mono_ms, self._sealed_ms, self._is_settled, self._is_full, self._in_flight, self._pace_ms
+            )
         ):
             self._seal(now, out)
             self._retire_certified()
@@ -147,6 +150,7 @@ class Creation:
             out.events.append(TransactionsExpired(tuple(expired)))
         if packed:
             self._sealed_ms = now.mono_ms
+            self._pace_ms = guards.pace_ms(len(packed), desk.params)
             self._last = self._offer(packed, now, out).digest
 
     def _offer(self, packed: list[Waiting], now: Now, out: Output) -> Lot:

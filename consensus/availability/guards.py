@@ -134,8 +134,15 @@ def may_take_answer(asked: bool) -> bool:
     return asked
 
 
-def may_seal(now_ms: int, sealed_ms: int | None, settled: bool, full: bool, in_flight: int) -> bool:
-    return now_ms >= seal_at(sealed_ms, settled, full, in_flight)
+def may_seal(now_ms: int, sealed_ms: int | None, settled: bool, full: bool, in_flight: int, pace_ms: int) -> bool:
+    return now_ms >= seal_at(sealed_ms, settled, full, in_flight, pace_ms)
+
+
+def pace_ms(last: int, params: Params) -> int:
+    """Between batches, of which the last held so many transactions. All that a creator certifies within one interval
+    of blocks is ordered by one block at the earliest, and each batch costs votes and a certificate; a few transactions
+    are not kept waiting for more to come."""
+    return max(SEAL_GAP_MS, params.min_block_interval_ms) if last > FEW else SEAL_GAP_MS
 
 
 def may_seal_alone(in_flight: int) -> bool:
@@ -145,6 +152,8 @@ def may_seal_alone(in_flight: int) -> bool:
 
 SEAL_GAP_MS = 10
 SEAL_PATIENCE_MS = 1_000
+FEW = 2
+"""Transactions of a batch that say that there is no stream of them."""
 ALONE_IN_FLIGHT = 24
 """Own uncertified batches of one transaction with a blob: peers hold more offers than these, so that there is always
 room for the others."""
@@ -152,10 +161,10 @@ OFFERS_IN_FLIGHT = 4
 """Own uncertified batches beyond which a full pool waits for the second to pass: peers hold only a few offers."""
 
 
-def seal_at(sealed_ms: int | None, settled: bool, full: bool, in_flight: int) -> int:
+def seal_at(sealed_ms: int | None, settled: bool, full: bool, in_flight: int, pace_ms: int) -> int:
     """When the next batch is due: `settled` says that the last is certified, `full` that a whole batch waits."""
     if sealed_ms is None:
         return 0
-    if settled or (full and in_flight < OFFERS_IN_FLIGHT):
+    if full and in_flight < OFFERS_IN_FLIGHT:
         return sealed_ms + SEAL_GAP_MS
-    return sealed_ms + SEAL_PATIENCE_MS
+    return sealed_ms + (pace_ms if settled else SEAL_PATIENCE_MS)

@@ -97,6 +97,26 @@ def test_batches_are_never_less_than_ten_milliseconds_apart() -> None:
     assert sealed(world.step(0, Tick())) != []
 
 
+def test_a_stream_is_sealed_once_an_interval_of_blocks() -> None:
+    world = World(1)
+    assert sealed(world.step(0, submit(1, 2, 3))) != []
+    world.now_ms += Params().min_block_interval_ms - 1
+    assert sealed(world.step(0, submit(4))) == []
+    assert world.core(0).deadline() == world.now_ms + 1
+    world.now_ms += 1
+    assert sealed(world.step(0, Tick())) == [bytes_of(4)]
+    # One alone is no stream any more.
+    world.now_ms += guards.SEAL_GAP_MS
+    assert sealed(world.step(0, submit(5))) == [bytes_of(5)]
+
+
+def test_a_stream_that_fills_a_whole_batch_does_not_wait_for_the_interval() -> None:
+    world = World(1, replace(Params(), batch_bytes=4_000))
+    world.step(0, submit(1, 2, 3, 4, 5, 6, 7, 8, size=1_200))
+    world.now_ms += guards.SEAL_GAP_MS
+    assert sealed(world.step(0, Tick())) == [bytes_of(3, 4, size=1_200)]
+
+
 def test_no_batch_is_longer_than_the_chain_allows() -> None:
     params = replace(Params(), batch_bytes=10_000)
     world = World(1, params)
