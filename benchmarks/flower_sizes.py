@@ -8,8 +8,8 @@
 
 Clients train nothing. Flower's return the weights that they got; those of the chain fetch the model and submit a change
 that was made ahead, each in a process of its own. A round lasts from the end of the one before it to its own: the
-average in Flower's ServerApp, the block that closed the round on the chain. The first round is left out. Needs
-.venv-flower-1.41.
+average in Flower's ServerApp, the block that closed the round on the chain. The first round is left out. Processor time
+is that of all processes, clients among them. Needs .venv-flower-1.41.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import numpy as np
 
 from benchmarks.flower_rounds import superlink_run
 from benchmarks.flower_sites import ROOT, Site
+from benchmarks.heirs import Heirs
 from cli.http import Place, ask
 from cli.localnets import LocalNetwork, Plan
 from fl.client.network import connect_async
@@ -171,11 +172,14 @@ def measure(parameters: int, clients: int, rounds: int, ways: Sequence[str]) -> 
         load = os.getloadavg()[0]
         directory = Path(tempfile.mkdtemp(prefix="quorate-flower-"))
         try:
-            if way in ("superlink", "impatient"):
-                told = on_superlink(directory, parameters, clients, rounds + 1, way == "impatient")
-                found[way] = of_flower(told)
-            else:
-                found[way] = of_closings(on_validators(directory, parameters, clients, rounds + 1, way))
+            with Heirs() as heirs:
+                if way in ("superlink", "impatient"):
+                    told = on_superlink(directory, parameters, clients, rounds + 1, way == "impatient")
+                    closings, found[way] = [each.averaged_s for each in told], of_flower(told)
+                else:
+                    closings = on_validators(directory, parameters, clients, rounds + 1, way)
+                    found[way] = of_closings(closings)
+            found[way]["cpu_s"] = round(heirs.between(closings[0], closings[-1]) / rounds, 2)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
         found[way]["load_average"] = round(load, 1)
