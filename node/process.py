@@ -47,6 +47,8 @@ from node.rpc.server import RpcConfig, RpcServer, start
 
 log = logging.getLogger("quorate.process")
 
+YOUNG_OBJECTS = 20_000
+"""Made and not given back, after which the collector looks at them."""
 ROWS = "rows"
 """LevelDB's directory within the data directory."""
 DATA = "data"
@@ -212,6 +214,8 @@ class _Process:
             # What has been loaded stays for good; the collector need not walk it while messages wait.
             gc.collect()
             gc.freeze()
+            # Records by the thousand come and go with each block, and hardly any in a cycle.
+            gc.set_threshold(YOUNG_OBJECTS, 10, 10)
             server = await _serving(node, config)
             try:
                 log.info(

@@ -6,6 +6,7 @@ durable, and what a lost write held is computed again from the journal and the b
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from node.segments import Location
 
 FORMAT_VERSION = 2
 RECORD_LIMIT_BYTES = 4 * 1024 * 1024
+PAGES_KEPT = 64
 
 _FORMAT = b"m/format"
 _CHAIN = b"m/chain"
@@ -106,6 +108,8 @@ def begin_journal(kv: Kv) -> None:
 class Store:
     def __init__(self, kv: Kv, chain_id: bytes) -> None:
         self._kv = kv
+        self._pages: OrderedDict[bytes, list[bytes]] = OrderedDict()
+        """Read lately: receipts are asked for one by one, soon after they were written."""
         known = kv.get(_FORMAT)
         if known is not None and int.from_bytes(known, "big") != FORMAT_VERSION:
             raise WrongStore(
@@ -233,9 +237,9 @@ class Store:
         return None if data is None else int.from_bytes(data, "big")
 
     def receipt(self, index: int) -> bytes | None:
-        page = leaves_on(self._kv.get(_page_row(RECEIPTS, index // PAGE_LEAVES)) or b"")
-        place = index % PAGE_LEAVES
-        return page[place] if place < len(page) else None
+        page, place = divmod(index, PAGE_LEAVES)
+        leaves = self._page(RECEIPTS, page, place + 1)
+        return leaves[place] if place < len(leaves) else None
 
     def events(self, first: int, limit: int) -> Iterator[tuple[int, bytes]]:
         page, last = first // PAGE_LEAVES, (first + limit - 1) // PAGE_LEAVES
@@ -267,10 +271,22 @@ class Store:
         found: list[bytes] = []
         for page in range(start // PAGE_LEAVES, -(-stop // PAGE_LEAVES)):
             first = page * PAGE_LEAVES
-            found += leaves_on(self._kv.get(_page_row(log, page)) or b"")[max(0, start - first) : stop - first]
+            least = min(stop - first, PAGE_LEAVES)
+            found += self._page(log, page, least)[max(0, start - first) : least]
         if len(found) != max(0, stop - start):
             raise LookupError(f"log {log!r} has no leaves {start} to {stop}")
         return found
+
+    def _page(self, log: bytes, page: int, least: int) -> list[bytes]:
+        """At least so many of its leaves, if it has them: pages only grow, so one read earlier is good as far as it
+        goes. On any thread."""
+        row = _page_row(log, page)
+        leaves = self._pages.get(row)
+        if leaves is None or len(leaves) < least:
+            leaves = self._pages[row] = leaves_on(self._kv.get(row) or b"")
+            if len(self._pages) > PAGES_KEPT:
+                self._pages.popitem(last=False)
+        return leaves
 
     def log_node(self, log: bytes, level: int, index: int) -> bytes:
         if level < PAGE_LEVEL:

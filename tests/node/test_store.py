@@ -12,7 +12,7 @@ from chain.log import EMPTY, PAGE_LEAVES, Frontier, extend, frontier_at, leaf_di
 from fl.execution import Growth
 from fl.state import EVENTS, RECEIPTS
 from node.ports.kv import LevelKv
-from node.store import FORMAT_VERSION, Store, WrongStore
+from node.store import FORMAT_VERSION, PAGES_KEPT, Store, WrongStore
 from tests.simulation.ports import Computer, Power, SimulatedKv
 
 CHAIN = bytes(32)
@@ -59,6 +59,18 @@ def test_a_block_may_add_to_one_log_twice() -> None:
     rows.write(rows.log_rows([Growth(b"a", 0, first, ()), Growth(b"b", 0, first, ()), Growth(b"a", 2, second, ())]))
     assert rows.leaves(b"a", 0, 70) == [leaf(number) for number in range(70)]
     assert rows.leaves(b"b", 0, 2) == [leaf(0), leaf(1)]
+
+
+def test_what_was_read_of_a_log_before_it_grew_is_read_again() -> None:
+    rows = store()
+    frontier = grow(rows, RECEIPTS, EMPTY, 3)
+    assert rows.receipt(2) == leaf(2) and rows.receipt(3) is None
+    grow(rows, RECEIPTS, frontier, PAGES_KEPT * PAGE_LEAVES)
+    assert rows.leaves(RECEIPTS, 0, 2 * PAGE_LEAVES) == [leaf(number) for number in range(2 * PAGE_LEAVES)]
+    assert [rows.receipt(number) for number in range(0, (PAGES_KEPT + 1) * PAGE_LEAVES, PAGE_LEAVES)] == [
+        leaf(number) if number < 3 + PAGES_KEPT * PAGE_LEAVES else None
+        for number in range(0, (PAGES_KEPT + 1) * PAGE_LEAVES, PAGE_LEAVES)
+    ]
 
 
 @pytest.mark.parametrize("stop", [3, PAGE_LEAVES, PAGE_LEAVES + 1])
