@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+from collections import Counter
+
+import pytest
+
 from chain.batch import Batch, SignedBatch
 from fl.members import RegisterMember
 from fl.transactions import Reading, read
-from node.readings import COPIES, READING_BYTES, ReadBatches
+from node.aggregator import Aggregator
+from node.data.messages import Addend
+from node.executor import Contents, Executor, FinalBlock
+from node.readings import COPIES, READING_BYTES, ReadBatches, Readings
 from tests.fl.builders import actor, make_genesis, signing_key
+from tests.simulation.cluster import Cluster, genesis_of
+from tests.simulation.jobs import Training
+from tests.simulation.loop import simulate
 
 GENESIS = make_genesis()
 
@@ -90,3 +100,38 @@ def test_what_is_in_no_batch_yet_goes_before_what_is() -> None:
     known.stored(batch(contents[0]))
     assert known.take(batch(contents[0]).reference.batch) is None
     assert all(known.take(batch(contents[number]).reference.batch) for number in (1, 2))
+
+
+def test_four_nodes_hardly_ever_read_a_batch_again_and_never_what_they_tell_the_data_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted: Counter[str] = Counter()
+    read_again, bodies, addends = Executor._read_again, Executor._bodies, Aggregator._addends
+
+    async def counting_again(executor: Executor, digest: bytes) -> Readings:
+        counted["again"] += 1
+        return await read_again(executor, digest)
+
+    async def counting_bodies(executor: Executor, final: FinalBlock) -> Contents:
+        found = await bodies(executor, final)
+        counted["batches"] += len(found)
+        return found
+
+    def counting_addends(owner: Aggregator, key: tuple[bytes, int], start: int, stop: int) -> list[Addend]:
+        counted["told from the logs"] += 1
+        return addends(owner, key, start, stop)
+
+    monkeypatch.setattr(Executor, "_read_again", counting_again)
+    monkeypatch.setattr(Executor, "_bodies", counting_bodies)
+    monkeypatch.setattr(Aggregator, "_addends", counting_addends)
+
+    async def main() -> None:
+        cluster = Cluster(genesis_of(4), seed=2)
+        await cluster.start()
+        training = Training(cluster, trainers=4)
+        await training.create()
+        assert await cluster.until(lambda: training.finished(), within=60)
+
+    simulate(main)
+    assert counted["batches"] > 40 and 10 * counted["again"] < counted["batches"]
+    assert not counted["told from the logs"]
