@@ -24,28 +24,30 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import numpy as np
 
-from benchmarks.small_updates import Load, Sender, rules_of, sampler, update
+from benchmarks.accounts import Account, InlineUpdates, rules_of, some_values
+from benchmarks.profiling import sampled
+from benchmarks.submitting import Submitting
 from chain.codec import encode, pack
 from chain.transaction import verify_transaction
 from cli.localnets import LocalNetwork, Plan
 from consensus.availability import Submit
 from fl.check import Checked, check_transaction
 from fl.client.ingest import Ingest
-from fl.client.keyfile import load_key
 from fl.ingest import REFUSED
 from fl.jobrules import rules_hash
 from fl.jobs import CreateJob, JoinJob
 from fl.records import Receipt
 from node import process
 from node.buckets import Rate, TokenBuckets
-from node.config import load_config
+from node.config import Config, load_config
 from node.node import Node
 from node.rpc.limits import Turnstile
 from node.rpc.server import RpcServer
@@ -54,6 +56,7 @@ TRAINERS = 32
 EACH = 240
 """Updates of one trainer: fewer than its window of nonces, less what joining took."""
 SETTLED_AFTER_S = 0.01
+SETTLES_S = 0.5
 FREE = Rate(1e9, 1e9)
 REQUESTS_AT_ONCE = 4
 STREAMED_AT_ONCE = 256
@@ -143,17 +146,17 @@ async def obey(node: Node, server: RpcServer) -> None:
         print(json.dumps(said), flush=True)
 
 
-def serve(config: Path) -> None:
+def serve(path: Path) -> None:
     serving = process._serving
 
-    async def with_commands(node: Node, of: Any) -> RpcServer:
-        server = await serving(node, of)
+    async def with_commands(node: Node, config: Config) -> RpcServer:
+        server = await serving(node, config)
         node.commands = asyncio.create_task(obey(node, server))  # type: ignore[attr-defined]
         node.commands.add_done_callback(lambda _: node.stop())  # type: ignore[attr-defined]
         return server
 
     process._serving = with_commands
-    process.run(load_config(config, {}))
+    process.run(load_config(path, {}))
 
 
 Way = Callable[[str, str, int, Sequence[bytes]], Awaitable[None]]
@@ -205,48 +208,39 @@ async def by_requests(url: str, wait: str, size: int, updates: Sequence[bytes]) 
 
 async def measure(net: LocalNetwork, validator: Validator, arguments: argparse.Namespace) -> dict[str, Any]:
     url = net.members["v0"].rpc
-    chain_id = bytes.fromhex(net.chain_id)
-    trainers = [Sender(chain_id, load_key(net.key_file(name))) for name in net.trainers]
-    creator = Sender(chain_id, load_key(net.key_file("creator")))
+    trainers = [Account.of(net, name) for name in net.trainers]
     rules = rules_of("ingest", 1000, len(trainers))
-    async with aiohttp.ClientSession() as session:
-        load = Load(session, [url])
-        while not await ready(session, url):
+    async with Submitting(net) as submitting:
+        while not await ready(submitting.session, url):
             await asyncio.sleep(0.1)
         validator.ask("free")
-        answers = await load.post(0, [creator.sign(CreateJob(rules, b""))])
+        answers = await submitting.executed(0, [Account.of(net, "creator").sign(CreateJob(rules, b""))])
         job = bytes.fromhex(answers[0]["receipt"]["job"])
-        await load.post(0, [trainer.sign(JoinJob(job, rules_hash(rules))) for trainer in trainers])
+        await submitting.all_executed([trainer.sign(JoinJob(job, rules_hash(rules))) for trainer in trainers])
     validator.ask("play")
-    values = np.random.default_rng(1).normal(0, 0.01, 1000).astype(np.float32)
+    signing = InlineUpdates(job, rules, some_values(1000))
     ways = ways_of(arguments)
     found: dict[str, list[float]] = {name: [] for name, _, _ in ways}
-    payloads = [SubmitOf(trainer, job, rules, values) for trainer in trainers]
-    profile: dict[str, float] = {}
     signatures: list[float] = []
     stacks = net.directory / "stacks.txt"
-    for run in range(arguments.runs):
+    for _ in range(arguments.runs):
         for name, send, size in ways:
-            updates = [payloads[number % len(payloads)].sign() for number in range(arguments.updates)]
+            senders = islice(cycle(trainers), arguments.updates)
+            updates = [signing.signed(trainer, 1, rules.initial) for trainer in senders]
             for data in updates:
                 validator.ask("know " + data.hex())
-            sampling = sampler(validator.process.pid, stacks) if arguments.profile and run == 0 else None
-            await asyncio.sleep(1.5 if sampling else 0.2)
-            signatures.append(validator.ask("signature"))
-            before = validator.ask("usage")
-            await send(url, arguments.wait, size, updates)
-            after = validator.ask("usage")
-            if sampling is not None:
-                sampling.send_signal(2)
-                sampling.wait(20)
-                profile = steps_of(stacks.read_text())
+            with sampled(validator.process.pid, stacks) if arguments.profile else nullcontext():
+                await asyncio.sleep(SETTLES_S)
+                signatures.append(validator.ask("signature"))
+                before = validator.ask("usage")
+                await send(url, arguments.wait, size, updates)
+                after = validator.ask("usage")
             assert after["taken"] - before["taken"] == len(updates)
             found[name].append((after["cpu_s"] - before["cpu_s"]) / len(updates) * 1e6)
-    shown = {name: round(statistics.median(each), 1) for name, each in found.items()}
     return {
         "signature_us": round(statistics.median(signatures), 1),
-        "cpu_us_a_transaction": shown,
-        "profile": profile,
+        "cpu_us_a_transaction": {name: round(statistics.median(each), 1) for name, each in found.items()},
+        "profile": steps_of(stacks.read_text()) if arguments.profile else {},
     }
 
 
@@ -254,19 +248,8 @@ def ways_of(arguments: argparse.Namespace) -> list[tuple[str, Way, int]]:
     requests, streamed = (
         [int(size) for size in text.split(",") if size] for text in (arguments.requests, arguments.streamed)
     )
-    return [(f"requests of {size}", by_requests, size) for size in requests] + [
-        (f"streamed by {size}", by_stream, size) for size in streamed
-    ]
-
-
-class SubmitOf:
-    """One trainer's update, signed again under each nonce: the signature is what differs."""
-
-    def __init__(self, sender: Sender, job: bytes, rules: Any, values: Any) -> None:
-        self._made = lambda: update(sender, job, rules, values)
-
-    def sign(self) -> bytes:
-        return self._made()
+    ways: list[tuple[str, Way, int]] = [(f"requests of {size}", by_requests, size) for size in requests]
+    return [*ways, *((f"streamed by {size}", by_stream, size) for size in streamed)]
 
 
 async def ready(session: aiohttp.ClientSession, url: str) -> bool:
@@ -297,7 +280,7 @@ def main() -> None:
     parser.add_argument("--streamed", default="1,16,64", help="updates sent at a time on a stream, each measured")
     parser.add_argument("--wait", default="executed")
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--profile", action="store_true", help="sample the first run (slows it down)")
+    parser.add_argument("--profile", action="store_true", help="sample the last way (slows it down)")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
