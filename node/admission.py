@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -67,8 +66,7 @@ _OVER = frozenset({Status.UNKNOWN, Status.EXPIRED})
 """There is nothing to wait for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """Where a transaction is, with its receipt once it is executed."""
 
     id: bytes
@@ -79,8 +77,7 @@ class Standing:
         return self.status is Status.EXPIRED or _RANK[self.status] >= _RANK[wanted]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """To one submitted transaction: its id and standing, or why it was refused. Not taken although nothing is
     wrong with it, its standing is `unknown`; `wait_s` is when its sender's account may send again, and `busy` why
     it alone was not taken."""
@@ -120,8 +117,7 @@ class DataDown(Busy):
         super().__init__("The node cannot look at the blob at this time.", 2)
 
 
-@dataclass(frozen=True, slots=True)
-class _Good:
+class _Good(NamedTuple):
     """A transaction that may be taken, as far as bytes and state say. `known`: it has a receipt already."""
 
     checked: Checked
@@ -300,7 +296,7 @@ class Admission:
         """Once more, for it may have been executed while it was checked: what has a receipt is not taken again."""
         if isinstance(verdict, Refused) or verdict.known:
             return verdict
-        return replace(verdict, known=self._store.receipt_index(verdict.id) is not None)
+        return verdict._replace(known=self._store.receipt_index(verdict.id) is not None)
 
     def _answer(
         self, verdict: _Good | Refused, held_back: dict[bytes, float], reasons: dict[bytes, Refused | Busy]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chain.codec import CodecError, encode
 from fl.ingest import (
@@ -41,8 +41,7 @@ def begin(api: Api, request: Request) -> Talk:
     return _Intake(api, request.client, Status(request[WAIT])).talk
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(NamedTuple):
     """A transaction on the stream that is not yet answered."""
 
     number: int
