@@ -18,7 +18,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -33,6 +33,7 @@ from benchmarks.probes import create, join
 from benchmarks.submitting import Submitting, streamed
 from chain.cid import parse_cid
 from cli.localnets import LocalNetwork
+from fl.client.errors import QuorateError
 from fl.client.ingest import Ingest
 from fl.execution import OK
 from fl.records import MAX_ROUNDS
@@ -43,7 +44,7 @@ DRAWN = 512
 
 _PREPARED_S = 600.0
 _DRAINED_S = 120.0
-_KINDS = "round_opened,round_aggregating"
+_KINDS = "round_opened,round_aggregating,round_failed"
 _STREAM_AGAIN_S = 0.5
 
 
@@ -107,6 +108,7 @@ class Campaign:
         self._under_way = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._signing: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
         self._over = False
         self._draw = random.Random(1)
         self._due = 0.0
@@ -142,11 +144,17 @@ class Campaign:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._signing, return_exceptions=True)
 
-    def check(self) -> None:
-        """Raises what ended a task that should go on."""
-        for task in self._tasks:
-            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-                raise error
+    async def or_failure(self, other: Coroutine[Any, Any, object]) -> object:
+        """What comes of it; raises what ends a task that should go on."""
+        waiting = asyncio.ensure_future(other)
+        try:
+            await asyncio.wait((waiting, *self._tasks), return_when=asyncio.FIRST_COMPLETED)
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+            return await waiting
+        finally:
+            waiting.cancel()
 
     # Rounds
 
@@ -169,6 +177,8 @@ class Campaign:
         job, updates = event["job"], self._updates.get(event["job"])
         if updates is None:
             return
+        if event["kind"] == "round_failed":
+            raise QuorateError("ROUND_FAILED", f"Round {event['round']} failed: {event['code']}.", "Look at the logs.")
         if event["kind"] == "round_aggregating":
             self._complete[job] = event["time_ms"]
         else:
@@ -179,13 +189,15 @@ class Campaign:
             task.add_done_callback(self._signing.discard)
 
     async def _sign(self, updates: InlineUpdates, round_: int, base: bytes) -> None:
-        for start in range(0, len(self._trainers), self._plan.together):
-            members = self._trainers[start : start + self._plan.together]
-            signed = [updates.signed(member, round_, base) for member in members]
-            self.outcome.update_bytes = len(signed[0])
-            self._ready.put_nowait(signed)
-            # So that answers are read in between.
-            await asyncio.sleep(0)
+        # One round after the other, lest all of them fill up, and close, at the same time.
+        async with self._turn:
+            for start in range(0, len(self._trainers), self._plan.together):
+                members = self._trainers[start : start + self._plan.together]
+                signed = [updates.signed(member, round_, base) for member in members]
+                self.outcome.update_bytes = len(signed[0])
+                self._ready.put_nowait(signed)
+                # So that answers are read in between.
+                await asyncio.sleep(0)
 
     # Sending
 
@@ -229,7 +241,6 @@ class Campaign:
 
 
 async def _serve(told: Connection, plan: Plan) -> None:
-    loop = asyncio.get_running_loop()
     net = LocalNetwork.open(plan.directory)
     async with AsyncExitStack() as stack:
         submitting = await stack.enter_async_context(Submitting(net))
@@ -237,12 +248,22 @@ async def _serve(told: Connection, plan: Plan) -> None:
         campaign = Campaign(plan, net, submitting, streams)
         await campaign.prepare()
         told.send(campaign.outcome.jobs)
-        while await loop.run_in_executor(None, told.recv) != "stop":
+        while await campaign.or_failure(_heard(told)) != "stop":
             campaign.go()
-        campaign.check()
         await campaign.stop()
         campaign.outcome.again = submitting.again
         told.send(campaign.outcome)
+
+
+async def _heard(told: Connection) -> object:
+    """What whoever measures says next."""
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(told.fileno(), readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(told.fileno())
+    return told.recv()
 
 
 def _run(told: Connection, plan: Plan) -> None:

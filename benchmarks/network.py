@@ -20,6 +20,8 @@ from cli.http import Place, fetch
 from cli.localnets import LocalNetwork, Plan, compile_kernels
 from fl.client.errors import QuorateError, TimedOut, Unreachable
 
+PATIENCE_MS = 600_000
+"""For the aggregation of a round: the validators of a network do not share one machine's processors; these do."""
 _READY_S = 90.0
 _LEVEL_S = 120.0
 _LOOK_S = 0.02
@@ -105,11 +107,12 @@ class Stage:
     say: Callable[[str], None] = field(default=lambda text: None)
 
     @contextmanager
-    def validators(self, count: int, trainers: int, params: Params | None = None) -> Iterator[Validators]:
+    def validators(self, count: int, trainers: int) -> Iterator[Validators]:
         self.say("compiling, if that was not done on this machine")
         compile_kernels()
         place = Path(tempfile.mkdtemp(prefix="net-", dir=self.directory))
-        net = LocalNetwork.create(place, Plan(validators=count, trainers=trainers, params=params or Params()))
+        params = Params(aggregation_base_ms=PATIENCE_MS)
+        net = LocalNetwork.create(place, Plan(validators=count, trainers=trainers, params=params))
         try:
             for name in net.members:
                 net.start(name)

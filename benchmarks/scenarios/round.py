@@ -24,15 +24,12 @@ from benchmarks.rounds import closed_alike
 from benchmarks.scenario import Scenario, Setting, Settings
 from benchmarks.submitting import Submitting
 from benchmarks.windows import memory_curve, span_of, used
-from chain.genesis import Params
 from cli.http import Place, ask
 from cli.localnets import LocalNetwork
 from fl.client.errors import QuorateError, TimedOut
 
 REST, JOINING, COLLECTING, AGGREGATING = "at rest", "joining", "collecting", "aggregating"
 PROBES_A_JOB = 64
-PATIENCE_MS = 600_000
-"""The validators of a network do not share one machine's processors; these do."""
 _PATIENCE_S = 900.0
 _LOOK_S = 0.1
 
@@ -43,8 +40,8 @@ def perform(settings: Settings, stage: Stage) -> Sequence[Case]:
 
 def measured(settings: Settings, stage: Stage, encoding: str, members: int, name: str = "") -> Case:
     probing = int(settings.probes) > 0
-    plan_validators, trainers = int(settings.validators), members + (PROBES_A_JOB if probing else 0)
-    with stage.validators(plan_validators, trainers, Params(aggregation_base_ms=PATIENCE_MS)) as running:
+    trainers = members + (PROBES_A_JOB if probing else 0)
+    with stage.validators(int(settings.validators), trainers) as running:
         plan = Plan(
             running.net.directory,
             "crowd",

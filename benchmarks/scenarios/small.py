@@ -61,7 +61,7 @@ def measured(settings: Settings, stage: Stage, validators: int, name: str) -> Ca
     with stage.validators(validators, trainers + samples) as running:
         stage.say("one at a time, at rest")
         rest = Probing(running.net, running.net.trainers[trainers:]).series("rest") if samples else []
-        plan = plan_of(settings, running, name)
+        plan = plan_of(settings, running, name.replace(" ", "-"))
         stage.say(f"{plan.jobs} jobs, {plan.trainers} trainers join each")
         with Generator(plan) as load, Watch(running.with_load(LOAD, load.pid)) as watch:
             running.level()
@@ -69,7 +69,7 @@ def measured(settings: Settings, stage: Stage, validators: int, name: str) -> Ca
             warm_up(running, load, float(settings.warm_s), stage)
             stacks = stage.directory / "stacks"
             with sampled(core_of(running), stacks) if settings.profile else nullcontext():
-                windows = taken(running, settings, stage)
+                windows = taken(running, load, settings, stage)
             stage.say("everything that is on its way")
             outcome = load.stop()
         running.forget(LOAD)
@@ -112,18 +112,20 @@ def warm_up(running: Validators, load: Generator, least_s: float, stage: Stage) 
     time.sleep(least_s)
     place, ends = Place(running.net.members["v0"].rpc), time.monotonic() + _WARM_S
     while min(int(fetch(place, f"/v1/jobs/{job}")["round"]) for job in load.jobs) < 2:
+        load.check()
         if time.monotonic() > ends:
             raise TimedOut("NOT_WARM", f"Some job closed no round within {_WARM_S:g} s.", "Look at the logs.")
         time.sleep(_LOOK_S)
 
 
-def taken(running: Validators, settings: Settings, stage: Stage) -> list[Window]:
+def taken(running: Validators, load: Generator, settings: Settings, stage: Stage) -> list[Window]:
     windows = []
     for number in range(int(settings.repeat)):
         stage.say(f"window {number + 1} of {settings.repeat}")
         before = running.snapshot()
         time.sleep(float(settings.window_s))
         windows.append((before, running.snapshot()))
+        load.check()
     return windows
 
 
@@ -137,7 +139,7 @@ def floor_of(settings: Settings, stage: Stage, figures: dict[str, Figure], valid
 
 LOAD_SETTINGS = {
     "trainers": Setting(1024, 48, "who each have an update in every round"),
-    "jobs": Setting(6, 3, "whose rounds are answered in turn"),
+    "jobs": Setting(8, 3, "whose rounds are answered in turn"),
     "parameters": Setting(1000, 1000, "of the model, each a byte of the update (q8)"),
     "together": Setting(64, 16, "updates sent together, and waited for"),
     "at_once": Setting(8, 2, "times so many are on their way to each validator"),

@@ -50,7 +50,7 @@ def perform(settings: Settings, stage: Stage) -> Sequence[Case]:
                 running.level()
                 load.go()
                 warm_up(running, load, float(settings.warm_s), stage)
-                windows = taken(running, settings, stage, trainers)
+                windows = taken(running, settings, stage, load, trainers)
             stage.say("everything that is on its way")
             outcome = load.stop()
         running.forget(LOAD)
@@ -86,14 +86,15 @@ def perform(settings: Settings, stage: Stage) -> Sequence[Case]:
     ]
 
 
-def taken(running: Validators, settings: Settings, stage: Stage, trainers: Child) -> list[Window]:
+def taken(running: Validators, settings: Settings, stage: Stage, *loads: Child) -> list[Window]:
     """One after another without a break, all through the time."""
     parts, whole_s = int(settings.repeat), 60 * float(settings.minutes)
     marks = [running.snapshot()]
     for number in range(parts):
         stage.say(f"minute {number * whole_s / parts / 60:.0f} of {settings.minutes}")
         time.sleep(whole_s / parts)
-        trainers.check()
+        for load in loads:
+            load.check()
         marks.append(running.snapshot())
     return list(pairwise(marks))
 
