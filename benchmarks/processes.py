@@ -142,6 +142,11 @@ class Watch:
                 found[each.role] = most
         return found
 
+    def most_mib(self, kind: str) -> float:
+        """Anonymous, of any process of this kind at any time."""
+        found = (each.anonymous_bytes for each in self.moments if each.role.endswith(f" {kind}"))
+        return round(max(found, default=0) / MIB, 1)
+
     def used(self, spans: Sequence[Span], cpu_s: Sequence[Mapping[str, float]]) -> list[Use]:
         """Of every process: its processor time, as it was measured for each of the spans, and its memory in them."""
         peaks = [self.peaks(span) for span in spans]

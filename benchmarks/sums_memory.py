@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.large_updates import large_rules
+from benchmarks.accounts import rules_of
 from benchmarks.processes import MIB, anonymous_bytes
 from chain.keys import SigningKey
 from chain.unixfs import LEAF_BYTES
@@ -65,7 +65,7 @@ class Peak:
 
 
 async def measure(directory: Path, parameters: int, count: int, encoding: str) -> dict[str, float]:
-    rules = large_rules(parameters, count, 1, encoding)
+    rules = rules_of("sums", parameters, count, encoding=encoding)
     form = form_of(rules, 0)
     values = np.random.default_rng(1).normal(0, 0.01, parameters).astype(np.float32)
     check_golden()

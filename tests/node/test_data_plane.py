@@ -21,7 +21,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 import pytest
 
-from benchmarks.processes import MIB, MemoryWatch
+from benchmarks.processes import MIB, Watch, roles
 from chain.cid import cid_text, parse_cid
 from chain.codec import encode
 from chain.transaction import account_id
@@ -213,10 +213,10 @@ async def stored(network: LocalNetwork, file: Path, directory: Path) -> None:
 def store_and_fetch(tmp_path: Path, size: int) -> None:
     file = write_random(tmp_path / "scans", size, seed=5)
     with local_network(Plan(validators=4, trainers=2)) as network:
-        with MemoryWatch(network) as memory:
+        with Watch(lambda: roles(network), 0.05) as watch:
             asyncio.run(stored(network, file, tmp_path))
-        print(f"\nRssAnon: core {memory.worst_mib('core')} MiB, data {memory.worst_mib('data')} MiB")
-        assert memory.worst_mib("core") < 200 and memory.worst_mib("data") < 200
+        print(f"\nRssAnon: core {watch.most_mib('core')} MiB, data {watch.most_mib('data')} MiB")
+        assert 0 < watch.most_mib("core") < 200 and 0 < watch.most_mib("data") < 200
 
 
 @pytest.mark.slow
