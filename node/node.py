@@ -24,8 +24,7 @@ from consensus.availability import BatchStored, SequenceReserved
 from consensus.availability.guards import VOTE_AHEAD
 from consensus.effects import Alarm, Tick
 from consensus.lineage import genesis_lineage, rebase
-from consensus.messages import BatchAnswer, BlockAnswer, DataAddress, RangeAnswer, channel_of, from_frame, to_frame
-from consensus.messages import FinalBlock as FinalBlockRow
+from consensus.messages import DataAddress, channel_of, from_frame, to_frame
 from consensus.ordering.events import Convicted, Finalized
 from consensus.ordering.records import SILENT_FOR_EVER, SilentUntil
 from consensus.proposals import NextSet
@@ -61,6 +60,7 @@ from node.readings import ReadBatches
 from node.records import journal_entry, read_journal_entry
 from node.retention import Keeping, Retention
 from node.segments import LogExists, SegmentedLog
+from node.serving import Serving
 from node.store import JournalMark, Store, begin_journal
 
 log = logging.getLogger("quorate.node")
@@ -68,7 +68,6 @@ log = logging.getLogger("quorate.node")
 JOURNAL = "journal"
 BATCHES = "batches"
 LOCK = "node.lock"
-RANGE_BYTES = 900 * 1024
 ACCOUNT_RATE = Rate(500, 1_000)
 STRANGER_RATE = Rate(100, 200)
 
@@ -175,6 +174,7 @@ class Node:
         )
         self.directory = Directory(limits.advertised, self._tell, self.data.meet)
         self.data.on_opened.append(lambda opened: self.directory.opened(opened.bulk_port, self._linked_for_data()))
+        self._serving = Serving(store, batches, ports.links)
         self.read = ReadBatches()
         self.admission = Admission(
             genesis.chain_id,
@@ -473,19 +473,8 @@ class Node:
                 self.checks.ask(digest, signed)
             case avail.CheckSpared(digest):
                 self.checks.spare(digest)
-            case ServeRange(peer, first, last):
-                self._serve_range(peer, first, last)
-            case ServeBlock(peer, identity):
-                height = self.store.height_of(identity)
-                block = self.store.block(height) if height is not None else None
-                if block is not None:
-                    found = BlockAnswer(block)
-                    self.ports.links.send(peer, channel_of(found), to_frame(found))
-            case ServeBatch(peer, digest):
-                signed_batch = self.batches.read(digest)
-                if signed_batch is not None:
-                    answer = BatchAnswer(signed_batch)
-                    self.ports.links.send(peer, channel_of(answer), to_frame(answer))
+            case ServeRange() | ServeBlock() | ServeBatch():
+                self._serving.serve(event)
             case Blame(peer, reason):
                 log.warning("peer misbehaved", extra={"peer": peer.hex(), "reason": reason})
                 self.ports.links.punish(peer, reason)
@@ -515,21 +504,6 @@ class Node:
             log.critical(sentence, extra={"code": code})
             self._failure = NodeFailure(code, sentence)
             self._over.set()
-
-    def _serve_range(self, peer: Peer, first: int, last: int) -> None:
-        rows: list[FinalBlockRow] = []
-        size, whole = 0, 0
-        for block in self.store.blocks(max(1, first), last):
-            row = FinalBlockRow(block, self.store.finalization(block.header.height))
-            size += len(to_frame(RangeAnswer(first, (row,))))
-            if size > RANGE_BYTES:
-                break
-            rows.append(row)
-            if row.finalization is not None:
-                whole = len(rows)
-        if whole:
-            answer = RangeAnswer(first, tuple(rows[:whole]))
-            self.ports.links.send(peer, channel_of(answer), to_frame(answer))
 
     # The data process
 
