@@ -1,9 +1,9 @@
 """The compiled inner loops: exact sums of updates, and the model that follows from them.
 
 Enters: read-only arrays over payloads, weights as grid factors, ranges of tiles. Leaves: int64 sums and F32
-values that are the same bytes on every processor. `sums` and `reading` know the encodings, `order`, `distances` and
-`moments` what rules do with values, and every rule ends in `apply`; `golden` holds the vectors that a node checks
-before it signs a result.
+values that are the same bytes on every processor. `sums`, `norms` and `reading` know the encodings, `order`,
+`distances` and `moments` what rules do with values, and every rule ends in `apply`; `golden` holds the vectors that a
+node checks before it signs a result.
 
 Each loop is elementwise integer arithmetic or IEEE-754 + − × ÷ in a fixed order; the compiler may neither
 reorder nor contract, and threads belong to the caller. Compiling is slow once and cached on disk after that,
