@@ -203,18 +203,23 @@ class Campaign:
 
     async def _lane(self, node: int) -> None:
         while not self._over:
-            wanted = time.monotonic()
-            transactions = await self._ready.get()
+            transactions = await self._next()
             began = time.monotonic()
             if self._plan.a_second:
                 began = await self._in_turn(len(transactions))
-            elif began - wanted > 0.001:
-                self.outcome.starved.append((wanted, began - wanted))
             self._under_way += 1
             try:
                 await self._count(node, transactions, began)
             finally:
                 self._under_way -= 1
+
+    async def _next(self) -> Sequence[bytes]:
+        wanted = time.monotonic()
+        try:
+            return await self._ready.get()
+        finally:
+            # Also if it never comes.
+            self.outcome.starved.append((wanted, time.monotonic() - wanted))
 
     async def _in_turn(self, count: int) -> float:
         """When it is the turn of so many updates, at the plan's pace."""

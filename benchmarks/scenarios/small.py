@@ -16,7 +16,7 @@ from benchmarks import floors
 from benchmarks.campaign import LOAD, Generator, Plan
 from benchmarks.checks import nothing_lost
 from benchmarks.figures import LESS, MORE, Case, Figure, Floor, Latency, medians
-from benchmarks.network import Stage, Validators
+from benchmarks.network import Snapshot, Stage, Validators
 from benchmarks.probes import Probing
 from benchmarks.processes import Span, Watch
 from benchmarks.profiling import sampled, shares_of
@@ -124,9 +124,21 @@ def taken(running: Validators, load: Generator, settings: Settings, stage: Stage
         stage.say(f"window {number + 1} of {settings.repeat}")
         before = running.snapshot()
         time.sleep(float(settings.window_s))
-        windows.append((before, running.snapshot()))
-        load.check()
+        windows.append((before, moved(running, before, load)))
     return windows
+
+
+def moved(running: Validators, since: Snapshot, load: Generator) -> Snapshot:
+    """Once each validator that runs has executed something: there is no rate, and no cost, of nothing."""
+    ends = time.monotonic() + _WARM_S
+    while True:
+        load.check()
+        now = running.snapshot()
+        if all(count > since.executed.get(name, 0) for name, count in now.executed.items()):
+            return now
+        if time.monotonic() > ends:
+            raise TimedOut("NOTHING_EXECUTED", f"Nothing was executed for {_WARM_S:g} s.", "Look at the logs.")
+        time.sleep(_LOOK_S)
 
 
 def floor_of(settings: Settings, stage: Stage, figures: dict[str, Figure], validators: int) -> list[Floor]:

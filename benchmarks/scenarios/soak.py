@@ -26,7 +26,7 @@ from benchmarks.processes import MIB, Span, Watch
 from benchmarks.rounds import closed_alike, rounds_closed
 from benchmarks.scenario import Scenario, Setting, Settings
 from benchmarks.scenarios.large import created
-from benchmarks.scenarios.small import LOAD_SETTINGS, VALIDATORS, plan_of, warm_up
+from benchmarks.scenarios.small import LOAD_SETTINGS, VALIDATORS, moved, plan_of, warm_up
 from benchmarks.trainers import TRAINERS, Plan, Trainers
 from benchmarks.windows import Window, answered, cost_us, memory_curve, none_refused, rate, rate_curve, span_of, used
 from fl.records import MAX_ROUNDS
@@ -86,16 +86,15 @@ def perform(settings: Settings, stage: Stage) -> Sequence[Case]:
     ]
 
 
-def taken(running: Validators, settings: Settings, stage: Stage, *loads: Child) -> list[Window]:
+def taken(running: Validators, settings: Settings, stage: Stage, load: Generator, trainers: Child) -> list[Window]:
     """One after another without a break, all through the time."""
     parts, whole_s = int(settings.repeat), 60 * float(settings.minutes)
     marks = [running.snapshot()]
     for number in range(parts):
         stage.say(f"minute {number * whole_s / parts / 60:.0f} of {settings.minutes}")
         time.sleep(whole_s / parts)
-        for load in loads:
-            load.check()
-        marks.append(running.snapshot())
+        trainers.check()
+        marks.append(moved(running, marks[-1], load))
     return list(pairwise(marks))
 
 
