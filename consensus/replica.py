@@ -48,9 +48,10 @@ from consensus.messages import (
     ViewAnswer,
     ViewQuery,
 )
-from consensus.ordering.core import ORDERING_KINDS, Ordering
+from consensus.ordering.core import Ordering
 from consensus.ordering.events import Convicted, EpochOver, Finalized, PayloadChanged
 from consensus.ordering.records import MARGIN_VIEWS, SILENT_FOR_EVER
+from consensus.ordering.view import ORDERING_KINDS
 from consensus.proposals import NextSet, Proposals
 from consensus.rejoin import Rejoin, answer_query
 

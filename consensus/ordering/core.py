@@ -12,7 +12,6 @@ from chain.certificate import (
     Vote,
     VoteKind,
     assemble,
-    read_subject,
     sign_vote,
     verify_certificate,
     verify_vote,
@@ -38,19 +37,11 @@ from consensus.ordering.ranges import Covered, FalseRange, covered_rows
 from consensus.ordering.records import MARGIN_VIEWS, SILENT_FOR_EVER, Body, Held, Offence, OwnVote, SilentUntil
 from consensus.ordering.requests import Requests
 from consensus.ordering.timing import Timing
-from consensus.ordering.view import Slot, View, can_finalize, can_notarize, can_nullify
+from consensus.ordering.view import ORDERING_KINDS, Slot, View, can_finalize, can_notarize, can_nullify, subject_of
 from consensus.ordering.views import RETAINED, Views
 
 GREETING_LIMIT = 256
 """Messages that a peer is sent on a new link, and all peers at a standstill, at most."""
-
-ORDERING_KINDS = frozenset({VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE})
-
-
-def subject_of(kind: int, subject: bytes) -> Notarize | Nullify | Finalize:
-    found = read_subject(kind, subject)
-    assert isinstance(found, Notarize | Nullify | Finalize), "the kind is one of ordering's"
-    return found
 
 
 class Ordering:

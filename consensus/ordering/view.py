@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from chain.certificate import Certificate, Notarize, Vote, VoteKind
+from chain.certificate import Certificate, Finalize, Notarize, Nullify, Vote, VoteKind, read_subject
 from consensus.messages import Proposal
+
+ORDERING_KINDS = frozenset({VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.FINALIZE})
+
+
+def subject_of(kind: int, subject: bytes) -> Notarize | Nullify | Finalize:
+    found = read_subject(kind, subject)
+    assert isinstance(found, Notarize | Nullify | Finalize), "the kind is one of ordering's"
+    return found
 
 
 class Slot(Enum):
