@@ -399,6 +399,9 @@ class Sums:
         return current.size is not None and held_bytes <= self._budget_bytes
 
     def _spoil(self, current: _Round, error: Exception) -> None:
+        if current.over and isinstance(error, NoSuchFile):
+            # Its pile went with it while a thread was about to look at it, or its updates were swept.
+            return
         if isinstance(error, DiskFailure):
             self._failure = error
             self._changed.set()

@@ -132,6 +132,24 @@ def test_inline_updates_wait_on_the_disk_and_leave_it_with_their_round() -> None
     on_a_street(1, story)
 
 
+def test_a_round_dropped_at_any_moment_of_its_end_ends_nothing_else() -> None:
+    updates = given(5, MEDIAN)
+
+    async def story(street: Street) -> None:
+        house = street.houses[0]
+        life = house.plane.life
+        for tenth_ms in range(60):
+            await house.plane.add(JOB, 1, MEDIAN, 1, inline(updates))
+            closing = asyncio.create_task(close(house, MEDIAN, 5))
+            await asyncio.sleep(tenth_ms / 10_000)
+            house.plane.drop(JOB, 1)
+            await asyncio.gather(closing, return_exceptions=True)
+            assert house.plane.life == life and house.plane.opened is not None
+        assert not [name for name in files(house) if "pile" in name]
+
+    on_a_street(1, story)
+
+
 def files(house: House) -> list[str]:
     assert house.machine.node is not None
     return house.machine.node._ports.disk.list("blobs/")
