@@ -49,37 +49,6 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-class MemoryWatch:
-    """The most anonymous memory that each process of the network has had while this was on."""
-
-    def __init__(self, net: LocalNetwork, every_s: float = 0.05) -> None:
-        self._net = net
-        self._every_s = every_s
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.peak_bytes: dict[str, int] = {}
-
-    def __enter__(self) -> MemoryWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        known, looked = roles(self._net), time.monotonic()
-        while not self._over.wait(self._every_s):
-            if time.monotonic() > looked + 1:
-                known, looked = roles(self._net), time.monotonic()
-            for role, pid in known.items():
-                self.peak_bytes[role] = max(self.peak_bytes.get(role, 0), anonymous_bytes(pid))
-
-    def worst_mib(self, kind: str) -> float:
-        """Of all validators' processes of this kind, `core` or `data`."""
-        return round(max(size for role, size in self.peak_bytes.items() if role.endswith(kind)) / MIB, 1)
-
-
 @dataclass(frozen=True, slots=True)
 class Moment:
     """What a process had used at a moment of the monotonic clock."""
