@@ -36,8 +36,8 @@ class Commons:
     turns: Turns
     tally: Tally
     blame: Callable[[Peer, Fault, str], None]
-    wake_all: Callable[[], None]
-    """Called when a credit is free again."""
+    wake_others: Callable[[object], None]
+    """Called by a pull when credits are free that it has no use for."""
     standings: dict[Peer, Standing] = field(default_factory=dict)
     leaves_in_flight: int = 0
 

@@ -68,8 +68,9 @@ class Download:
         pull = self._pull
         return None if pull is None else pull.have
 
-    def wake(self) -> None:
-        if self._pull is not None:
+    def wake(self, but: object) -> None:
+        """Unless it was this pull that spoke."""
+        if self._pull is not None and self._pull is not but:
             self._pull.wake()
 
     async def run(self) -> Blob:

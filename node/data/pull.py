@@ -88,6 +88,8 @@ class Pull:
         self._leaf_ms = 0.0
         self._idle_ms = 0
         self._taken = 0
+        self._freed: set[Peer] = set()
+        """Whose credits came back and were not used again: others may want them."""
         self._sources: Collection[Peer] = ()
         self._everyone: list[Peer] = []
         self._owners: tuple[Peer, ...] = ()
@@ -122,6 +124,9 @@ class Pull:
                 self._follow(pollers)
                 self._wake.clear()
                 self._start_leaves()
+                if self._freed:
+                    self._freed.clear()
+                    commons.wake_others(self)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(limits.tick_ms / 1000):
                         await self._wake.wait()
@@ -137,6 +142,8 @@ class Pull:
                 before_ms = now_ms
         finally:
             await self._end_tasks()
+            self._freed.clear()
+            commons.wake_others(self)
         return True
 
     @property
@@ -320,6 +327,7 @@ class Pull:
         asked = _Asked(peer, now_ms)
         self._flight.setdefault(index, []).append(asked)
         self._flying |= 1 << index
+        self._freed.discard(peer)
         self._commons.leaves_in_flight += 1
         self._commons.standing(peer).in_flight += 1
         task = self._spawn(self._leaf(peer, holder, index))
@@ -400,7 +408,7 @@ class Pull:
         if not under_way:
             del self._flight[index]
             self._flying &= ~(1 << index)
-        self._commons.wake_all()
+        self._freed.add(asked.peer)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

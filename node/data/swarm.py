@@ -53,7 +53,7 @@ class Swarm:
             turns=Turns(limits.downloads),
             tally=self.tally,
             blame=self._blame,
-            wake_all=self._wake_all,
+            wake_others=self._wake_others,
         )
 
     async def obtain(
@@ -141,6 +141,6 @@ class Swarm:
         _log.warning("peer blamed", extra={"peer": peer, "fault": str(fault), "reason": reason})
         self._commons.bulk.punish(peer, reason)
 
-    def _wake_all(self) -> None:
+    def _wake_others(self, pull: object) -> None:
         for download in self._downloads.values():
-            download.wake()
+            download.wake(pull)
