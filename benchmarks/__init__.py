@@ -6,11 +6,20 @@ every client uses, and what each process used is in the report by its role. Figu
 warm-up that is left out; with them stand the machine, the versions, and the floor: what the same bytes would cost with
 no chain around them, measured in the same run.
 
-    scenarios/     one file each: what is set up, what is measured
-    scenario, suite    what a scenario is; one performed from its name to its report
-    network, processes, machine    validators for as long as something is measured; what processes use; where that was
-    accounts, campaign, probes, crowd    who sends: small updates without end, one at a time, one large round
-    checks         that nothing acknowledged is lost, by proofs
-    floor/         the bare pipeline
-    figures, report, schema, compare, plots    what was found, written down and held beside something else
+    scenarios/          one file each: what is set up, what is measured
+    scenario, suite     what a scenario is; one performed from its name to its report
+    network, machine, processes, links, profiling
+                        validators while something is measured; where that was, and what processes used
+    accounts, submitting, child
+                        who sends, how, and from a process of its own
+    campaign, probes, trainers, crowd
+                        small updates without end, small ones one at a time, large ones by the SDK, one round of many
+    windows, rounds, checks
+                        what was executed in a time; rounds as they go by; that nothing acknowledged is lost, by proofs
+    floor/, floors      the bare pipeline, and its share beside a case
+    figures, report, schema, compare, plots
+                        what was found, written down, checked, held beside something else, drawn
+
+Beside them stand measurements of single parts, which are run as modules and say how in their first lines: `reading`,
+`execution`, `ingest`, `blob_door`, `bulk_links`, `sums_memory`, `comparing` and others.
 """
