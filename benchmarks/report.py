@@ -133,7 +133,7 @@ def rows(report: Mapping[str, Any]) -> Iterator[Row]:
         for figure, each in case["figures"].items():
             yield name, figure, shown(each["median"]), shown(each["low"]), shown(each["high"]), each["unit"]
         for latency, each in case["latencies_ms"].items():
-            yield name, f"{latency}, median; p99", shown(each["p50"]), shown(each["p99"]), shown(each["max"]), "ms"
+            yield name, f"{latency} (high: p99)", shown(each["p50"]), "", shown(each["p99"]), "ms"
         for floor in case["floors"]:
             label = f"share of the floor ({floor['name']}): {floor['of']}"
             yield name, label, f"{floor['share']:.0%}", "", "", f"of {shown(floor['value'])} {floor['unit']}"
