@@ -481,7 +481,7 @@ def test_no_crash_leaves_one_file_to_two_blobs() -> None:
                 for staging, sample in both:
                     await store.resumed(staging)
                     fill(staging, sample)
-                for staging, sample in both:
+                for staging, _ in both:
                     await store.publish(staging)
                 assert all(store.view(each.cid) == each.data for _, each in both)
 
