@@ -351,7 +351,7 @@ GUARDS: dict[str, Guard] = {
     "reference to bytes merely stored": Guard(_bytes_are_enough, 27),
     "acknowledgement before certificate": Guard(_acknowledged_early, 1),
     "expired batch accepted": Guard(_expired_taken, 61),
-    "batch ordered twice": Guard(_ordered_twice, 3),
+    "batch ordered twice": Guard(_ordered_twice, 1),
     "vote without the blob": Guard(_voted_without_the_blob, 4),
     "blob unjudged": Guard(_blob_unjudged, 31),
     "blob not durable": Guard(_blob_not_durable, 4),
