@@ -6,6 +6,9 @@ helps against neither. Both are refused here, wherever a key is checked and wher
 So is a y with no point on the curve: it can never verify.
 
 A signature is never an identifier: who holds the key can make many for one message.
+
+Which signatures are valid is OpenSSL's rule. libsodium checks in half the time and takes none that OpenSSL refuses,
+so it is asked first, and OpenSSL about what it refuses (docs/decisions/0023-two-libraries-one-rule.md).
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from nacl.bindings import crypto_sign_open
+from nacl.exceptions import BadSignatureError
 
 ED25519 = b"\x01"
 PUBLIC_KEY_BYTES = 33
@@ -89,8 +94,13 @@ def _loaded(public: bytes) -> Ed25519PublicKey | None:
 def verify(public: bytes, message: bytes, signature: bytes) -> bool:
     """Whether the signature is the key's, False for every weak or malformed key; never raises."""
     key = _loaded(public)
-    if key is None:
+    if key is None or len(signature) != SIGNATURE_BYTES:
         return False
+    try:
+        crypto_sign_open(signature + message, public[1:])
+        return True
+    except BadSignatureError:
+        pass
     try:
         key.verify(signature, message)
     except InvalidSignature:

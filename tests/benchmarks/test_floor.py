@@ -9,7 +9,7 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
-from cryptography.exceptions import InvalidSignature
+from nacl.exceptions import BadSignatureError
 
 from benchmarks.floor import Pages, Workload, large, run_floor, small, wire
 from benchmarks.floor.workload import JOB, place_of, weight
@@ -70,7 +70,7 @@ def client() -> Iterator[tuple[wire.Peers, object]]:
 
 
 @pytest.mark.parametrize(
-    ("place", "error"), [(-1, InvalidSignature), (-70, ValueError), (40, ValueError), (120, (ValueError, KeyError))]
+    ("place", "error"), [(-1, BadSignatureError), (-70, ValueError), (40, ValueError), (120, (ValueError, KeyError))]
 )
 def test_a_small_update_with_a_bit_changed_ends_the_run(client, tmp_path: Path, place: int, error) -> None:  # type: ignore[no-untyped-def]
     peers, connection = client

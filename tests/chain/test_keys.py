@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from hashlib import sha512
+
 import pytest
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
+from nacl.bindings import crypto_sign_open
+from nacl.exceptions import BadSignatureError
 
 from chain.keys import ED25519, SigningKey, WeakKey, check_public_key, verify
 from tests.chain import build
@@ -88,10 +93,7 @@ def test_no_encoding_of_a_small_order_point_is_a_key(encoding: bytes) -> None:
 @pytest.mark.parametrize("s", [0, 1, 12345])
 @pytest.mark.parametrize("message", [b"", b"pay me"])
 def test_the_forgery_under_the_identity_key_is_refused_though_openssl_takes_it(s: int, message: bytes) -> None:
-    x = x_of(BASE_Y)
-    assert x is not None
-    base = (x if x % 2 == 0 else P - x, BASE_Y)
-    forged = encode_point(times(s, base)) + s.to_bytes(32, "little")
+    forged = encode_point(times(s, base_point())) + s.to_bytes(32, "little")
     Ed25519PublicKey.from_public_bytes(IDENTITY_KEY).verify(forged, message)
     assert not verify(ED25519 + IDENTITY_KEY, message, forged)
 
@@ -144,6 +146,70 @@ def test_a_signature_with_an_unreduced_scalar_is_refused() -> None:
     signature = signer.sign(b"m")
     s = int.from_bytes(signature[32:], "little") + ORDER
     assert not verify(signer.public, b"m", signature[:32] + s.to_bytes(32, "little"))
+
+
+def base_point() -> Point:
+    x = x_of(BASE_Y)
+    assert x is not None
+    return x if x % 2 == 0 else P - x, BASE_Y
+
+
+def signed_with(signer: SigningKey, message: bytes, nonce: int, extra: Point) -> bytes:
+    """A signature whose R is the nonce's point and one more."""
+    scalar = int.from_bytes(sha512(signer.seed).digest()[:32], "little") & (2**254 - 8) | 2**254
+    point = encode_point(add(times(nonce, base_point()), extra))
+    hashed = int.from_bytes(sha512(point + signer.public[1:] + message).digest(), "little")
+    return point + ((nonce + hashed * scalar) % ORDER).to_bytes(32, "little")
+
+
+def openssl(signer: SigningKey, message: bytes, signature: bytes) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(signer.public[1:]).verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def libsodium(signer: SigningKey, message: bytes, signature: bytes) -> bool:
+    try:
+        crypto_sign_open(signature + message, signer.public[1:])
+    except BadSignatureError:
+        return False
+    return True
+
+
+def test_the_oracle_signs_as_the_key_does() -> None:
+    signer = build.key("a")
+    assert openssl(signer, b"m", signed_with(signer, b"m", 12345, IDENTITY))
+
+
+@pytest.mark.parametrize("extra", sorted(torsion() - {IDENTITY}))
+def test_a_signature_that_is_right_but_for_a_small_order_point_is_refused(extra: Point) -> None:
+    # Libraries that multiply by the cofactor take it. libsodium has to stay among those that do not.
+    signer = build.key("a")
+    signature = signed_with(signer, b"m", 12345, extra)
+    assert not openssl(signer, b"m", signature)
+    assert not libsodium(signer, b"m", signature)
+    assert not verify(signer.public, b"m", signature)
+
+
+def test_what_libsodium_alone_refuses_is_valid() -> None:
+    signer = build.key("a")
+    signature = signed_with(signer, b"m", 0, IDENTITY)
+    assert not libsodium(signer, b"m", signature)
+    assert openssl(signer, b"m", signature)
+    assert verify(signer.public, b"m", signature)
+
+
+@given(st.binary(max_size=20), st.integers(0, ORDER - 1), st.sampled_from(sorted(torsion())), st.integers(-1, 511))
+def test_libsodium_takes_nothing_that_openssl_refuses(message: bytes, nonce: int, extra: Point, flip: int) -> None:
+    signer = build.key("a")
+    signature = bytearray(signed_with(signer, message, nonce, extra))
+    if flip >= 0:
+        signature[flip // 8] ^= 1 << flip % 8
+    said = openssl(signer, message, bytes(signature))
+    assert verify(signer.public, message, bytes(signature)) is said
+    assert said or not libsodium(signer, message, bytes(signature))
 
 
 def test_printing_a_signing_key_does_not_show_its_seed() -> None:
