@@ -1,4 +1,4 @@
-"""Large updates: rounds of trainers who are clients of the SDK, from fetching the model to the next one.
+"""Large updates: rounds of trainers who are clients of the SDK and have prepared what they send, or train.
 
 A round's time is that of its blocks, from the one that opened it to the one that closed it. Each round is a repetition.
 The first ones are left out: data processes load the kernels, and files of rounds that are no longer kept are not there
@@ -47,7 +47,8 @@ def measured(settings: Settings, stage: Stage, parameters: int, encoding: str) -
     with stage.validators(int(settings.validators), trainers) as running:
         job = created(running, rules)
         stage.say(f"{rounds} rounds of {trainers} updates of {name_of(parameters, encoding)}")
-        plan = Plan(running.net.directory, "large", trainers, parameters, int(settings.at_once))
+        prepared = bool(int(settings.prepared))
+        plan = Plan(running.net.directory, "large", trainers, parameters, int(settings.at_once), prepared=prepared)
         with Trainers(plan) as load, Watch(running.with_load(TRAINERS, load.pid)) as watch:
             found = followed(running, job, rounds, _PATIENCE_S, load.check)[int(settings.warm_rounds) :]
             load.hear(_PATIENCE_S)
@@ -128,12 +129,13 @@ def floor_of(
 def _settings(parameters: str, quick: str, rounds: int) -> dict[str, Setting]:
     return {
         "validators": Setting(4, 4, "validators, two processes each"),
-        "trainers": Setting(8, 2, "who each have an update in every round"),
+        "trainers": Setting(16, 2, "who each have an update in every round"),
+        "prepared": Setting(1, 1, "1: they encode their updates ahead; 0: they fetch each model and encode each time"),
         "parameters": Setting(parameters, quick, "of the model; several, with commas, are a case each"),
         "encodings": Setting("f32,q8", "q8", "of the updates; each is a case"),
         "rounds": Setting(rounds, 2, "in all"),
         "warm_rounds": Setting(4, 1, "of them, which are left out: files are written over from the fifth round on"),
-        "at_once": Setting(1000, 1000, "trainers who send at a time"),
+        "at_once": Setting(8, 2, "trainers who send at a time"),
         "floor_passes": Setting(2, 0, "of the floor, after one that warms up; 0: no floor"),
     }
 
