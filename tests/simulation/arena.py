@@ -54,7 +54,6 @@ class Watched(Node):
                 arena.findings.report(f"{name} acknowledged transactions before their batch was certified")
             arena.findings.counts["promises"] += len(ack.ids)
             arena.check_blobs_held(name, self.batches.read(ack.batch))
-            arena.on_promise(self.station)
         super()._acknowledge(ack, replay_from)
 
     async def _executed(self, executed: ChainExecuted, outcome: BlockOutcome) -> None:
@@ -140,7 +139,8 @@ class Arena(Cluster):
         self.on_sent: list[OnSent] = []
         self.bad_transaction: Callable[..., bytes] = lambda chance, judged: b""
         self.bad_blob: Callable[..., tuple[bytes, bytes, bytes] | None] = lambda chance: None
-        self.on_promise: Callable[[Station], None] = lambda station: None
+        self.on_promise: list[Callable[[Station], None]] = []
+        """Called with whoever has told a client that its transaction will be ordered."""
         self.on_trouble: Callable[[Station], None] = lambda station: None
         super().__init__(genesis, scenario.seed, conditions, extra=len(self.twins))
 
@@ -221,8 +221,11 @@ class Arena(Cluster):
                     continue
                 [standing] = await node.admission.wait([node.admission.standing(answer.id)], wait, within)
                 promised = standing.reached(Status.AVAILABLE) and standing.status is not Status.EXPIRED
-                if promised and self.hosts[index].honest:
-                    self.acknowledged.setdefault(answer.id, self.hosts[index].machine.name)
+                host = self.hosts[index]
+                if promised and host.honest:
+                    self.acknowledged.setdefault(answer.id, host.machine.name)
+                    for tell in self.on_promise:
+                        tell(host)
         except (Busy, Crash):
             return []
         return answers

@@ -72,11 +72,12 @@ class Faults:
             Feature.POWER_CUTS: self._power_cuts,
             Feature.DATA_KILLS: self._data_kills,
             Feature.BULK_CUTS: self._bulk_cuts,
+            Feature.LAST_WORDS: self._last_words,
         }
         for feature in self.scenario.features:
             if feature in kinds:
                 self._start(kinds[feature]())
-            else:
+            elif feature is not Feature.SOLITUDE:
                 self._count(feature)
         if self.scenario.doomed:
             self._start(self._dooms())
@@ -105,6 +106,7 @@ class Faults:
             traits.sync_ms, traits.offload_ms = DEFAULT.sync_ms, DEFAULT.offload_ms
             traits.skew_ms, traits.capacity_bytes = 0, None
             traits.failing.clear()
+            traits.lagging.clear()
         for host in self.arena.hosts:
             if host.machine.running and host.node is None and not host.gone and not host.opening:
                 host.machine.kill()
@@ -201,11 +203,12 @@ class Faults:
     async def _power_cuts(self) -> None:
         await self._again(self.chance.choice((2.0, 5.0)), self._cut_power)
 
-    def _cut_power(self) -> None:
+    def _cut_power(self, spared: int | None = None) -> None:
         """All machines at once, or most; back one after the other, or together."""
         self._count(Feature.POWER_CUTS)
         together = self._outage() if self.chance.random() < 0.7 else None
-        spared = self.chance.choice((0, 0, 0, 1, self.scenario.f))
+        if spared is None:
+            spared = self.chance.choice((0, 0, 0, 1, self.scenario.f))
         hosts = [host for host in self.arena.hosts if host.machine.running and not host.gone]
         for host in self.chance.sample(hosts, max(0, len(hosts) - spared)):
             if together is not None:
@@ -260,17 +263,47 @@ class Faults:
         else:
             loop.call_later(self.chance.uniform(0, 0.02), self._cut_power)
 
+    async def _last_words(self) -> None:
+        """All machines lose power at once when a client has been told something, one of their logs being slow."""
+        waiting, log = False, self.chance.choice(("batches/", "batches/", "journal/"))
+        for host in self.arena.hosts:
+            host.machine.traits.lagging[log] = (100.0, 1_000.0)
+
+        def promised(_: Station) -> None:
+            nonlocal waiting
+            if waiting and not self.over:
+                waiting = False
+                self._count(Feature.LAST_WORDS)
+                self._cut_power(spared=0)
+
+        self.arena.on_promise.append(promised)
+        while True:
+            await self._pause(0.5)
+            waiting = True
+
+    async def _solitude(self, host: Station) -> None:
+        """For a while it reaches none but clients, and then it is lost for good, with what it promised meanwhile."""
+        await asyncio.sleep(self.chance.uniform(0, self.scenario.seconds / 2))
+        self._count(Feature.SOLITUDE)
+        self._part([host.machine.name], [name for name in self._names() if name != host.machine.name])
+        await asyncio.sleep(self.chance.uniform(1.0, 4.0))
+        self._doom(host)
+
     async def _dooms(self) -> None:
-        """Those who are lost for good go after a promise to a client, or at some moment."""
+        """Those who are lost for good go after a promise to a client, after a time with nobody but clients, or at
+        some moment."""
+        if Feature.SOLITUDE in self.scenario.features:
+            await self._solitude(self.arena.hosts[self.scenario.doomed[0]])
+            return
         doomed = list(self.scenario.doomed)
         after_promise = set(doomed) if self.chance.random() < 0.6 else set()
 
         def promised(host: Station) -> None:
             if host.index in after_promise and self.arena.findings.counts["promises"] > 2:
                 after_promise.discard(host.index)
-                asyncio.get_running_loop().call_soon(self._doom, host)
+                self._doom(host)
 
-        self.arena.on_promise = promised
+        self.arena.on_promise.append(promised)
         for index in doomed:
             await asyncio.sleep(self.chance.uniform(0, self.scenario.seconds / 2))
             if index not in after_promise:
@@ -358,6 +391,11 @@ class Faults:
         keys = {host.machine.name: host.data.endpoint.key for host in self.arena.hosts}
         return ((keys[a], keys[b]) for a in ones for b in others if a != b)
 
+    def _part(self, ones: list[str], others: list[str]) -> None:
+        self.arena.network.partition(ones, others)
+        for a, b in self._places(ones, others):
+            self.arena.bulk.block(a, b)
+
     def _join(self, ones: list[str], others: list[str]) -> None:
         for a, b in self._places(ones, others):
             self.arena.bulk.unblock(a, b)
@@ -370,9 +408,7 @@ class Faults:
             names = self._names()
             self.chance.shuffle(names)
             cut = self.chance.randrange(1, len(names))
-            network.partition(names[:cut], names[cut:])
-            for a, b in self._places(names[:cut], names[cut:]):
-                self.arena.bulk.block(a, b)
+            self._part(names[:cut], names[cut:])
             await self._pause(self.chance.choice((0.5, 2.0, 6.0)))
             for source in names:
                 for target in names:

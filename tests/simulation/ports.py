@@ -44,6 +44,12 @@ class Traits:
     capacity_bytes: int | None = None
     failing: set[str] = field(default_factory=set)
     """Syncs of files whose names begin so fail."""
+    lagging: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Those of files whose names begin so take so long."""
+
+    def sync_s(self, name: str, chance: random.Random) -> float:
+        range_ms = next((each for prefix, each in self.lagging.items() if name.startswith(prefix)), self.sync_ms)
+        return chance.uniform(*range_ms) / 1000
 
 
 class Power:
@@ -336,7 +342,7 @@ class SimulatedDisk:
         file, directory = self._file(name), _parent(name)
         number = file.done + len(file.pending)
         entries = self._medium.pending.get(directory, [])[:]
-        await asyncio.sleep(self._machine.chance.uniform(*self._machine.traits.sync_ms) / 1000)
+        await asyncio.sleep(self._machine.traits.sync_s(name, self._machine.chance))
         self._power.check()
         if any(name.startswith(prefix) for prefix in self._machine.traits.failing):
             self._medium.failed.add(name)

@@ -36,6 +36,8 @@ class Feature(StrEnum):
     POWER_CUTS = "power cuts"
     DATA_KILLS = "killed data processes"
     BULK_CUTS = "cuts of bulk connections"
+    LAST_WORDS = "power cuts at a promise"
+    SOLITUDE = "lost for good in solitude"
 
 
 class Vice(StrEnum):
@@ -77,6 +79,8 @@ LOUD = (Vice.FORGE, Vice.GARBAGE, Vice.BAD_BATCH)
 """Each act of these costs the link to whoever receives it, so a validator with them can do little else."""
 
 
+TRAPS = (Feature.LAST_WORDS, Feature.SOLITUDE)
+"""Laid for the moment at which a client trusts what it was told. A few seeds have one of them."""
 WITHOUT_OUTAGES = (Feature.DUPLICATION, Feature.REORDERING, Feature.SLOW_NODES)
 
 
@@ -114,7 +118,7 @@ def draw(seed: int) -> Scenario:
     chance = drawn_from(seed, "scenario")
     n = chance.choices(_SIZES, (70, 20, 10))[0]
     share = chance.choice((0.1, 0.25, 0.4))
-    features = tuple(feature for feature in Feature if chance.random() < share)
+    features = tuple(feature for feature in Feature if feature not in TRAPS and chance.random() < share)
     faulty = _faulty(chance, n)
     byzantine, doomed, rotten = [], [], None
     for index in faulty:
@@ -141,6 +145,8 @@ def draw(seed: int) -> Scenario:
     haste = drawn_from(seed, "haste")
     if n == 4 and haste.random() < 0.1:
         scenario = _hasty(scenario, haste)
+    else:
+        scenario = _with_trap(scenario, drawn_from(seed, "trap"))
     check_params(scenario.params, n)
     return scenario
 
@@ -162,6 +168,17 @@ def _hasty(scenario: Scenario, chance: random.Random) -> Scenario:
         byzantine=tuple((index, (*vices, Vice.NAME_STALE)) for index, vices in scenario.byzantine),
         doomed=(),
     )
+
+
+def _with_trap(scenario: Scenario, chance: random.Random) -> Scenario:
+    trap = chance.choice(TRAPS) if chance.random() < 0.15 else None
+    if trap is Feature.LAST_WORDS:
+        return replace(scenario, features=(*scenario.features, trap))
+    if trap is Feature.SOLITUDE and scenario.rotten is None:
+        spared = scenario.byzantine[1:]
+        honest = sorted(set(range(scenario.n)) - {index for index, _ in spared})
+        return replace(scenario, features=(*scenario.features, trap), byzantine=spared, doomed=(chance.choice(honest),))
+    return scenario
 
 
 def _faulty(chance: random.Random, n: int) -> list[int]:
