@@ -309,7 +309,9 @@ class State:
         self._undo.clear()
 
     def changes(self) -> Changes:
-        """What differs from the rows read."""
+        """What differs from the rows read. Nothing is put back after that."""
+        # A gathering may know the execution that this state belongs to: the block's garbage would be a cycle.
+        self._undo.clear()
         for key in self._gatherings:
             if isinstance(record := self._records[key], Gathering):
                 self._records[key] = record.gathered()

@@ -10,7 +10,6 @@ it: what `kill -9` leaves behind is what a start has to cope with anyway.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -28,7 +27,7 @@ from chain.keys import SigningKey
 from consensus.messages import DataAddress
 from fl.kernels import KERNEL_VERSION
 from fl.retention import Policy
-from node import datadir
+from node import datadir, garbage
 from node.buckets import Rate
 from node.config import Config, ConfigError
 from node.data.setup import Place, Setup
@@ -47,8 +46,6 @@ from node.rpc.server import RpcConfig, RpcServer, start
 
 log = logging.getLogger("quorate.process")
 
-YOUNG_OBJECTS = 20_000
-"""Made and not given back, after which the collector looks at them."""
 ROWS = "rows"
 """LevelDB's directory within the data directory."""
 DATA = "data"
@@ -211,11 +208,7 @@ class _Process:
                 limits=_limits(config),
                 addresses=self._addresses,
             )
-            # What has been loaded stays for good; the collector need not walk it while messages wait.
-            gc.collect()
-            gc.freeze()
-            # Records by the thousand come and go with each block, and hardly any in a cycle.
-            gc.set_threshold(YOUNG_OBJECTS, 10, 10)
+            garbage.settle()
             server = await _serving(node, config)
             try:
                 log.info(

@@ -7,7 +7,6 @@ ends when its pipe does, whatever ended the core, and then at once, for what it 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import resource
@@ -22,6 +21,7 @@ import uvloop
 
 from chain.codec import decode
 from chain.keys import SigningKey
+from node import garbage
 from node.buckets import Rate
 from node.data.arrivals import Elsewhere
 from node.data.blobs import BlobLimits, BlobStore
@@ -128,8 +128,7 @@ async def _work(core: DataEnd, setup: Setup) -> None:
         )
         node.gauges += (door.figures, _memory)
         try:
-            gc.collect()
-            gc.freeze()
+            garbage.settle()
             await node.run(door.address)
         finally:
             await door.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import tracemalloc
@@ -61,6 +62,20 @@ def test_execution_leaves_the_state_that_it_reads_alone() -> None:
     first = execute_block(running.ledger.state.get, block)
     assert running.ledger.state == before
     assert execute_block(running.ledger.state.get, block) == first
+
+
+def test_a_block_leaves_nothing_to_the_garbage_collector() -> None:
+    running = running_job()
+    sent = [running.update(each) for each in running.trainers]
+    blocks = [running.ledger.input(*sent), running.ledger.input(*sent[:3], running.update(running.trainers[0]))]
+    gc.collect()
+    gc.disable()
+    try:
+        for block in blocks:
+            execute_block(running.ledger.state.get, block)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_a_row_that_every_transaction_of_a_block_puts_is_held_once() -> None:
