@@ -35,6 +35,7 @@ from fl.updates import form_of
 
 TRAINERS = "all trainers"
 _LOOK_S = 1.0
+_PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,27 +123,24 @@ async def _send_prepared(plan: Plan) -> None:
 
 
 class _Prepared:
-    """A trainer with its update, of which nothing but the header is still to be made."""
+    """A trainer with its update in a file, of which nothing but the header is still to be made."""
 
     def __init__(self, network: AsyncNetwork, job: AsyncJob, examples: int) -> None:
         self.network = network
         self.job = job
         self._examples = examples
         self._form = form_of(job.rules, 0)
-        self._payload = bytearray()
+        self._path = network.home / "prepared"
         self._header_bytes = 0
 
     def prepare(self, values: NDArray[np.float32]) -> None:
         place = self._place(1)
-        self._payload = bytearray(encode_update(self._form, place, {"w": values}))
+        self._path.write_bytes(encode_update(self._form, place, {"w": values}))
         self._header_bytes = len(self._form.header(place))
 
     async def send(self, opened: Round) -> None:
-        header = self._form.header(self._place(opened.number))
-        # Of another length only when the round's number has a digit more.
-        self._payload[: self._header_bytes] = header
-        self._header_bytes = len(header)
-        put = await self.network.blobs.put(self._payload, BlobKind.UPDATE)
+        await asyncio.to_thread(self._head, self._form.header(self._place(opened.number)))
+        put = await self.network.blobs.put(self._path, BlobKind.UPDATE)
         await self.network.send(
             SubmitUpdate(
                 job=bytes.fromhex(self.job.id),
@@ -153,8 +151,18 @@ class _Prepared:
                 group=0,
                 cid=parse_cid(put.cid),
                 payload=b"",
-            )
+            ),
+            patience_s=_PATIENCE_S,
         )
+
+    def _head(self, header: bytes) -> None:
+        if len(header) != self._header_bytes:
+            # The round's number has a digit more.
+            self._path.write_bytes(header + self._path.read_bytes()[self._header_bytes :])
+            self._header_bytes = len(header)
+            return
+        with open(self._path, "r+b") as file:
+            file.write(header)
 
     def _place(self, number: int) -> Place:
         return Place(bytes.fromhex(self.job.id), number, self.network.sender.account)
