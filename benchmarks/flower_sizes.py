@@ -35,6 +35,8 @@ import numpy as np
 from benchmarks.flower_rounds import superlink_run
 from benchmarks.flower_sites import ROOT, Site
 from benchmarks.heirs import Heirs
+from benchmarks.network import PATIENCE_MS
+from chain.genesis import Params
 from cli.http import Place, ask
 from cli.localnets import LocalNetwork, Plan
 from fl.client.network import connect_async
@@ -95,7 +97,8 @@ def _told(run: subprocess.Popen[str], rounds: int) -> Iterator[FlowerRound]:
 
 def on_validators(directory: Path, parameters: int, clients: int, rounds: int, encoding: str) -> list[float]:
     """When each round closed."""
-    net = LocalNetwork.create(directory / "net", Plan(4, trainers=clients))
+    params = Params(aggregation_base_ms=PATIENCE_MS)
+    net = LocalNetwork.create(directory / "net", Plan(4, trainers=clients, params=params))
     with ExitStack() as stack:
         for name in net.members:
             stack.callback(net.kill, name)
@@ -124,7 +127,9 @@ def _closings(net: LocalNetwork, job: str, rounds: int) -> list[float]:
     found: list[float] = []
     while len(found) < rounds:
         reply = ask(door, "GET", f"/v1/jobs/{job}/rounds/{len(found) + 1}")
-        if reply.status == 200 and reply.data["phase"] == "closed":
+        if reply.status == 200 and reply.data["ended_ms"] is not None:
+            if reply.data["phase"] != "closed":
+                raise SystemExit(f"round {len(found) + 1} ended with {reply.data['code']}")
             found.append(reply.data["ended_ms"] / 1000)
             continue
         if time.monotonic() > ends:

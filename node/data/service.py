@@ -254,17 +254,20 @@ class DataNode:
         return _judged(asked.id, verdict)
 
     async def _obtain(self, number: int, cid: bytes, kind: BlobKind) -> Judged:
+        self._expect(kind)
         await self.store.classify(await self.obtain(cid, kind), kind)
         return _judged(number, Verdict(Finding.OK))
 
     async def _keep(self, number: int, kind: BlobKind, data: bytes) -> Kept:
         """Without it the core does not go on, and it is small: as everything of the core's, it takes of the reserve."""
+        self._expect(kind)
         draft = await self._ports.offload.run(self.store.write, kind, iter((data,)), from_reserve=True)
         cid = (await self.store.keep(draft)).cid
         self.store.touch(cid)
         return Kept(number, cid)
 
     async def _zeros(self, number: int, schema: Schema) -> Kept:
+        self._expect(BlobKind.MODEL)
         form = model_form(schema)
         cid = manifest_cid(await self._ports.offload.run(zeros_manifest, form.header, form.size_bytes))
         if self.store.find(cid) is None:
@@ -273,7 +276,13 @@ class DataNode:
         self.store.touch(cid)
         return Kept(number, cid)
 
+    def _expect(self, kind: BlobKind) -> None:
+        """A model comes with a job."""
+        if kind == BlobKind.MODEL:
+            self.sums.expect()
+
     async def _add(self, asked: Add) -> Done:
+        self.sums.expect()
         await self.sums.add(asked)
         return Done(asked.id)
 

@@ -153,6 +153,14 @@ class Sums:
 
     # What the core asks
 
+    def expect(self) -> None:
+        """A job is about to begin. Its kernels are loaded now: the time that its first round has for its end is the
+        same as that of all others."""
+        if self.check_kernels is not None and self._checking is None:
+            self._checking = asyncio.create_task(self._offload.run(self.check_kernels), name="kernels")
+            # Whoever closes a round hears of it.
+            self._checking.add_done_callback(lambda done: done.cancelled() or done.exception())
+
     async def add(self, asked: Add) -> None:
         """Returns once nothing of the request itself has to be kept in memory."""
         key = (asked.job, asked.round)
@@ -421,10 +429,9 @@ class Sums:
             raise CannotSum(
                 "KERNEL_VERSION", f"the round wants kernels of version {version}; this program has {KERNEL_VERSION}"
             )
-        if self.check_kernels is None:
-            return
+        self.expect()
         if self._checking is None:
-            self._checking = asyncio.create_task(self._offload.run(self.check_kernels), name="kernels")
+            return
         try:
             await asyncio.shield(self._checking)
         except Exception as error:

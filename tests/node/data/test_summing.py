@@ -338,6 +338,22 @@ def test_a_machine_that_computes_other_numbers_gives_no_result_and_is_asked_to_c
     on_a_street(1, story)
 
 
+def test_kernels_are_looked_at_when_a_job_begins_and_not_when_its_first_round_ends() -> None:
+    checks: list[None] = []
+
+    async def story(street: Street) -> None:
+        house = street.houses[0]
+        assert house.machine.node is not None
+        house.machine.node.sums.check_kernels = lambda: checks.append(None)
+        await house.plane.keep(BlobKind.RECORD, b"no model")
+        assert not checks
+        await house.plane.zeros(SMALL.schema)
+        await asyncio.sleep(1)
+        assert len(checks) == 1
+
+    on_a_street(1, story)
+
+
 def test_an_update_that_breaks_the_rules_spoils_its_own_round_alone() -> None:
     wrong, small = given(4, SMALL, inline=True), given(4, SMALL, inline=True, job=OTHER_JOB)
     stolen = Addend(0, 1, b"z" * 32, 1, 0, wrong[0].addend.cid, wrong[0].data)
