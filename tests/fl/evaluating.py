@@ -94,3 +94,10 @@ def evaluated_job(evaluators: int = 3, chain: Ledger | None = None, **rules: Any
     made = Evaluated(running.ledger, running.job, running.creator, running.trainers, known)
     assert len(made.listed) == evaluators
     return made
+
+
+def opened(**rules: object) -> Evaluated:
+    """The model of round 1 is being evaluated by three, beside round 2."""
+    job = evaluated_job(**rules)  # type: ignore[arg-type]
+    job.close_round()
+    return job

@@ -1,5 +1,5 @@
 """Every code of the table is met here at least once, where the table says that it is decided; those of answers to
-evaluations are beside them, in `test_evaluation`."""
+evaluations are beside them, in `test_answers`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.fl.builders import (
     running_job,
     signing_key,
 )
-from tests.fl.test_evaluation import REFUSED as OF_ANSWERS
+from tests.fl.test_answers import REFUSED as OF_ANSWERS
 
 IDENTITY_KEY = b"\x01\x01" + bytes(31)
 """The neutral point of the curve, under which one signature verifies for everything."""

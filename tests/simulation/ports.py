@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from consensus.effects import Now
 from node.ports import AlreadyLocked, Buffer, DiskFailure, DiskFull, NoSuchFile, Pipe, PipeEvent, Ports, check_name
 from tests.simulation.loop import OWNER, Crash, VirtualLoop, drawn_from
+from tests.simulation.media import DiskMedium, File, KvMedium, apply, parent_of
 from tests.simulation.network import Endpoint, Network, SimulatedLinks
 
 _P = ParamSpec("_P")
@@ -76,128 +77,6 @@ class Power:
                 raise
 
 
-@dataclass(slots=True, eq=False)
-class _File:
-    """What processes see, what is on the platter, and the operations between the two, numbered from
-    `done`."""
-
-    data: bytearray = field(default_factory=bytearray)
-    durable: bytearray = field(default_factory=bytearray)
-    pending: list[tuple[int, bytes | None]] = field(default_factory=list)
-    """(offset, bytes) of a write, (size, None) of a truncation."""
-    done: int = 0
-
-    def settle(self, number: int) -> None:
-        """Makes the operations before this number durable."""
-        count = max(0, number - self.done)
-        for operation in self.pending[:count]:
-            _apply(self.durable, operation)
-        del self.pending[:count]
-        self.done += count
-
-    def survive(self, chance: random.Random) -> None:
-        kept = _surviving(self.pending, chance)
-        for operation in kept:
-            _apply(self.durable, operation)
-        self.done += len(self.pending)
-        self.pending.clear()
-        self.data = bytearray(self.durable)
-
-
-def _apply(content: bytearray, operation: tuple[int, bytes | None]) -> None:
-    offset, data = operation
-    if data is None:
-        del content[offset:]
-        return
-    if len(content) < offset:
-        content.extend(bytes(offset - len(content)))
-    content[offset : offset + len(data)] = data
-
-
-def _surviving(pending: list[tuple[int, bytes | None]], chance: random.Random) -> list[tuple[int, bytes | None]]:
-    """Nothing, all, a beginning with a torn end, or any of the writes up to the first truncation that is
-    lost."""
-    case = chance.randrange(4)
-    if case == 0 or not pending:
-        return []
-    if case == 1:
-        return list(pending)
-    if case == 2:
-        count = chance.randrange(len(pending))
-        return pending[:count] + _torn(pending[count], chance)
-    kept: list[tuple[int, bytes | None]] = []
-    for operation in pending:
-        keep = chance.random() < 0.5
-        if operation[1] is None and not keep:
-            break
-        if keep:
-            kept += [operation] if chance.random() < 0.8 else _torn(operation, chance)
-    return kept
-
-
-def _torn(operation: tuple[int, bytes | None], chance: random.Random) -> list[tuple[int, bytes | None]]:
-    offset, data = operation
-    if data is None:
-        return []
-    cut = chance.randrange(len(data) + 1)
-    rest = (b"", bytes(len(data) - cut), chance.randbytes(len(data) - cut))[chance.randrange(3)]
-    return [(offset, data[:cut] + rest)]
-
-
-def _parent(name: str) -> str:
-    return name.rpartition("/")[0]
-
-
-class DiskMedium:
-    """Files and directory entries, those that processes see and those on the platter."""
-
-    def __init__(self) -> None:
-        self.entries: dict[str, _File] = {}
-        self.durable: dict[str, _File] = {}
-        self.pending: dict[str, list[tuple[str, _File | None, str | None]]] = {}
-        """By directory: (name, its file or None if the name is gone, the name that it had before)."""
-        self.failed: set[str] = set()
-        self.locked: dict[str, object] = {}
-        """Lock files, each with the process that holds it."""
-
-    def change(self, name: str, file: _File | None, old: str | None = None) -> None:
-        operation = (name, file, old)
-        _enter(self.entries, operation)
-        self.pending.setdefault(_parent(name), []).append(operation)
-
-    def settle(self, directory: str, count: int) -> None:
-        operations = self.pending.get(directory, [])
-        for operation in operations[:count]:
-            _enter(self.durable, operation)
-        del operations[:count]
-
-    def survive(self, chance: random.Random) -> None:
-        for operations in self.pending.values():
-            keep_all_before = chance.randrange(len(operations) + 1) if chance.random() < 0.5 else None
-            for place, operation in enumerate(operations):
-                if place < keep_all_before if keep_all_before is not None else chance.random() < 0.5:
-                    _enter(self.durable, operation)
-        self.pending.clear()
-        self.entries = dict(self.durable)
-        for file in self.entries.values():
-            file.survive(chance)
-        self.failed.clear()
-        self.locked.clear()
-
-    def used_bytes(self) -> int:
-        return sum(len(file.data) for file in self.entries.values())
-
-
-def _enter(entries: dict[str, _File], operation: tuple[str, _File | None, str | None]) -> None:
-    name, file, old = operation
-    if file is None:
-        entries.pop(name, None)
-    else:
-        entries[name] = file
-    if old is not None and entries.get(old) is file:
-        del entries[old]
-
-
 class SimulatedDisk:
     def __init__(self, machine: Computer, power: Power) -> None:
         self._machine = machine
@@ -219,12 +98,12 @@ class SimulatedDisk:
         if self._machine.traits.capacity_bytes is not None and self.free_bytes() < growth:
             raise DiskFull(f"cannot write to {name}: no space left on the device")
         if file is None:
-            file = _File()
+            file = File()
             self._medium.change(name, file)
         if len(data):
             write = (offset, bytes(data))
             file.pending.append(write)
-            _apply(file.data, write)
+            apply(file.data, write)
 
     def view(self, name: str) -> memoryview:
         """Not a copy, as on the real one: whoever cuts or lengthens a file that is viewed gets a BufferError."""
@@ -283,7 +162,7 @@ class SimulatedDisk:
 
     def rename(self, old: str, new: str) -> None:
         check_name(new)
-        if _parent(old) != _parent(new):
+        if parent_of(old) != parent_of(new):
             raise ValueError(f"{old} and {new} are in different directories")
         self._rename(old, new)
 
@@ -318,7 +197,7 @@ class SimulatedDisk:
         if name in self._medium.failed:
             raise DiskFailure(f"{name} failed before; restart after mending the disk")
 
-    def _file(self, name: str) -> _File:
+    def _file(self, name: str) -> File:
         file = self._medium.entries.get(name)
         if file is None:
             raise NoSuchFile(f"there is no file {name}")
@@ -331,7 +210,7 @@ class SimulatedDisk:
             raise DiskFull(f"cannot append to {name}: no space left on the device")
         file = self._medium.entries.get(name)
         if file is None:
-            file = _File()
+            file = File()
             self._medium.change(name, file)
         file.pending.append((len(file.data), bytes(data)))
         file.data += data
@@ -339,7 +218,7 @@ class SimulatedDisk:
     async def _sync(self, name: str) -> None:
         self._power.operation("disk.sync")
         self._check(name)
-        file, directory = self._file(name), _parent(name)
+        file, directory = self._file(name), parent_of(name)
         number = file.done + len(file.pending)
         entries = self._medium.pending.get(directory, [])[:]
         await asyncio.sleep(self._machine.traits.sync_s(name, self._machine.chance))
@@ -358,28 +237,6 @@ class SimulatedDisk:
         self._check(old)
         self._medium.change(new, self._file(old), old)
         self._medium.failed.discard(new)
-
-
-class KvMedium:
-    def __init__(self) -> None:
-        self.rows: dict[bytes, bytes] = {}
-        self.keys: list[bytes] = []
-        self.durable: dict[bytes, bytes] = {}
-        self.pending: list[tuple[dict[bytes, bytes], tuple[bytes, ...]]] = []
-
-    def settle(self, count: int) -> None:
-        for puts, deletes in self.pending[:count]:
-            for key in deletes:
-                self.durable.pop(key, None)
-            self.durable.update(puts)
-        del self.pending[:count]
-
-    def survive(self, chance: random.Random) -> None:
-        """LevelDB's own log loses its newest batches, and never half of one."""
-        self.settle(chance.randrange(len(self.pending) + 1))
-        self.pending.clear()
-        self.rows = dict(self.durable)
-        self.keys = sorted(self.rows)
 
 
 class SimulatedKv:

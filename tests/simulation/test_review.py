@@ -10,7 +10,7 @@ from consensus.ordering.records import SILENT_FOR_EVER
 from consensus.replica import RANGES_A_SECOND
 from tests.simulation.cluster import Cluster, genesis_of
 from tests.simulation.loop import simulate
-from tests.simulation.ports import DiskMedium, KvMedium
+from tests.simulation.media import DiskMedium, KvMedium
 
 SHORT = Params(horizon=32, execution_window=16, heartbeat_ms=500)
 
