@@ -58,9 +58,9 @@ def form_for(encoding: str, parameters: int) -> UpdateForm:
     return update_form(schema, Coding(encoding, 8, SHARE_PPM if encoding == "topk" else 0))
 
 
-def placed(form: UpdateForm, payloads: Sequence[bytes]) -> Payloads:
+def placed(encoding: str, form: UpdateForm, payloads: Sequence[bytes]) -> Payloads:
     offset = len(form.header(PLACE))
-    return PAYLOADS[form.encoding.name](form, [(payload, offset) for payload in payloads])
+    return PAYLOADS[encoding](form, [(payload, offset) for payload in payloads])
 
 
 def measure(parameters: int, repeats: int, threads: int = 1, encodings: Sequence[str] = tuple(PAYLOADS)) -> list[Row]:
@@ -113,7 +113,7 @@ class _Encoding:
         return Row(what, self.encoding, statistics.median(rates), rates[-1], rates[0])
 
     def _sum(self, truncated: bool) -> Row:
-        group, last = placed(self.form, self.payloads), self.form.layout.tiles.size - 1
+        group, last = placed(self.encoding, self.form, self.payloads), self.form.layout.tiles.size - 1
         sums, factors = np.zeros(self.values.size, np.int64), np.full(FUSED, loops.FACTOR)
 
         def add(first: int) -> int:
@@ -131,7 +131,7 @@ class _Encoding:
         return self._row(what, count, run, bytes_a_value, self.memory.seconds(summed=bytes_a_value * count), loop_s)
 
     def _norm(self) -> Row:
-        group, limbs = placed(self.form, self.payloads), np.zeros(LIMBS, np.int64)
+        group, limbs = placed(self.encoding, self.form, self.payloads), np.zeros(LIMBS, np.int64)
         last = self.form.layout.tiles.size - 1
 
         def add(each: int, first: int) -> int:
@@ -147,7 +147,7 @@ class _Encoding:
 
     def _read(self) -> Row:
         """Into a room that stays in the cache, as rules do that look at all updates at once."""
-        group, out = placed(self.form, self.payloads), np.empty(2 * TILE, np.float32)
+        group, out = placed(self.encoding, self.form, self.payloads), np.empty(2 * TILE, np.float32)
 
         def run() -> None:
             for start in range(0, self.values.size, out.size):

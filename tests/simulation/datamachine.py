@@ -16,11 +16,10 @@ from node.data.service import DataLimits, DataNode
 from node.ports import DataPorts, DiskFailure, Pipe, PipeEvent
 from tests.simulation.bulk import BulkEndpoint, BulkNetwork, SimulatedBulk
 from tests.simulation.loop import Crash
+from tests.simulation.media import DiskMedium, KvMedium
 from tests.simulation.pipe import SimulatedEnd, SimulatedPipe
 from tests.simulation.ports import (
     Computer,
-    DiskMedium,
-    KvMedium,
     SimulatedClock,
     SimulatedDisk,
     SimulatedKv,

@@ -2,9 +2,11 @@
 answered and were averaged."""
 
 import time
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context
+from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
@@ -12,15 +14,15 @@ app = ServerApp()
 
 
 class Told(FedAvg):
-    def configure_train(self, *given, **named):
-        messages = super().configure_train(*given, **named)
+    def configure_train(self, *given: Any, **named: Any) -> Iterable[Message]:
+        messages: Iterable[Message] = super().configure_train(*given, **named)
         self.sent_s = time.time()
         return messages
 
-    def aggregate_train(self, server_round, replies):
-        answered_s, replies = time.time(), list(replies)
-        asked_s = max(each.content["metrics"]["asked-s"] for each in replies)
-        found = super().aggregate_train(server_round, replies)
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
+        answered_s, messages = time.time(), list(replies)
+        asked_s = max(each.content["metrics"]["asked-s"] for each in messages)
+        found = super().aggregate_train(server_round, messages)
         print(f"flat round {server_round} {self.sent_s} {asked_s} {answered_s} {time.time()}", flush=True)
         return found
 
