@@ -16,7 +16,7 @@ from benchmarks.bounds import in_cache
 from fl.kernels.apply import apply_mean
 from fl.kernels.distances import LIMBS, add_distances, add_norms, pairs_of, sum_chosen
 from fl.kernels.moments import approach_squares, blend, blend_squares, move, move_scaled
-from fl.kernels.norms import add_norm_bf16, add_norm_f16, add_norm_q8
+from fl.kernels.norms import add_norm_half, add_norm_q8
 from fl.kernels.order import network, sum_closest, sum_ordered
 from fl.kernels.reading import read_bf16, read_f16, read_f32, read_q8
 from fl.kernels.sums import FUSED, sum_bf16, sum_f16, sum_f32, sum_q8, sum_topk
@@ -85,7 +85,7 @@ def norm_s(encoding: str) -> float:
         return in_cache(add_norms, (limbs.reshape(1, -1), values.reshape(1, -1), FACTOR), _READ, _REPEATS)
     if encoding in ("q8", "topk"):
         return in_cache(add_norm_q8, (limbs, values, _scales(), _cuts(_READ), 0, 1, FACTOR), _READ, _REPEATS)
-    return in_cache({"f16": add_norm_f16, "bf16": add_norm_bf16}[encoding], (limbs, values, FACTOR), _READ, _REPEATS)
+    return in_cache(add_norm_half, (limbs, values, FACTOR, encoding == "bf16"), _READ, _REPEATS)
 
 
 @lru_cache

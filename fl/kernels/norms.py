@@ -29,38 +29,19 @@ _REBIASED = np.int32(0x38000000)
 
 
 @kernel
-def add_norm_f16(limbs: NDArray[np.int64], values: NDArray[np.uint16], factor: float) -> None:
-    """Adds Σ y² to the limbs, of the bits of f16; factor = 2^G0."""
+def add_norm_half(limbs: NDArray[np.int64], values: NDArray[np.uint16], factor: float, brain: bool) -> None:
+    """Adds Σ y² to the limbs, of the bits of f16 or, if `brain`, of bf16; factor = 2^G0."""
     for start in range(0, values.size, _STRIP):
         part = values[start : start + min(_STRIP, values.size - start)]
         low = cross = high = np.int64(0)
         for i in range(part.size):
             magnitude = np.int32(np.int32(part[i]) & _HALF_MAGNITUDE)
-            normal = np.int32((magnitude << 13) + _REBIASED).view(np.float32)
-            size = np.float64(normal if magnitude >= _HALF_NORMAL else np.float32(magnitude) * _HALF_STEP)
-            bits = np.float64(size * factor + _SHIFT).view(np.int64)
-            upper = (bits >> _HALF) & _HIGH_HALF
-            lower = bits & _LOW_HALF
-            low += lower * lower
-            cross += upper * lower
-            high += upper * upper
-        low += limbs[0] + ((cross & _LOW_CROSS) << (_LIMB - _CROSS))
-        high += limbs[1] + (cross >> _CROSS) + (low >> _LIMB)
-        limbs[0] = low & _LOW_LIMB
-        limbs[1] = high & _LOW_LIMB
-        limbs[2] += high >> _LIMB
-
-
-@kernel
-def add_norm_bf16(limbs: NDArray[np.int64], values: NDArray[np.uint16], factor: float) -> None:
-    """Of the bits of bf16."""
-    for start in range(0, values.size, _STRIP):
-        part = values[start : start + min(_STRIP, values.size - start)]
-        low = cross = high = np.int64(0)
-        for i in range(part.size):
-            magnitude = np.int32(np.int32(part[i]) & _HALF_MAGNITUDE)
-            size = np.float64(np.int32(magnitude << 16).view(np.float32))
-            bits = np.float64(size * factor + _SHIFT).view(np.int64)
+            if brain:
+                size = np.int32(magnitude << 16).view(np.float32)
+            else:
+                normal = np.int32((magnitude << 13) + _REBIASED).view(np.float32)
+                size = normal if magnitude >= _HALF_NORMAL else np.float32(magnitude) * _HALF_STEP
+            bits = np.float64(np.float64(size) * factor + _SHIFT).view(np.int64)
             upper = (bits >> _HALF) & _HIGH_HALF
             lower = bits & _LOW_HALF
             low += lower * lower

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.kernels.distances import add_norms
-from fl.kernels.norms import add_norm_bf16, add_norm_f16, add_norm_q8
+from fl.kernels.norms import add_norm_half, add_norm_q8
 from fl.kernels.reading import read_bf16, read_f16, read_f32, read_q8
 from fl.kernels.sums import BROKEN, sum_bf16, sum_f16, sum_f32, sum_q8, sum_topk
 from fl.tensors.dense import Dense
@@ -83,11 +83,19 @@ def _add_norm_f32(limbs: NDArray[np.int64], values: NDArray[np.float32], factor:
 
 
 def _f16(form: UpdateForm, payloads: Placed) -> Payloads:
-    return DensePayloads(form, payloads, np.uint16, sum_f16, add_norm_f16, read_f16)
+    return DensePayloads(form, payloads, np.uint16, sum_f16, _add_norm_f16, read_f16)
+
+
+def _add_norm_f16(limbs: NDArray[np.int64], values: NDArray[np.uint16], factor: float) -> None:
+    add_norm_half(limbs, values, factor, False)
 
 
 def _bf16(form: UpdateForm, payloads: Placed) -> Payloads:
-    return DensePayloads(form, payloads, np.uint16, sum_bf16, add_norm_bf16, read_bf16)
+    return DensePayloads(form, payloads, np.uint16, sum_bf16, _add_norm_bf16, read_bf16)
+
+
+def _add_norm_bf16(limbs: NDArray[np.int64], values: NDArray[np.uint16], factor: float) -> None:
+    add_norm_half(limbs, values, factor, True)
 
 
 class Q8Payloads(Payloads):

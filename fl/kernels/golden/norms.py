@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
 from fl.kernels.distances import LIMBS, exact
 from fl.kernels.golden.compare import compare, read_only
-from fl.kernels.norms import add_norm_bf16, add_norm_f16, add_norm_q8
+from fl.kernels.norms import add_norm_half, add_norm_q8
 
 _BITS = 42
 
@@ -30,17 +28,17 @@ _REPEATS = 1000
 
 
 def check() -> None:
-    _check_halves("add_norm_f16", add_norm_f16, _F16, _F16_NORM)
-    _check_halves("add_norm_bf16", add_norm_bf16, _BF16, _BF16_NORM)
+    _check_halves(_F16, False, _F16_NORM)
+    _check_halves(_BF16, True, _BF16_NORM)
     _check_q8()
 
 
-def _check_halves(name: str, kernel: Callable[..., None], values: tuple[int, ...], norm: int) -> None:
+def _check_halves(values: tuple[int, ...], brain: bool, norm: int) -> None:
     many = read_only(np.array(values * _REPEATS, np.uint16))
     limbs = np.zeros(LIMBS, np.int64)
     for _ in range(2):
-        kernel(limbs, many, 2.0**_BITS)
-    _compare(name, limbs, 2 * _REPEATS * norm)
+        add_norm_half(limbs, many, 2.0**_BITS, brain)
+    _compare("add_norm_half", limbs, 2 * _REPEATS * norm)
 
 
 def _check_q8() -> None:
