@@ -72,8 +72,7 @@ class _Session:
             self._bulk.left(self)
 
     def _meet(self) -> ssl.SSLSocket:
-        limits = self._bulk.limits
-        self._plain.settimeout(limits.handshake_s)
+        wire.prepare(self._plain, self._bulk.limits)
         connection = self._bulk.context(server=True).wrap_socket(
             self._plain, server_side=True, do_handshake_on_connect=False
         )
@@ -81,7 +80,7 @@ class _Session:
             self._socket = connection
             if self._ended:
                 raise Refused("closing")
-        wire.shake_hands(connection, limits)
+        connection.do_handshake()
         link_key = link_key_of(connection, BULK_PROTOCOL)
         wire.hear_hello(connection, self._bulk.chain_id)
         self._bulk.met(self, link_key)

@@ -21,6 +21,7 @@ from typing import Any
 
 from node.ports import LeafOutcome, Peer, PeerAddress, PeerGone
 from node.ports import bulk_wire as wire
+from node.ports.bulk_tls import BufferedTls
 from node.ports.bulk_wire import LEAF_LIMIT, Breach, BulkLimits, Refused
 from node.ports.identity import BULK_PROTOCOL, Impostor, link_key_of
 
@@ -117,21 +118,18 @@ class Line:
             self._buffer = None
             return False
 
-    def _connect(self) -> ssl.SSLSocket:
+    def _connect(self) -> BufferedTls:
         limits, place = self._limits, (self._address.host, self._address.port)
         plain = socket.create_connection(place, timeout=limits.handshake_s)
-        try:
-            connection = self._context().wrap_socket(plain, do_handshake_on_connect=False)
-        except BaseException:
-            plain.close()
-            raise
         try:
             with self._changed:
                 if self._ended:
                     raise Refused(self._ended)
-                self._socket = connection
-            wire.shake_hands(connection, limits)
-            if link_key_of(connection, BULK_PROTOCOL) != self._address.link_key:
+                self._socket = plain
+            wire.prepare(plain, limits)
+            connection = BufferedTls(plain, self._context())
+            connection.shake_hands(limits.handshake_s)
+            if link_key_of(connection.session, BULK_PROTOCOL) != self._address.link_key:
                 raise Refused("another validator answers at its address")
             wire.say_hello(connection, self._chain_id)
             wire.hear_hello(connection, self._chain_id)
@@ -139,7 +137,7 @@ class Line:
         except BaseException:
             with self._changed:
                 self._socket = None
-            connection.close()
+            plain.close()
             raise
         return connection
 
@@ -150,7 +148,7 @@ class Line:
             self._pause_s = min(2 * self._pause_s, self._limits.retry_s[1])
             self._fail_waiting(f"the peer cannot be reached: {reason}")
 
-    def _talk(self, connection: ssl.SSLSocket) -> None:
+    def _talk(self, connection: BufferedTls) -> None:
         under_way: deque[Question] = deque()
         answered = idled = False
         try:
@@ -192,7 +190,7 @@ class Line:
                 fresh.append(question)
         return fresh
 
-    def _take_answer(self, connection: ssl.SSLSocket, question: Question) -> None:
+    def _take_answer(self, connection: BufferedTls, question: Question) -> None:
         until = time.monotonic() + self._limits.answer_s
         status, size_bytes = wire.receive_header(connection)
         if status == wire.FAILED:
@@ -206,7 +204,7 @@ class Line:
             self._tell(_give, question.future, answer)
 
     def _take_leaf(
-        self, connection: ssl.SSLSocket, question: Question, take: Take, size_bytes: int, until: float
+        self, connection: BufferedTls, question: Question, take: Take, size_bytes: int, until: float
     ) -> None:
         if not size_bytes:
             self._tell(_give, question.future, LeafOutcome.ABSENT)

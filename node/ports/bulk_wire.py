@@ -11,12 +11,12 @@ Big endian. A length is checked against what was asked for before room is made f
 from __future__ import annotations
 
 import socket
-import ssl
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from struct import Struct
+from typing import Protocol
 
 from node.ports import Buffer
 
@@ -53,6 +53,14 @@ class BulkLimits:
     strangers_by_address: int = 16
 
 
+class Stream(Protocol):
+    """A connection on which TLS is spoken."""
+
+    def recv_into(self, view: memoryview, /) -> int: ...
+
+    def sendall(self, data: bytes, /) -> None: ...
+
+
 class Refused(Exception):
     """The sentence says why a connection ends."""
 
@@ -68,7 +76,7 @@ def shut(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
-def receive(sock: socket.socket, view: memoryview, until: float | None = None) -> None:
+def receive(sock: Stream, view: memoryview, until: float | None = None) -> None:
     """Fills the view. Raises OSError."""
     while view:
         count = sock.recv_into(view)
@@ -79,34 +87,34 @@ def receive(sock: socket.socket, view: memoryview, until: float | None = None) -
             raise TimeoutError("the answer takes too long")
 
 
-def received(sock: socket.socket, size_bytes: int, until: float | None = None) -> bytearray:
+def received(sock: Stream, size_bytes: int, until: float | None = None) -> bytearray:
     data = bytearray(size_bytes)
     receive(sock, memoryview(data), until)
     return data
 
 
-def shake_hands(connection: ssl.SSLSocket, limits: BulkLimits) -> None:
-    connection.settimeout(limits.handshake_s)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.do_handshake()
+def prepare(plain: socket.socket, limits: BulkLimits) -> None:
+    """Before the handshake."""
+    plain.settimeout(limits.handshake_s)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def say_hello(sock: socket.socket, chain_id: bytes) -> None:
+def say_hello(sock: Stream, chain_id: bytes) -> None:
     sock.sendall(_HELLO + chain_id)
 
 
-def hear_hello(sock: socket.socket, chain_id: bytes) -> None:
+def hear_hello(sock: Stream, chain_id: bytes) -> None:
     expected = _HELLO + chain_id
     if received(sock, len(expected)) != expected:
         raise Refused("it speaks for another chain or another version")
 
 
-def send_requests(sock: socket.socket, requests: Iterable[bytes]) -> None:
+def send_requests(sock: Stream, requests: Iterable[bytes]) -> None:
     sock.sendall(b"".join(part for each in requests for part in (_REQUEST.pack(len(each)), each)))
 
 
-def receive_request(sock: socket.socket) -> bytes:
+def receive_request(sock: Stream) -> bytes:
     (size_bytes,) = _REQUEST.unpack(received(sock, _REQUEST.size))
     if not 0 < size_bytes <= REQUEST_LIMIT:
         raise Breach(f"a request of {size_bytes} bytes")
@@ -128,7 +136,7 @@ def send_failure(sock: socket.socket) -> None:
     sock.sendall(_ANSWER.pack(FAILED, 0))
 
 
-def receive_header(sock: socket.socket) -> tuple[int, int]:
+def receive_header(sock: Stream) -> tuple[int, int]:
     status, size_bytes = _ANSWER.unpack(received(sock, _ANSWER.size))
     if status not in (GIVEN, FAILED) or (status == FAILED and size_bytes):
         raise Breach(f"an answer of status {status} with {size_bytes} bytes")
