@@ -22,6 +22,7 @@ import aiohttp
 from chain.codec import CodecError
 from fl.client.errors import Unreachable
 from fl.client.nodes import CONNECT_TIMEOUT_S
+from fl.client.sides import until_one_ends
 from fl.ingest import (
     ANSWERS_BYTES,
     MESSAGE_BYTES,
@@ -200,7 +201,7 @@ class _Stream:
                         max_msg_size=ANSWERS_BYTES,
                     ) as socket:
                         pause_s = _FIRST_PAUSE_S
-                        await self._converse(socket)
+                        await until_one_ends(self._say(socket), self._hear(socket))
                         self.reason = f"it closed the stream with {socket.close_code}"
                 except (aiohttp.ClientError, TimeoutError, OSError, CodecError) as error:
                     self.reason = str(error) or type(error).__name__
@@ -210,18 +211,6 @@ class _Stream:
                 log.info("the stream to %s is to be opened again: %s", self.url, self.reason)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-
-    async def _converse(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        sides = [asyncio.ensure_future(self._say(socket)), asyncio.ensure_future(self._hear(socket))]
-        try:
-            await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
-            for side in sides:
-                if side.done():
-                    side.result()
-        finally:
-            for side in sides:
-                side.cancel()
-            await asyncio.gather(*sides, return_exceptions=True)
 
     async def _say(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         door, loop = self._door, asyncio.get_running_loop()

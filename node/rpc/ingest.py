@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from chain.codec import CodecError, encode
+from fl.client.sides import until_one_ends
 from fl.ingest import (
     DETAIL_BYTES,
     MESSAGE_BYTES,
@@ -68,16 +69,9 @@ class _Intake:
 
     async def talk(self, line: Line) -> None:
         """Until the client has gone, or says what nobody can read. Raises Problem for that."""
-        sides = [asyncio.ensure_future(self._take(line)), asyncio.ensure_future(self._tell(line))]
         try:
-            await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
-            for side in sides:
-                if side.done():
-                    side.result()
+            await until_one_ends(self._take(line), self._tell(line))
         finally:
-            for side in sides:
-                side.cancel()
-            await asyncio.gather(*sides, return_exceptions=True)
             self._api.node.admission.unwatch(self._watch, list(self._watch.waiting))
 
     # What the client says

@@ -9,6 +9,7 @@ from enum import IntEnum
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from fl.client.sides import until_one_ends
 from node.rpc.api import Api
 from node.rpc.connection import Connection
 from node.rpc.desk import Desk, Exchange
@@ -106,18 +107,12 @@ class Streams:
 def _unheard(talk: Talk) -> Talk:
     """The same, for a client who may say nothing."""
 
+    async def unheard(line: Line) -> None:
+        await line.hear()
+        raise Problem("MALFORMED_BODY", "Nothing is taken on this stream.")
+
     async def talking(line: Line) -> None:
-        sides = [asyncio.ensure_future(talk(line)), asyncio.ensure_future(line.hear())]
-        try:
-            await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
-            if sides[1].done():
-                sides[1].result()
-                raise Problem("MALFORMED_BODY", "Nothing is taken on this stream.")
-            sides[0].result()
-        finally:
-            for side in sides:
-                side.cancel()
-            await asyncio.gather(*sides, return_exceptions=True)
+        await until_one_ends(unheard(line), talk(line))
 
     return talking
 
