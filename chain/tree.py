@@ -1,40 +1,42 @@
 """The state tree: one root for all rows of the state, with proofs that a key has a value or has none.
 
 A row's hashed key names one of 2^16 buckets by its first 16 bits. A bucket's hash covers the pairs (key hash,
-value hash) in it, sorted; above the buckets stands a binary tree of fixed depth. A proof is the bucket and
-sixteen siblings, and shows absence as well as presence, because the bucket is complete.
+value hash) in it, sorted; above the buckets stand four levels of nodes, each the hash of its sixteen children. A proof
+is the bucket and the fifteen siblings at each level, and shows absence as well as presence, because the bucket is
+complete.
 
-Only pairs and nodes are held here, in memory, never values: those are the rows of the flat state, which this
-tree is rebuilt from at start. For the last few heights it remembers what each apply replaced, nodes and
+Only pairs and digests are held here, in memory, never values: those are the rows of the flat state, which this
+tree is rebuilt from at start. For the last few heights it remembers what each apply replaced, digests and
 values, so that the state of a height that was certified a little later can still be proven.
 
-A bucket is one byte string of 64-byte pairs, so that a million rows take about 80 MB.
+A bucket is one byte string of 64-byte pairs and a level is one of digests, so that a million rows take about 75 MB.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated
 
 from chain.codec import Count, Digest, Length
-from chain.hashing import Domain, digest
+from chain.hashing import DIGEST_BYTES, Domain, digest
 
-DEPTH = 16
-BUCKETS = 1 << DEPTH
+DEPTH = 4
+BRANCH_BITS = 4
+BRANCHES = 1 << BRANCH_BITS
+"""Of a node. Many, so that a block's writes share the nodes above them; yet each is hashed in full for one write."""
+BUCKETS = BRANCHES**DEPTH
+PROOF_DIGESTS = DEPTH * (BRANCHES - 1)
 PAIR_BYTES = 64
 DEFAULT_HISTORY = 64
 MAX_PROVEN_BUCKET_BYTES = 4_096 * PAIR_BYTES
 """A quarter of a billion rows fill buckets so far; a larger one could only be proven by a later format."""
 
+_GROUP_BYTES = BRANCHES * DIGEST_BYTES
 _NODE_PREFIX = Domain.STATE_NODE.prefix
 _BUCKET_PREFIX = Domain.BUCKET.prefix
-# To copy a state that has the prefix takes less than to begin one.
-_NODE_STATE = sha256(_NODE_PREFIX)
-_BUCKET_STATE = sha256(_BUCKET_PREFIX)
 _KEY_PREFIX = Domain.STATE_KEY.prefix
 _VALUE_PREFIX = Domain.STATE_VALUE.prefix
 
@@ -47,26 +49,20 @@ class HeightNotKept(LookupError):
 class StateProof:
     bucket: Annotated[bytes, Length(0, MAX_PROVEN_BUCKET_BYTES)]
     """All pairs of the key's bucket."""
-    siblings: Annotated[tuple[Digest, ...], Count(DEPTH, DEPTH)]
-    """From the bucket upwards."""
+    siblings: Annotated[tuple[Digest, ...], Count(PROOF_DIGESTS, PROOF_DIGESTS)]
+    """From the bucket upwards, those of a level from left to right."""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class _Undo:
     """What one apply replaced: everything needed to see the state before it."""
 
     height: int
     root_before: bytes
     values: Mapping[bytes, bytes | None]
-    buckets: dict[int, bytes] = field(default_factory=dict)
-    places: list[int] = field(default_factory=list)
-    """Of nodes, and what stood there."""
-    replaced: list[bytes] = field(default_factory=list)
-
-    @cached_property
-    def nodes(self) -> dict[int, bytes]:
-        # Few heights are ever proven, and every one is replaced.
-        return dict(zip(self.places, self.replaced, strict=True))
+    buckets: dict[int, bytes]
+    groups: list[dict[int, bytes]]
+    """By level, the children of the nodes that changed."""
 
 
 def _key_hash(key: bytes) -> bytes:
@@ -115,16 +111,14 @@ class StateTree:
         self.height = height
         self._history = history
         self._undo: deque[_Undo] = deque()
-        filled = _filled(rows)
         self._buckets = [b""] * BUCKETS
+        self._levels = _empty_levels()
+        """The digests of the buckets, then those of the nodes above them, up to the sixteen under the root."""
+        self.root = _EMPTY_DIGESTS[DEPTH]
+        filled = _filled(rows)
         for bucket, pairs in filled.items():
             self._buckets[bucket] = pairs
-        # The root is node 1, the children of node i are 2i and 2i+1, bucket b is node BUCKETS + b.
-        self._nodes = _nodes_over(filled)
-
-    @property
-    def root(self) -> bytes:
-        return self._nodes[1]
+        self._rehash(filled)
 
     @property
     def oldest_height(self) -> int:
@@ -136,7 +130,7 @@ class StateTree:
             raise ValueError(f"height {height} does not follow {self.height}")
         if writes.keys() - previous.keys():
             raise KeyError("what a write replaces is not told")
-        undo, buckets = _Undo(height, self.root, previous), self._buckets
+        buckets = self._buckets
         changed: dict[int, bytes] = {}
         for key, value in writes.items():
             key_hash = _key_hash(key)
@@ -146,35 +140,33 @@ class StateTree:
                 key_hash,
                 None if value is None else _value_hash(value),
             )
+        replaced, root_before = {bucket: buckets[bucket] for bucket in changed}, self.root
         for bucket, pairs in changed.items():
-            undo.buckets[bucket] = buckets[bucket]
             buckets[bucket] = pairs
-        self._rehash(changed, undo)
+        self._undo.append(_Undo(height, root_before, previous, replaced, self._rehash(changed)))
         self.height = height
-        self._undo.append(undo)
         while self._undo[0].height <= height - self._history:
             self._undo.popleft()
         return self.root
 
-    def _rehash(self, changed: Mapping[int, bytes], undo: _Undo) -> None:
-        nodes, copy = self._nodes, _BUCKET_STATE.copy
-        dirty: Collection[int] = [BUCKETS + bucket for bucket in changed]
-        undo.places += dirty
-        undo.replaced += [nodes[index] for index in dirty]
-        for index, pairs in zip(dirty, changed.values(), strict=True):
-            state = copy()
-            state.update(pairs)
-            nodes[index] = state.digest()
-        copy = _NODE_STATE.copy
-        for _ in range(DEPTH):
-            dirty = {index >> 1 for index in dirty}
-            undo.places += dirty
-            undo.replaced += [nodes[index] for index in dirty]
-            for index in dirty:
-                state = copy()
-                state.update(nodes[2 * index])
-                state.update(nodes[2 * index + 1])
-                nodes[index] = state.digest()
+    def _rehash(self, changed: Mapping[int, bytes]) -> list[dict[int, bytes]]:
+        """Returns, by level, what the children of the nodes above these buckets were."""
+        replaced = []
+        above = {bucket: _bucket_hash(pairs) for bucket, pairs in changed.items()}
+        for level in self._levels:
+            groups = {
+                node: bytes(level[node * _GROUP_BYTES : (node + 1) * _GROUP_BYTES])
+                for node in {child >> BRANCH_BITS for child in above}
+            }
+            for child, digest_ in above.items():
+                level[child * DIGEST_BYTES : (child + 1) * DIGEST_BYTES] = digest_
+            above = {
+                node: sha256(_NODE_PREFIX + level[node * _GROUP_BYTES : (node + 1) * _GROUP_BYTES]).digest()
+                for node in groups
+            }
+            replaced.append(groups)
+        self.root = above.get(0, self.root)
+        return replaced
 
     def _undone_down_to(self, height: int) -> Iterator[_Undo]:
         """What was applied above `height`, the earliest first: the first that names a thing has its old
@@ -199,12 +191,17 @@ class StateTree:
         key_hash = _key_hash(key)
         bucket = _bucket_of(key_hash)
         pairs = next((u.buckets[bucket] for u in undone if bucket in u.buckets), self._buckets[bucket])
-        siblings = []
-        index = BUCKETS + bucket
-        while index > 1:
-            sibling = index ^ 1
-            siblings.append(next((u.nodes[sibling] for u in undone if sibling in u.nodes), self._nodes[sibling]))
-            index >>= 1
+        siblings: list[bytes] = []
+        child = bucket
+        for place, level in enumerate(self._levels):
+            node, own = divmod(child, BRANCHES)
+            group = next(
+                (u.groups[place][node] for u in undone if node in u.groups[place]),
+                level[node * _GROUP_BYTES : (node + 1) * _GROUP_BYTES],
+            )
+            digests = [bytes(group[at : at + DIGEST_BYTES]) for at in range(0, _GROUP_BYTES, DIGEST_BYTES)]
+            siblings += digests[:own] + digests[own + 1 :]
+            child = node
         for undo in undone:
             if key in undo.values:
                 return undo.values[key], StateProof(pairs, tuple(siblings))
@@ -226,36 +223,29 @@ def _filled(rows: Iterable[tuple[bytes, bytes]]) -> dict[int, bytes]:
     return buckets
 
 
-def _empty_nodes() -> list[bytes]:
-    levels = [_bucket_hash(b"")]
+def _node_hash(children: Sequence[bytes]) -> bytes:
+    return digest(Domain.STATE_NODE, *children)
+
+
+def _empty_digests() -> list[bytes]:
+    """Of a bucket, then of a node at each level, up to the root, where there are no rows."""
+    digests = [_bucket_hash(b"")]
     for _ in range(DEPTH):
-        levels.append(sha256(_NODE_PREFIX + levels[-1] + levels[-1]).digest())
-    nodes = [b""]
-    for depth, node in enumerate(reversed(levels)):
-        nodes += [node] * 2**depth
-    return nodes
+        digests.append(_node_hash((digests[-1],) * BRANCHES))
+    return digests
 
 
-_EMPTY_NODES = _empty_nodes()
+_EMPTY_DIGESTS = _empty_digests()
 
 
-def _nodes_over(buckets: Mapping[int, bytes]) -> list[bytes]:
-    nodes = _EMPTY_NODES[:]
-    dirty = set()
-    for bucket, pairs in buckets.items():
-        nodes[BUCKETS + bucket] = _bucket_hash(pairs)
-        dirty.add((BUCKETS + bucket) >> 1)
-    for _ in range(DEPTH):
-        for index in dirty:
-            nodes[index] = sha256(_NODE_PREFIX + nodes[2 * index] + nodes[2 * index + 1]).digest()
-        dirty = {index >> 1 for index in dirty}
-    return nodes
+def _empty_levels() -> list[bytearray]:
+    return [bytearray(each * BRANCHES ** (DEPTH - level)) for level, each in enumerate(_EMPTY_DIGESTS[:DEPTH])]
 
 
 def verify_state(root: bytes, key: bytes, value: bytes | None, proof: StateProof) -> bool:
     """Whether, in the state with this root, `key` has `value`, or has none if `value` is None."""
     pairs, key_hash = proof.bucket, _key_hash(key)
-    if len(pairs) % PAIR_BYTES != 0 or len(proof.siblings) != DEPTH:
+    if len(pairs) % PAIR_BYTES != 0 or len(proof.siblings) != PROOF_DIGESTS:
         return False
     found = None
     previous = b""
@@ -268,9 +258,9 @@ def verify_state(root: bytes, key: bytes, value: bytes | None, proof: StateProof
         previous = each
     if found != (None if value is None else _value_hash(value)):
         return False
-    node, index = _bucket_hash(pairs), BUCKETS + _bucket_of(key_hash)
-    for sibling in proof.siblings:
-        left, right = (sibling, node) if index & 1 else (node, sibling)
-        node = digest(Domain.STATE_NODE, left, right)
-        index >>= 1
+    node, child = _bucket_hash(pairs), _bucket_of(key_hash)
+    for at in range(0, PROOF_DIGESTS, BRANCHES - 1):
+        siblings = proof.siblings[at : at + BRANCHES - 1]
+        child, own = divmod(child, BRANCHES)
+        node = _node_hash((*siblings[:own], node, *siblings[own:]))
     return node == root

@@ -20,7 +20,7 @@ from fl.state import EVENTS, RECEIPTS
 from node.ports import Kv, PortError, after
 from node.segments import Location
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 RECORD_LIMIT_BYTES = 4 * 1024 * 1024
 PAGES_KEPT = 64
 

@@ -14,7 +14,7 @@ PINNED = {
     "nullify": "91cd012c",
     "transaction id": "54c04898961defc2c1ae37f26ba03549a7d97520ae74a3e334974b88cdb7def3",
     "genesis block digest": "3dc773db3e4d3f783d9907fa0793d818c88927316610878ad8659d06895d131f",
-    "state root of a = 1": "2bdccb4462dcc9460394a65e018bdec73bac4e78f2f4b3d3dc2a220ea0f2694b",
+    "state root of a = 1": "d0a3875058613877f0b04edb6d9848fe24bdb947e0380f8d2972f6926b85dae8",
     "log root of a, b, c": "5aeda8dc1bcf11c4e1f55c957e3a10ff36391a3817c6755012ead29c6f4066b0",
 }
 
