@@ -66,28 +66,31 @@ class Source:
 
     def manifest(self, told: Told = untold) -> Manifest:
         """In one pass over all bytes."""
-        hasher = Hasher()
+        hasher, room = Hasher(), self._room()
         for start in range(0, self.size_bytes, LEAF_BYTES):
-            hasher.update(self._part(start, min(start + LEAF_BYTES, self.size_bytes)))
+            hasher.update(self._part(start, min(start + LEAF_BYTES, self.size_bytes), room))
             told(hasher.size_bytes, self.size_bytes)
         return hasher.finish()
 
-    def leaf(self, manifest: Manifest, index: int) -> Buffer:
-        return self._part(*leaf_range(manifest.size_bytes, index))
+    def leaf(self, manifest: Manifest, index: int, room: bytearray) -> Buffer:
+        """A file's is read into the room, which has place for a leaf."""
+        return self._part(*leaf_range(manifest.size_bytes, index), room)
 
     def check_leaf(self, manifest: Manifest, index: int, part: Buffer) -> None:
         """Raises BadFile when what was read is not what the manifest says."""
         if sha256(part).digest() != manifest.leaf(index):
             raise BadFile("FILE_CHANGED", f"{self._name()} was changed while it was sent.", "Put it again.")
 
-    def _part(self, start: int, stop: int) -> Buffer:
+    def _room(self) -> bytearray:
+        return bytearray(0 if self._descriptor is None else min(self.size_bytes, LEAF_BYTES))
+
+    def _part(self, start: int, stop: int, room: bytearray) -> Buffer:
         if self._descriptor is None:
             return self._view[start:stop]
-        part = bytearray(stop - start)
-        view, at = memoryview(part), 0
+        part, at = memoryview(room)[: stop - start], 0
         while at < len(part):
             try:
-                taken = os.preadv(self._descriptor, [view[at:]], start + at)
+                taken = os.preadv(self._descriptor, [part[at:]], start + at)
             except OSError as error:
                 raise _unreadable(self._name(), error) from error
             if taken == 0:

@@ -8,12 +8,12 @@ compare every byte with a CID.
 from __future__ import annotations
 
 import base64
-import io
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 
 from chain.cid import cid_text
 from chain.codec import encode
@@ -22,14 +22,16 @@ from fl.access import Action, Leave, SignedLeave, sign_leave
 from fl.client.nodes import CONNECT_TIMEOUT_S, Node, Nodes, Reply, Unusable, limited, seconds
 
 REDIRECTS = frozenset({301, 302, 307, 308})
+GOOD = frozenset({200, 206})
 ABSENT = frozenset({404, 410})
 LEAVE_WANTED = frozenset({401, 403}) | ABSENT
 """Who may not read a blob is not told that it is there."""
 _LEAVE_MS = 3_600_000
 _RENEWED_MS = 600_000
 """A leave that ends sooner than this is signed anew."""
-_LARGE_BYTES = 1024 * 1024
 _SMALL_BYTES = 64 * 1024
+_PIECE_BYTES = 128 * 1024
+"""Of a large body, what a socket is given at a time: what it does not take at once is copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class Asked:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | bytearray | memoryview | None = None
     limit_bytes: int = _SMALL_BYTES
+    room: memoryview | None = None
+    """What the content of a good answer fills, no more and no less; its body is empty then."""
 
 
 class Permit:
@@ -170,7 +174,11 @@ class Doors:
                 timeout=timeout,
                 allow_redirects=False,
             ) as response:
-                body = await limited(response, asked.limit_bytes)
+                if asked.room is not None and response.status in GOOD:
+                    await _fill(asked.room, response)
+                    body = b""
+                else:
+                    body = await limited(response, asked.limit_bytes)
                 reply = Reply(node.name, response.status, body, seconds(response.headers.get("Retry-After")))
                 return reply, response.headers.get("Location", "")
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -182,5 +190,31 @@ def blob_path(cid: bytes, rest: str = "") -> str:
 
 
 def _payload(body: bytes | bytearray | memoryview | None) -> object:
-    """A large body is written piece by piece: it must not hold up everything else."""
-    return io.BytesIO(body) if body is not None and len(body) > _LARGE_BYTES else body
+    return _InPieces(body) if body is not None and len(body) > _SMALL_BYTES else body
+
+
+class _InPieces(aiohttp.Payload):
+    """Bytes that go to the socket piece by piece: they are not copied, and hold up nothing else."""
+
+    def __init__(self, value: bytes | bytearray | memoryview) -> None:
+        super().__init__(value)
+        self._size = len(value)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return bytes(self._value).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        view = memoryview(self._value)
+        for start in range(0, len(view), _PIECE_BYTES):
+            await writer.write(view[start : start + _PIECE_BYTES])
+
+
+async def _fill(room: memoryview, response: aiohttp.ClientResponse) -> None:
+    filled = 0
+    async for part in response.content.iter_any():
+        if filled + len(part) > len(room):
+            raise Unusable(f"more than the {len(room)} bytes that were asked for")
+        room[filled : filled + len(part)] = part
+        filled += len(part)
+    if filled < len(room):
+        raise Unusable(f"{filled} of the {len(room)} bytes that were asked for")

@@ -19,7 +19,7 @@ from chain.unixfs import LEAF_BYTES, MAX_LEAVES, Manifest, leaf_range, manifest_
 from fl.client.errors import QuorateError, RefusedByChain, Unreachable, Unverified
 from fl.client.nodes import Node, Reply, Unusable
 from fl.client.transfer.blobfile import Partial, Told, is_file, untold
-from fl.client.transfer.doors import ABSENT, LEAVE_WANTED, Asked, Doors, Shown, blob_path
+from fl.client.transfer.doors import ABSENT, GOOD, LEAVE_WANTED, Asked, Doors, Shown, blob_path
 from fl.client.transfer.upload import at_once
 
 log = logging.getLogger("quorate.client")
@@ -115,9 +115,10 @@ class Download:
 
         async def lane() -> None:
             nonlocal there
+            room = memoryview(bytearray(min(total, LEAF_BYTES)))
             while waiting:
                 index = waiting.popleft()
-                size = await self._leaf(partial, index, patience_s)
+                size = await self._leaf(partial, index, room, patience_s)
                 there += size
                 partial.missing.discard(index)
                 self._moved_at = time.monotonic()
@@ -125,15 +126,16 @@ class Download:
 
         await at_once(lane() for _ in range(self._doors.pace.lanes))
 
-    async def _leaf(self, partial: Partial, index: int, patience_s: float) -> int:
+    async def _leaf(self, partial: Partial, index: int, room: memoryview, patience_s: float) -> int:
         start, stop = leaf_range(partial.manifest.size_bytes, index)
+        leaf = room[: stop - start]
         if self._only_leaf != b"" and await asyncio.to_thread(partial.put, index, self._only_leaf):
             return stop - start
         asked = Asked(
             "GET",
             blob_path(self._cid),
             headers={"Range": f"bytes={start}-{stop - 1}"},
-            limit_bytes=stop - start,
+            room=leaf,
         )
         while True:
             giver = await self._next(patience_s)
@@ -144,7 +146,7 @@ class Download:
                 giver.asked -= 1
             if reply is None:
                 continue
-            if await asyncio.to_thread(partial.put, index, reply.body):
+            if await asyncio.to_thread(partial.put, index, leaf):
                 return stop - start
             self._blame(giver, f"bytes that are not those of leaf {index}")
 
@@ -178,7 +180,7 @@ class Download:
             log.info("node %s did not give blob %s: %s", node.name, cid_text(self._cid), error)
             return None
         giver.absent, giver.denied = reply.status in ABSENT, reply.problem_code() == "BLOB_NOT_YOURS"
-        if reply.status in (200, 206):
+        if reply.status in GOOD:
             node.answered()
             return reply
         self._failures[node.name] = reply.problem()

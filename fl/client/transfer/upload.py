@@ -20,7 +20,7 @@ from typing import Any
 
 from chain.cid import cid_text
 from chain.codec import encode
-from chain.unixfs import Manifest, leaf_range
+from chain.unixfs import LEAF_BYTES, Manifest, leaf_range
 from fl.client.errors import QuorateError, RefusedByChain, Unreachable
 from fl.client.nodes import Node, Reply, Unusable, from_base64
 from fl.client.transfer.blobfile import Source, Told, untold
@@ -137,8 +137,9 @@ class Upload:
 
         async def lane() -> None:
             nonlocal there
+            room = bytearray(min(total, LEAF_BYTES))
             while waiting:
-                size = await self._put(node, waiting.popleft())
+                size = await self._put(node, waiting.popleft(), room)
                 there += size
                 self.sent_bytes += size
                 self._moved_at = time.monotonic()
@@ -149,10 +150,10 @@ class Upload:
         except _Forgotten:
             log.info("node %s has forgotten blob %s; it is offered again", node.name, cid_text(self._cid))
 
-    async def _put(self, node: Node, index: int) -> int:
+    async def _put(self, node: Node, index: int, room: bytearray) -> int:
         """The size of the leaf, once the node has it."""
         pace = self._doors.pace
-        data = await asyncio.to_thread(self._source.leaf, self._manifest, index)
+        data = await asyncio.to_thread(self._source.leaf, self._manifest, index, room)
         asked = Asked("PUT", blob_path(self._cid, f"/leaves/{index}"), body=data)
         pause, tries = pace.pause_s, pace.tries
         while True:
