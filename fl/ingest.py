@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from chain.codec import U32, U64, Count, Length, decode, encode
+from chain.frozen import record
 from chain.transaction import MAX_TRANSACTION_BYTES
 from fl.records import MaybeDigest, Word
 
@@ -34,7 +35,7 @@ class _Transactions:
     ]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Answer:
     """`status` is how far the transaction has come, and `receipt` its encoded Receipt once it is executed. What was
     refused has a `code` and a sentence instead, and no id if its bytes are no transaction; `retry_after_s` is not 0

@@ -120,17 +120,10 @@ class DataDown(Busy):
 class _Good(NamedTuple):
     """A transaction that may be taken, as far as bytes and state say. `known`: it has a receipt already."""
 
+    id: bytes
     checked: Checked
     known: bool
     member: bool
-
-    @property
-    def id(self) -> bytes:
-        return self.checked.reading.id
-
-    @property
-    def sender(self) -> bytes:
-        return self.checked.reading.tx.sender
 
 
 class News(NamedTuple):
@@ -155,8 +148,9 @@ class Watch:
     def tell(self, news: News) -> None:
         if news.id in self.waiting:
             self.waiting.remove(news.id)
+            if not self._told:
+                self._moved.set()
             self._told.append(news)
-            self._moved.set()
 
     def take(self) -> list[News]:
         """What it was told since the last time."""
@@ -199,7 +193,8 @@ class Admission:
         self._in_batch: dict[bytes, tuple[bytes, ...]] = {}
         self._in_block: dict[int, list[bytes]] = {}
         """Final and not yet executed, by height."""
-        self._watches: dict[bytes, list[Watch]] = {}
+        self._watches: dict[Status, dict[bytes, list[Watch]]] = {status: {} for status in _ORDER}
+        """By how far a transaction is to come, so that a step that nobody waits for costs nothing."""
         self._unproven: dict[int, list[News]] = {}
         """By height, what is executed and somebody waits for the proof of."""
         self._blocks_executed = 0
@@ -249,9 +244,9 @@ class Admission:
         except Refused:
             if self._store.receipt_index(identity) is None:
                 raise
-            return _Good(checked, True, True)
+            return _Good(identity, checked, True, True)
         member = self._store.state(member_key(tx.sender)) is not None or self._is_registrar(tx.sender)
-        return _Good(checked, False, member)
+        return _Good(identity, checked, False, member)
 
     # Taking
 
@@ -263,21 +258,26 @@ class Admission:
         with_blobs: list[tuple[bytes, Checked, Demand]] = []
         held_back: dict[bytes, float] = {}
         verdicts = await self._verdicts(transactions, size_bytes)
+        standing, now_s = self._standing, self._clock.now().mono_ms / 1000
         for data, verdict in zip(transactions, verdicts, strict=True):
             if isinstance(verdict, Refused):
                 self._count(verdict.code)
-            elif not verdict.known and self._standing.get(verdict.id, Status.UNKNOWN) in _OVER:
-                wait_s = self._hold_back(verdict)
-                if wait_s:
-                    held_back[verdict.id] = wait_s
-                    self._count("RATE_LIMITED")
-                elif verdict.checked.demand is not None:
-                    with_blobs.append((data, verdict.checked, verdict.checked.demand))
-                else:
-                    self._note(verdict.id, Status.ACCEPTED)
-                    self._read.taken(data, verdict.checked.reading)
-                    fresh.append((verdict.id, data, verdict.checked.reading.tx.valid_until_ms))
+                continue
+            identity, checked, known, member = verdict
+            if known or standing.get(identity, Status.UNKNOWN) not in _OVER:
+                continue
+            wait_s = self._hold_back(checked.reading.tx.sender, member, now_s)
+            if wait_s:
+                held_back[identity] = wait_s
+                self._count("RATE_LIMITED")
+            elif checked.demand is not None:
+                with_blobs.append((data, checked, checked.demand))
+            else:
+                standing[identity] = Status.ACCEPTED
+                self._read.taken(data, checked.reading)
+                fresh.append((identity, data, checked.reading.tx.valid_until_ms))
         if fresh:
+            self._forget_oldest()
             self._submit(Submit(tuple(fresh)))
         reasons = await self._take_with_blobs(with_blobs) if with_blobs else {}
         return [self._answer(verdict, held_back, reasons) for verdict in verdicts]
@@ -294,9 +294,9 @@ class Admission:
 
     def _looked_up(self, verdict: _Good | Refused) -> _Good | Refused:
         """Once more, for it may have been executed while it was checked: what has a receipt is not taken again."""
-        if isinstance(verdict, Refused) or verdict.known:
+        if isinstance(verdict, Refused) or verdict.known or self._store.receipt_index(verdict.id) is None:
             return verdict
-        return verdict._replace(known=self._store.receipt_index(verdict.id) is not None)
+        return verdict._replace(known=True)
 
     def _answer(
         self, verdict: _Good | Refused, held_back: dict[bytes, float], reasons: dict[bytes, Refused | Busy]
@@ -323,7 +323,7 @@ class Admission:
         if reason is not None:
             self._count(reason.code)
             return reason
-        self._note(checked.reading.id, Status.ACCEPTED)
+        self._note((checked.reading.id,), Status.ACCEPTED)
         self._with_blobs.setdefault(checked.reading.tx.sender, set()).add(checked.reading.id)
         self._submit(Submit(((checked.reading.id, data, checked.reading.tx.valid_until_ms),), alone=True))
         return None
@@ -362,13 +362,10 @@ class Admission:
             self._count(busy.code)
             raise
 
-    def _hold_back(self, verdict: _Good) -> float:
+    def _hold_back(self, sender: bytes, member: bool, now_s: float) -> float:
         """Seconds until this account may have another transaction taken. Asked once the signature is known to
         be good: nobody uses up what is another's."""
-        now_s = self._clock.now().mono_ms / 1000
-        if verdict.member:
-            return self._members.take(verdict.sender, 1, now_s)
-        return self._strangers.take(b"", 1, now_s)
+        return self._members.take(sender, 1, now_s) if member else self._strangers.take(b"", 1, now_s)
 
     def _is_registrar(self, sender: bytes) -> bool:
         registrars = read_record(self._store.state, Registrars, REGISTRARS)
@@ -386,7 +383,7 @@ class Admission:
             return False
         if identity not in watch.waiting:
             watch.waiting.add(identity)
-            self._watches.setdefault(identity, []).append(watch)
+            self._watches[watch.wanted].setdefault(identity, []).append(watch)
             if standing.receipt is not None:
                 proven = News(identity, Status.PROVEN, encode(standing.receipt))
                 self._unproven.setdefault(standing.receipt.height, []).append(proven)
@@ -394,13 +391,14 @@ class Admission:
 
     def unwatch(self, watch: Watch, ids: Iterable[bytes]) -> None:
         """It is not told of these any more."""
+        watched = self._watches[watch.wanted]
         for identity in ids:
             watch.waiting.discard(identity)
-            watches = [each for each in self._watches.get(identity, ()) if each is not watch]
+            watches = [each for each in watched.get(identity, ()) if each is not watch]
             if watches:
-                self._watches[identity] = watches
+                watched[identity] = watches
             else:
-                self._watches.pop(identity, None)
+                watched.pop(identity, None)
 
     async def wait(self, standings: Iterable[Standing], wanted: Status, timeout_s: float) -> list[Standing]:
         """Where the transactions are once each has come as far as `wanted`, or when the time is over."""
@@ -443,67 +441,81 @@ class Admission:
 
     # What became of them
 
-    def _note(self, identity: bytes, status: Status) -> None:
-        self._standing[identity] = status
-        self._standing.move_to_end(identity)
+    @property
+    def watched(self) -> int:
+        """Transactions that somebody waits for."""
+        return sum(map(len, self._watches.values()))
+
+    def _note(self, ids: Sequence[bytes], status: Status) -> None:
+        standing = self._standing
+        for identity in ids:
+            standing[identity] = status
+            standing.move_to_end(identity)
+        self._forget_oldest()
+        for watched in self._satisfied_by(status):
+            for identity in ids:
+                self._tell(watched, News(identity, status))
+
+    def _forget_oldest(self) -> None:
         while len(self._standing) > REMEMBERED:
             self._standing.popitem(last=False)
-        if identity in self._watches:
-            self._tell(News(identity, status))
 
-    def _tell(self, news: News) -> None:
-        left = []
-        rank, over = _RANK.get(news.status, 0), news.status in _OVER
-        for watch in self._watches.pop(news.id, ()):
-            if over or rank >= _RANK[watch.wanted]:
-                watch.tell(news)
-            else:
-                left.append(watch)
-        if left:
-            self._watches[news.id] = left
+    def _satisfied_by(self, status: Status) -> list[dict[bytes, list[Watch]]]:
+        """Watches that need not wait for more than this, where there are any."""
+        rank = len(_ORDER) if status in _OVER else _RANK[status]
+        return [watched for wanted, watched in self._watches.items() if watched and _RANK[wanted] <= rank]
+
+    @staticmethod
+    def _tell(watched: dict[bytes, list[Watch]], news: News) -> None:
+        for watch in watched.pop(news.id, ()):
+            watch.tell(news)
 
     def available(self, ids: tuple[bytes, ...], batch: bytes) -> None:
         self._in_batch[batch] = (*self._in_batch.get(batch, ()), *ids)
-        for identity in ids:
-            status = self._standing.get(identity)
-            # Of one that is not remembered: another node's batch may have brought it to execution before.
-            if status is Status.ACCEPTED or (status is None and self._store.receipt_index(identity) is None):
-                self._note(identity, Status.AVAILABLE)
+        self._note([identity for identity in ids if self._becomes_available(identity)], Status.AVAILABLE)
+
+    def _becomes_available(self, identity: bytes) -> bool:
+        status = self._standing.get(identity)
+        # Of one that is not remembered: another node's batch may have brought it to execution before.
+        return status is Status.ACCEPTED or (status is None and self._store.receipt_index(identity) is None)
 
     def final(self, height: int, batches: tuple[bytes, ...]) -> None:
         mine = [identity for batch in batches for identity in self._in_batch.pop(batch, ())]
-        for identity in mine:
-            if self._standing.get(identity) is Status.AVAILABLE:
-                self._note(identity, Status.FINAL)
         if mine:
+            self._note([each for each in mine if self._standing.get(each) is Status.AVAILABLE], Status.FINAL)
             self._in_block[height] = mine
 
     def executed(self, height: int, ids: Sequence[bytes], receipts: Sequence[bytes]) -> None:
         self._blocks_executed += 1
-        for identity, receipt in zip(ids, receipts, strict=True):
+        for identity in ids:
             self._standing.pop(identity, None)
-            if identity in self._watches:
-                self._tell(News(identity, Status.EXECUTED, receipt))
-                if identity in self._watches:
-                    self._unproven.setdefault(height, []).append(News(identity, Status.PROVEN, receipt))
-        for identity in self._in_block.pop(height, ()):
-            if self._standing.get(identity) is Status.FINAL:
-                self._note(identity, Status.EXPIRED)
+        for watched in self._satisfied_by(Status.EXECUTED):
+            for identity, receipt in zip(ids, receipts, strict=True):
+                if identity in watched:
+                    self._tell(watched, News(identity, Status.EXECUTED, receipt))
+        if watched := self._watches[Status.PROVEN]:
+            told = zip(ids, receipts, strict=True)
+            proven = [News(identity, Status.PROVEN, receipt) for identity, receipt in told if identity in watched]
+            if proven:
+                self._unproven.setdefault(height, []).extend(proven)
+        over = [each for each in self._in_block.pop(height, ()) if self._standing.get(each) is Status.FINAL]
+        self._note(over, Status.EXPIRED)
 
     def certified(self) -> None:
         """A new execution certificate: whoever waits for a proof has it."""
         certified = self._certified_height()
         for height in [height for height in self._unproven if height <= certified]:
             for news in self._unproven.pop(height):
-                self._tell(news)
+                self._tell(self._watches[Status.PROVEN], news)
 
     def not_taken(self, ids: Sequence[bytes]) -> None:
         """The pool was full after all."""
         for identity in ids:
             self._count(Busy.code)
             self._standing.pop(identity, None)
-            self._tell(News(identity, Status.UNKNOWN))
+        for watched in self._satisfied_by(Status.UNKNOWN):
+            for identity in ids:
+                self._tell(watched, News(identity, Status.UNKNOWN))
 
     def expired(self, ids: Sequence[bytes]) -> None:
-        for identity in ids:
-            self._note(identity, Status.EXPIRED)
+        self._note(ids, Status.EXPIRED)

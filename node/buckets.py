@@ -35,12 +35,13 @@ class TokenBuckets:
         More than a whole bucket is given once the bucket is full, and is paid off afterwards.
         """
         rate = self.rate
-        left, since = self._buckets.get(key, (rate.burst, now_s))
-        left = min(rate.burst, left + max(0.0, now_s - since) * rate.per_second)
+        # Put back at the end: it is the one touched last.
+        left, since = self._buckets.pop(key, (rate.burst, now_s))
+        if now_s > since:
+            left = min(rate.burst, left + (now_s - since) * rate.per_second)
         needed = min(amount, rate.burst)
         granted = left >= needed
         self._buckets[key] = (left - amount if granted else left, now_s)
-        self._buckets.move_to_end(key)
         if len(self._buckets) > self._kept:
             self._buckets.popitem(last=False)
         return 0.0 if granted else (needed - left) / rate.per_second

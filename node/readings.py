@@ -44,7 +44,7 @@ class ReadBatches:
         """From a client, for a batch of this node's."""
         if data not in self._taken:
             self._taken[data] = reading
-            self._grow(_size_bytes((data,)))
+            self._grow(COPIES * len(data) + READING_BYTES)
 
     def stored(self, signed: SignedBatch) -> None:
         """A batch is in the log. If it is made of what was taken here, nobody will judge it."""

@@ -128,15 +128,18 @@ class _Intake:
     def _refuse(self, asked: _Asked, identity: bytes, problem: Problem) -> None:
         detail = problem.detail.encode()[:DETAIL_BYTES].decode(errors="ignore")
         answer = Answer(asked.number, identity, REFUSED, b"", problem.code, detail, problem.retry_after_s or 0)
-        self._answers.append((answer, asked.size_bytes))
-        self._moved.set()
+        self._say(answer, asked.size_bytes)
 
     def _answer(self, asked: _Asked, news: News) -> None:
         if news.status is Status.UNKNOWN:
             self._refuse(asked, news.id, Problem("BUSY", "The node's pool of transactions is full."))
             return
-        self._answers.append((Answer(asked.number, news.id, news.status.value, news.receipt), asked.size_bytes))
-        self._moved.set()
+        self._say(Answer(asked.number, news.id, str(news.status), news.receipt), asked.size_bytes)
+
+    def _say(self, answer: Answer, size_bytes: int) -> None:
+        if not self._answers:
+            self._moved.set()
+        self._answers.append((answer, size_bytes))
 
     async def _tell(self, line: Line) -> None:
         while True:

@@ -188,7 +188,7 @@ def test_without_a_quorum_it_is_answered_as_it_stands_after_ten_seconds() -> Non
         first, second = await line.until(2)
         assert (first.status, second.status) == ("accepted", "accepted")
         assert 12.9 < loop.time() - began < 13.2
-        assert not caller.node.admission._watches, "nobody waits any more"
+        assert not caller.node.admission.watched, "nobody waits any more"
 
     play(script)
 
@@ -289,7 +289,7 @@ def test_a_stream_that_has_ended_leaves_nothing_behind() -> None:
             line.hang_up()
             with pytest.raises(HungUp):
                 await line.task
-        assert not caller.node.admission._watches
+        assert not caller.node.admission.watched
         await asyncio.sleep(3)
         assert not caller.node.admission._unproven
 
