@@ -143,8 +143,6 @@ def simulate(main: Callable[[], Coroutine[Any, Any, _T]], steps: int = STEPS, co
     """Runs `main` to its end on a loop of its own. What a task raised and nobody awaited fails the run
     too: surely if what is left of it is `collected`, which takes time, else as far as it has been thrown away."""
     loop = VirtualLoop(steps)
-    # What was there before need not be looked at with each collection.
-    gc.freeze()
     try:
         result = loop.run_until_complete(main())
     finally:
@@ -154,7 +152,6 @@ def simulate(main: Callable[[], Coroutine[Any, Any, _T]], steps: int = STEPS, co
             if collected:
                 gc.collect()
         finally:
-            gc.unfreeze()
             loop.close()
     if loop.failures:
         raise loop.failures[0]
