@@ -33,13 +33,15 @@ from fl.blobs import BlobKind
 from node.data import index
 from node.data.blanks import Blanks
 from node.data.drafts import Draft, Drafts
-from node.data.errors import Discarded, StaleMark, TooLarge, Unfinished, WrongManifest, beyond_doubt, room
+from node.data.errors import Discarded, TooLarge, Unfinished, WrongManifest, beyond_doubt, room
 from node.data.index import Blob, BlobIndex, Listed
 from node.data.kinds import hides, publishes
 from node.data.leases import Lease, Leases
 from node.data.limits import BlobLimits
+from node.data.marks import Mark
 from node.data.recovery import Recovered, recover
 from node.data.staging import Reserve, Staging, part_name, unsound, whole_name
+from node.data.strays import Strays
 from node.data.views import Views
 from node.ports import Buffer, Clock, Disk, DiskFailure, DiskFull, Kv, NoSuchFile, Offload, PortError
 
@@ -73,14 +75,12 @@ class BlobStore:
         self._resumption = asyncio.Lock()
         self._under_way: set[asyncio.Future[Any]] = set()
         self._drafts = Drafts(disk, clock, self.reserve)
-        self._strays: dict[str, bytes] = {}
-        """Files that could not be removed, with the CID that they had."""
+        self._strays = Strays(disk)
         self._going: set[bytes] = set()
         """Being deleted: found no more."""
         self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         """By CID: one at a time moves its file and writes its row."""
-        self._mark: int | None = None
-        self._since_mark: set[bytes] = set()
+        self._mark = Mark()
         self._views = Views()
         self.doubted: Callable[[DiskFailure], object] = lambda failure: None
         """Called when the disk has left in doubt what is durable, whoever was the one to see it."""
@@ -254,7 +254,7 @@ class BlobStore:
                     await self._disk.sync(staging.name)
             except PortError:
                 # Linux reports lost pages once. What the file holds is unknown from here on, so it goes.
-                self._remove(staging.name, staging.cid)
+                self._strays.remove(staging.name, staging.cid)
                 staging.emptied()
                 raise
             self._disk.rename(staging.name, name)
@@ -286,7 +286,7 @@ class BlobStore:
         self._note({}, index.vanish(staging.cid, staging.kind, staging.manifest))
         await self._offload.run(staging.close)
         self._stagings.pop(staging.cid, None)
-        self._remove(staging.name, staging.cid)
+        self._strays.remove(staging.name, staging.cid)
 
     # Blobs made here
 
@@ -330,7 +330,7 @@ class BlobStore:
             staging = self._staging(draft.cid, draft.manifest, draft.kind, draft.account)
         else:
             await self._offload.run(staging.close)
-            self._remove(staging.name, staging.cid)
+            self._strays.remove(staging.name, staging.cid)
             if publishes(draft.kind, staging.kind, draft.account, staging.account):
                 staging.kind = draft.kind
         staging.filled(draft.name)
@@ -339,7 +339,7 @@ class BlobStore:
 
     def drop(self, draft: Draft) -> None:
         if self._drafts.take(draft.name):
-            self._remove(draft.name, draft.cid)
+            self._strays.remove(draft.name, draft.cid)
 
     # Leases and pins
 
@@ -427,9 +427,7 @@ class BlobStore:
 
     def mark(self) -> int:
         """Whatever comes or is touched from here on outlives the sweep with this token. A later mark replaces it."""
-        self._mark = int.from_bytes(self._clock.entropy(8), "big")
-        self._since_mark.clear()
-        return self._mark
+        return self._mark.set(int.from_bytes(self._clock.entropy(8), "big"))
 
     def touch(self, cid: bytes) -> bool:
         """It is wanted. False if it is not here, whole or staged."""
@@ -438,14 +436,13 @@ class BlobStore:
             staging.touch()
         elif self.find(cid) is None:
             return False
-        if self._mark is not None:
-            self._since_mark.add(cid)
+        self._mark.touch(cid)
         return True
 
     async def sweep(self, token: int, roots: Set[bytes]) -> tuple[int, int]:
         """Deletes what is older than the mark and neither named by roots, leased nor pinned; says how many blobs and
         bytes. Raises StaleMark."""
-        self._check_mark(token)
+        self._mark.check(token)
         self._expire()
         named = [lease.cid for lease in self._leases if lease.cid in roots]
         for cid in named:
@@ -460,20 +457,15 @@ class BlobStore:
                 swept = await self._to_the_end(self._delete(group, token, roots))
                 count += len(swept)
                 size_bytes += sum(each.size_bytes for each in swept)
-            self._check_mark(token)
+            self._mark.check(token)
         await self._sweep_unfinished(roots)
         self._start(self.blanks.settle())
-        self._check_mark(token)
-        self._mark = None
-        self._since_mark.clear()
+        self._mark.check(token)
+        self._mark.end()
         return count, size_bytes
 
-    def _check_mark(self, token: int) -> None:
-        if token != self._mark:
-            raise StaleMark("these roots belong to a mark that another one or a restart has replaced")
-
     def _stays(self, cid: bytes, roots: Set[bytes]) -> bool:
-        return cid in roots or cid in self._pins or cid in self._since_mark or bool(self._leases.on(cid))
+        return cid in roots or cid in self._pins or self._mark.spares(cid) or bool(self._leases.on(cid))
 
     async def _delete(self, unwanted: list[Listed], token: int, roots: Set[bytes]) -> list[Listed]:
         async with AsyncExitStack() as turns:
@@ -484,7 +476,7 @@ class BlobStore:
                     await turns.enter_async_context(turn)
                     going.append(each)
             # What somebody has its turn with is wanted, and so is what was touched or leased a moment ago.
-            self._check_mark(token)
+            self._mark.check(token)
             going = [each for each in going if not self._stays(each.cid, roots) and self.find(each.cid) is not None]
             cids = [each.cid for each in going]
             self._going.update(cids)
@@ -498,33 +490,21 @@ class BlobStore:
             self.size_bytes -= sum(each.size_bytes for each in going)
             for each in going:
                 if not self.blanks.retire(whole_name(each.cid), each.size_bytes):
-                    self._remove(whole_name(each.cid), each.cid)
+                    self._strays.remove(whole_name(each.cid), each.cid)
             return going
 
     async def _sweep_unfinished(self, roots: Set[bytes]) -> None:
         for staging in list(self._stagings.values()):
-            turn = self._turn(staging.cid)
             idle = staging.idle_ms >= self.limits.idle_ms
-            if idle and not turn.locked() and not self._stays(staging.cid, roots):
+            if idle and not self._turn(staging.cid).locked() and not self._stays(staging.cid, roots):
                 await self.discard(staging.cid)
         for name in self._drafts.idle(self.limits.idle_ms):
             if self._drafts.take(name):
-                self._remove(name, b"")
-        in_use = {staging.name for staging in self._stagings.values()}
-        strays = [(name, cid) for name, cid in self._strays.items() if name not in in_use]
-        self._strays.clear()
-        for name, cid in strays:
-            if name != whole_name(cid) or self.find(cid) is None:
-                self._remove(name, cid)
-
-    def _remove(self, name: str, cid: bytes) -> None:
-        """Of a file without a row. If it cannot be removed, the next sweep tries again, or the next start."""
-        try:
-            self._disk.unlink(name)
-        except NoSuchFile:
-            pass
-        except DiskFailure:
-            self._strays[name] = cid
+                self._strays.remove(name, b"")
+        staged = {staging.name for staging in self._stagings.values()}
+        self._strays.try_again(
+            lambda name, cid: name in staged or (name == whole_name(cid) and self.find(cid) is not None)
+        )
 
     # What the disk did to them
 
