@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from fl.execution import Execution
 from fl.records import (
+    Answered,
     Candidates,
     EventKind,
     Job,
@@ -28,6 +29,7 @@ from fl.records import (
 )
 from fl.state import (
     State,
+    answered_key,
     candidates_key,
     job_key,
     joined_key,
@@ -64,6 +66,23 @@ def candidates(state: State, job_id: bytes, number: int) -> int | None:
     return read_seats(listed.seats) if listed is not None and listed.round == number else None
 
 
+def answered(state: State, job_id: bytes, number: int) -> int:
+    """Whose updates this round holds; nobody's, if a later one holds any."""
+    found = state.get(Answered, answered_key(job_id))
+    return read_seats(found.seats) if found is not None and found.round == number else 0
+
+
+def has_answered(answered: Answered | None, number: int, joined: Joined) -> bool:
+    """This member, to this round."""
+    if answered is None or answered.round != number or number < joined.from_round:
+        return False
+    return bool(read_seats(answered.seats) >> joined.seat & 1)
+
+
+def put_answered(state: State, job_id: bytes, number: int, seats: int) -> None:
+    state.put(answered_key(job_id), Answered(number, written_seats(seats)))
+
+
 def put_candidates(state: State, job_id: bytes, number: int, seats: int) -> None:
     state.put(candidates_key(job_id), Candidates(number, written_seats(seats)))
 
@@ -77,7 +96,7 @@ def join(
     seat = (~taken & (taken + 1)).bit_length() - 1
     state.put(seated_key(job_id), Seated(written_seats(taken | 1 << seat)))
     _seat_in_organisation(state, job_id, job, account, seat, taken=True)
-    joined = Joined(from_round=job.round + 1, answered=0, seat=seat, dataset=dataset, examples=examples)
+    joined = Joined(from_round=job.round + 1, seat=seat, dataset=dataset, examples=examples)
     state.put(joined_key(job_id, account), joined)
     state.put(job_key(job_id), replace(job, members=job.members + 1))
     execution.touched.add(job_id)
@@ -92,8 +111,10 @@ def leave(execution: Execution, job_id: bytes, job: Job, account: bytes, joined:
     state.delete(joined_key(job_id, account), Joined)
     state.put(job_key(job_id), replace(job, members=job.members - 1))
     current = state.get(Round, round_key(job_id, job.round))
-    if current is not None and joined.from_round <= current.number and joined.answered < current.number:
-        _wait_no_longer(state, job_id, current, joined.seat)
+    if current is not None and joined.from_round <= current.number:
+        has_answered = answered(state, job_id, current.number) >> joined.seat & 1
+        if not has_answered:
+            _wait_no_longer(state, job_id, current, joined.seat)
     execution.touched.add(job_id)
     execution.event(EventKind.JOB_LEFT, job_id, subject=account)
 

@@ -309,21 +309,16 @@ class OpenJobs:
     jobs: Annotated[tuple[OpenJob, ...], Count(0, MAX_OPEN_JOBS)]
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Joined:
-    """A member's place in a job: in the cohorts from a round on, at the lowest `seat` that was free. `answered` is the
-    last round answered, `checked_in` the last one checked in for. `examples` is what the data set that it joined with
-    says to hold."""
+    """A member's place in a job: in the cohorts from a round on, at the lowest `seat` that was free. `checked_in` is
+    the last round checked in for. `examples` is what the data set that it joined with says to hold."""
 
     from_round: U64
-    answered: U64
     seat: U32
     checked_in: U64 = 0
     dataset: MaybeDigest = b""
     examples: U64 = 0
-
-    def having_answered(self, round: int) -> Joined:
-        return Joined(self.from_round, round, self.seat, self.checked_in, self.dataset, self.examples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +332,15 @@ class Seated:
 class Candidates:
     """Who may answer a round, where that is not everyone who joined before it: those who checked in, and once lots are
     drawn, those drawn. A seat whose member leaves is taken out."""
+
+    round: U64
+    seats: Seats
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Whose updates the newest round that took any holds. A seat stays in it when its member leaves; whoever takes it
+    then is in the cohorts of later rounds."""
 
     round: U64
     seats: Seats

@@ -15,7 +15,7 @@ from chain.codec import I64, U8, U64, Count, Digest, Length, decode, encode
 from chain.genesis import Params
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from fl.blobs import Demand, update_demand
-from fl.cohort import candidates, is_listed, members_in_cohort, put_candidates
+from fl.cohort import answered, candidates, is_listed, members_in_cohort, put_answered, put_candidates
 from fl.errors import PendingJob, Refused
 from fl.execution import Accepted, AggregationTask, Call, Effect, Execution
 from fl.members import member_in_role
@@ -119,7 +119,7 @@ def check_in(execution: Execution, call: Call, body: CheckIn) -> Effect:
     member_in_role(state, call.sender, Role.TRAINER)
     job, rules, joined = _taking_part(state, call.sender, body.job)
     _check_has_check_in(rules)
-    _check_newest(body.round, job, joined, done=joined.checked_in)
+    _check_newest(body.round, job, joined, done=joined.checked_in == body.round)
     current = state.get(Round, round_key(body.job, body.round))
     if current is None or current.phase != Phase.CHECK_IN:
         raise Refused("LATE", "The check-in of this round is over.")
@@ -142,12 +142,15 @@ class Collecting(NamedTuple):
     round: Round
     rules: JobRules
     size: int
+    answered: int
+    """Seats."""
     newest: _Taken | None = None
 
-    def with_update(self, entry: Entry, body: SubmitUpdate) -> Collecting:
+    def with_update(self, entry: Entry, body: SubmitUpdate, seat: int) -> Collecting:
         """At position `size`."""
         newest = _Taken(entry, encode(entry), body, self.newest)
-        return Collecting(self.execution, self.job, self.key, self.round, self.rules, self.size + 1, newest)
+        answered = self.answered | 1 << seat
+        return Collecting(self.execution, self.job, self.key, self.round, self.rules, self.size + 1, answered, newest)
 
     def _taken(self) -> list[_Taken]:
         taken, each = [], self.newest
@@ -164,6 +167,7 @@ class Collecting(NamedTuple):
         leaves, entries = [each.leaf for each in taken], tuple([each.entry for each in taken])
         payloads = tuple([each.body.payload for each in taken])
         self.execution.accepted.append(Accepted(self.job, current.number, first, entries, payloads))
+        put_answered(self.execution.state, self.job, current.number, self.answered)
         reached = first < self.rules.minimum <= self.size
         return replace(
             current,
@@ -189,7 +193,10 @@ def _collecting(execution: Execution, job_id: bytes, rules: JobRules, number: in
     if known is not None:
         return known
     current = execution.state.get(Round, key)
-    return None if current is None else Collecting(execution, job_id, key, current, rules, current.updates.size)
+    if current is None:
+        return None
+    seats = answered(execution.state, job_id, number)
+    return Collecting(execution, job_id, key, current, rules, current.updates.size, seats)
 
 
 def submit_update(execution: Execution, call: Call, body: SubmitUpdate) -> Effect:
@@ -206,8 +213,7 @@ def submit_update(execution: Execution, call: Call, body: SubmitUpdate) -> Effec
     if not weight:
         raise Refused("NO_WEIGHT")
     entry = Entry(call.tx_id, call.sender, body.round, weight, body.group, body.cid, call.batch, call.place)
-    state.gather(Round, collecting.key, collecting.with_update(entry, body))
-    state.put(joined_key(body.job, call.sender), joined.having_answered(current.number))
+    state.gather(Round, collecting.key, collecting.with_update(entry, body, joined.seat))
     execution.touched.add(body.job)
     return Effect(body.job, current.number, position, weight)
 
@@ -233,13 +239,13 @@ def _taking_part(state: State, account: bytes, job_id: bytes) -> tuple[Job, JobR
     return job, rules, joined
 
 
-def _check_newest(number: int, job: Job, joined: Joined, done: int) -> None:
-    """That the round named is the job's newest; `done` is the last one for which the member did this."""
+def _check_newest(number: int, job: Job, joined: Joined, done: bool) -> None:
+    """That the round named is the job's newest, and the member has not `done` this for it."""
     if number > job.round or number == 0:
         raise Refused("WRONG_ROUND", f"The job is at round {job.round}.")
     if joined.from_round > number:
         raise Refused("NOT_JOINED")
-    if done == number:
+    if done:
         raise Refused("DUPLICATE")
     if number < job.round:
         raise Refused("LATE")
@@ -249,8 +255,10 @@ def _open_round(
     execution: Execution, job: Job, rules: JobRules, joined: Joined, body: SubmitUpdate
 ) -> tuple[Collecting, int]:
     """The round that this update answers, while it may."""
-    _check_newest(body.round, job, joined, done=joined.answered)
-    collecting = _collecting(execution, body.job, rules, body.round)
+    collecting = execution.state.gathering(Collecting, round_key(body.job, body.round))
+    seats = answered(execution.state, body.job, body.round) if collecting is None else collecting.answered
+    _check_newest(body.round, job, joined, done=bool(seats >> joined.seat & 1))
+    collecting = collecting or _collecting(execution, body.job, rules, body.round)
     if collecting is None:
         raise Refused("LATE")
     current = collecting.round
@@ -288,7 +296,7 @@ def _open_buffer(
         raise Refused("TOO_STALE")
     if current.phase != Phase.COLLECTING or collecting.size >= rules.maximum:
         raise Refused("BUFFER_CLOSED")
-    if joined.answered == current.number:
+    if collecting.answered >> joined.seat & 1:
         raise Refused("DUPLICATE", "The member has an update in this buffer already; the next one takes another.")
     return collecting, age
 

@@ -100,6 +100,10 @@ def candidates_key(job: bytes) -> bytes:
     return b"candidates/" + job
 
 
+def answered_key(job: bytes) -> bytes:
+    return b"answered/" + job
+
+
 def organisation_key(job: bytes, name: str) -> bytes:
     return b"organisation/" + job + name.encode()
 

@@ -29,7 +29,7 @@ from fl.client.trackers import Tracker, newest_told, tell_round
 from fl.client.transfer.blobfile import mapped
 from fl.client.transfer.blobs import Progress, quiet
 from fl.client.wakeup import Wakeup
-from fl.cohort import is_listed, read_seats
+from fl.cohort import has_answered, is_listed, read_seats
 from fl.errors import Refused
 from fl.evaluation import SubmitEvaluation
 from fl.evaluators import UNDER_WAY
@@ -37,6 +37,7 @@ from fl.jobrules import rules_hash, zero_model_cid
 from fl.jobs import JoinJob, LeaveJob, PauseJob, ResumeJob, StopJob
 from fl.records import (
     Answer,
+    Answered,
     Candidates,
     Evaluation,
     EvaluationPhase,
@@ -52,6 +53,7 @@ from fl.records import (
 from fl.rounds import CheckIn, SubmitUpdate
 from fl.state import (
     answer_key,
+    answered_key,
     candidates_key,
     evaluation_cohort_key,
     evaluation_key,
@@ -370,12 +372,18 @@ class AsyncJob:
             return None
         if current.phase == Phase.CHECK_IN and joined.checked_in < current.number:
             await self.network.send(CheckIn(self._id, current.number), allow=_CHECK_IN_OVER, patience_s=math.inf)
-        if current.phase != Phase.COLLECTING or current.number <= offered or joined.answered >= current.number:
+        if current.phase != Phase.COLLECTING or current.number <= offered:
             return None
-        if is_listed(self.rules) and not await self._is_candidate(current, joined):
+        if not await self._is_asked(current, joined):
             return None
         path = await self._file(current.base)
         return AsyncTask(self, current, self._parsed(mapped(path)), self._own_arrays(path))
+
+    async def _is_asked(self, current: Round, joined: Joined) -> bool:
+        answered = await self.network.record(Answered, answered_key(self._id))
+        if has_answered(answered, current.number, joined):
+            return False
+        return not is_listed(self.rules) or await self._is_candidate(current, joined)
 
     async def _is_candidate(self, current: Round, joined: Joined) -> bool:
         listed = await self.network.record(Candidates, candidates_key(self._id))

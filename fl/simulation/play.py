@@ -20,7 +20,7 @@ from chain.block import Item
 from chain.unixfs import cid_of
 from fl.client.feedback import FED_BACK
 from fl.client.jobdraft import ConfigValue, Draft, config_value
-from fl.cohort import read_seats
+from fl.cohort import has_answered, read_seats
 from fl.datasets import RegisterDataset, dataset_id
 from fl.errors import Refused
 from fl.evaluation import SubmitEvaluation
@@ -29,6 +29,7 @@ from fl.execution import OK
 from fl.jobrules import config_at, rules_hash
 from fl.jobs import CreateJob, JoinJob, job_id
 from fl.records import (
+    Answered,
     Candidates,
     Evaluation,
     EvaluationPhase,
@@ -45,6 +46,7 @@ from fl.simulation.chain import BLOCK_MS, Chain, member
 from fl.simulation.closing import aggregated
 from fl.simulation.conditions import Conditions, Draw, fails, takes_ms
 from fl.state import (
+    answered_key,
     candidates_key,
     evaluation_cohort_key,
     evaluation_key,
@@ -359,7 +361,11 @@ class Play:
 
     def _waits_for_buffer(self, trainer: int, newest: Round) -> bool:
         """A buffer takes one update of each member, and none while its model is made."""
-        return newest.phase != Phase.COLLECTING or self._joined(trainer).answered == newest.number
+        return newest.phase != Phase.COLLECTING or self._has_answered(trainer, newest)
+
+    def _has_answered(self, trainer: int, current: Round) -> bool:
+        answered = self._chain.record(Answered, answered_key(self._job))
+        return has_answered(answered, current.number, self._joined(trainer))
 
     def _send_update(self, trainer: int, round: int, base: bytes, answer: Answer) -> None:
         sender, form = self._trainers[trainer], form_of(self._rules, answer.group)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Literal, TypedDict
 
 from chain.cid import CID_BYTES
+from fl.cohort import has_answered
 from fl.records import (
     METRIC_MARKS,
     NEVER,
     Account,
+    Answered,
     Entry,
     Event,
     Job,
@@ -169,8 +171,9 @@ class JobsView(TypedDict):
 
 
 class JobMemberView(TypedDict):
-    """In the cohorts from `from_round` on; `answered` is the last round answered (0: none), `checked_in` the last one
-    checked in for. `examples` is what the data set says that the member joined with."""
+    """In the cohorts from `from_round` on; `answered` is the newest round that has taken updates, if it has one of this
+    member's, and else 0; `checked_in` is the last round checked in for. `examples` is what the data set says that the
+    member joined with."""
 
     account: HexDigest
     name: str | None
@@ -182,12 +185,12 @@ class JobMemberView(TypedDict):
     examples: U64
 
 
-def job_member_view(account: bytes, name: str | None, joined: Joined) -> JobMemberView:
+def job_member_view(account: bytes, name: str | None, joined: Joined, answered: Answered | None) -> JobMemberView:
     return JobMemberView(
         account=account.hex(),
         name=name,
         from_round=joined.from_round,
-        answered=joined.answered,
+        answered=answered.round if answered is not None and has_answered(answered, answered.round, joined) else 0,
         checked_in=joined.checked_in,
         seat=joined.seat,
         dataset=hex_or_none(joined.dataset),

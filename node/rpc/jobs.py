@@ -8,8 +8,18 @@ from typing import TypeVar
 
 from chain.codec import decode, encode, pack
 from fl.members import is_name
-from fl.records import Entry, Job, JobRules, Joined, Named, Round
-from fl.state import job_key, job_name_key, job_of, joined_key, read_record, round_of, rules_of, updates_log
+from fl.records import Answered, Entry, Job, JobRules, Joined, Named, Round
+from fl.state import (
+    answered_key,
+    job_key,
+    job_name_key,
+    job_of,
+    joined_key,
+    read_record,
+    round_of,
+    rules_of,
+    updates_log,
+)
 from node.rpc.api import Api
 from node.rpc.fl_views import (
     JobMembersView,
@@ -136,13 +146,15 @@ async def job(api: Api, request: Request) -> Response:
 
 async def job_members(api: Api, request: Request) -> Response:
     identity, _ = find_job(api, request[JOB])
-    prefix = joined_key(identity, b"")
+    prefix, answered = joined_key(identity, b""), _answered(api, identity)
     rows = api.node.store.state_rows(prefix, joined_key(identity, request[AFTER] or b""))
     views, following = _page(
         rows,
         prefix,
         request[LIMIT],
-        lambda account, data: job_member_view(account, name_of(api, account), decode(Joined, data, len(data))),
+        lambda account, data: job_member_view(
+            account, name_of(api, account), decode(Joined, data, len(data)), answered
+        ),
     )
     return json_response(JobMembersView(members=views, next=following))
 
@@ -153,7 +165,11 @@ async def job_member(api: Api, request: Request) -> Response:
     joined = read_record(api.node.store.state, Joined, joined_key(identity, account))
     if joined is None:
         raise Problem.beside("NOT_JOINED", "This account has not joined the job.")
-    return json_response(job_member_view(account, name_of(api, account), joined))
+    return json_response(job_member_view(account, name_of(api, account), joined, _answered(api, identity)))
+
+
+def _answered(api: Api, job: bytes) -> Answered | None:
+    return read_record(api.node.store.state, Answered, answered_key(job))
 
 
 def name_of(api: Api, account: bytes) -> str | None:

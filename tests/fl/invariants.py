@@ -12,6 +12,7 @@ from fl.metrics import better
 from fl.phases import ENDED, phases_of
 from fl.records import (
     METRIC_MARKS,
+    Answered,
     Candidates,
     Entry,
     EvaluationPhase,
@@ -34,6 +35,7 @@ from fl.state import (
     EVENTS,
     META,
     RECEIPTS,
+    answered_key,
     candidates_key,
     evaluation_of,
     evaluators_key,
@@ -171,7 +173,12 @@ def _check_seats(chain: Ledger, job: bytes) -> None:
     taken = read_record(chain.state.get, Seated, seated_key(job))
     assert known.members == len(joined) == seats.bit_count()
     assert seats == (read_seats(taken.seats) if taken is not None else 0)
-    assert all(each.answered <= known.round and each.checked_in <= known.round for each in joined.values())
+    assert all(each.checked_in <= known.round for each in joined.values())
+    answered = read_record(chain.state.get, Answered, answered_key(job))
+    taken_from = [number for number in range(1, known.round + 1) if chain.round(job, number).updates.size]
+    assert (answered.round if answered is not None else None) == (taken_from[-1] if taken_from else None)
+    if answered is not None:
+        assert read_seats(answered.seats).bit_count() == chain.round(job, answered.round).updates.size
     if not rules.organisation_cap or known.status in (JobStatus.FINISHED, JobStatus.STOPPED):
         return
     organisations: dict[str, int] = {}

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl.cohort import candidates, places_of, read_seats, seated, with_places, written_seats
+from fl.cohort import candidates, has_answered, places_of, read_seats, seated, with_places, written_seats
 from fl.jobs import JoinJob, LeaveJob
 from fl.lots import drawn
 from fl.machine import execute_block, wants_block_at
 from fl.members import RegisterMember, RevokeMember
-from fl.records import CohortRules, EventKind, JobStatus, Joined, Phase
+from fl.records import Answered, CohortRules, EventKind, JobStatus, Joined, Phase
 from fl.rounds import CheckIn
-from fl.state import State, joined_key, read_record
+from fl.state import State, answered_key, joined_key, read_record
 from tests.fl.builders import Actor, Running, result_item, running_job, trainer_names
 
 TRAINERS = 8
@@ -33,6 +33,10 @@ def joined(running: Running, who: Actor) -> Joined:
     found = read_record(running.ledger.state.get, Joined, joined_key(running.job, who.account))
     assert found is not None
     return found
+
+
+def answered(running: Running) -> Answered | None:
+    return read_record(running.ledger.state.get, Answered, answered_key(running.job))
 
 
 def cohort(running: Running) -> list[Actor]:
@@ -59,6 +63,33 @@ def test_who_joins_takes_the_lowest_free_seat() -> None:
     accepted = running.ledger.job(running.job).rules_hash
     running.ledger.block(*(running.trainers[at].sign(JoinJob(running.job, accepted)) for at in (4, 1)))
     assert [joined(running, running.trainers[at]).seat for at in (4, 1)] == [1, 4]
+
+
+def test_who_takes_the_seat_of_one_who_has_answered_has_not() -> None:
+    running = running_job()
+    who, accepted = running.trainers[0], running.ledger.job(running.job).rules_hash
+    running.submit(who)
+    assert has_answered(answered(running), 1, joined(running, who))
+    running.ledger.block(who.sign(LeaveJob(running.job)))
+    running.ledger.block(who.sign(JoinJob(running.job, accepted)))
+    assert joined(running, who).seat == 0 and not has_answered(answered(running), 1, joined(running, who))
+    assert running.ledger.status_of(running.update(who)) == "NOT_JOINED"
+    running.ledger.block(who.sign(LeaveJob(running.job)))
+    assert running.round.cohort == 4, "the update that was given counts, so it is waited for"
+
+
+def test_an_answer_in_an_earlier_block_is_remembered_until_another_round_takes_one() -> None:
+    running = running_job()
+    running.submit(*running.trainers[:2])
+    again = [running.ledger.status_of(running.update(who)) for who in running.trainers[:3]]
+    assert again == ["DUPLICATE", "DUPLICATE", "ok"]
+    running.submit(running.trainers[3])
+    running.ledger.block(items=[result_item(running.ledger.aggregations[-1])])
+    assert running.round.number == 2
+    late = [running.update(who, round=1) for who in running.trainers[:2]]
+    assert running.ledger.status_of(late[0]) == "DUPLICATE"
+    running.submit(running.trainers[3])
+    assert running.ledger.status_of(late[1]) == "LATE"
 
 
 @given(st.sets(st.integers(0, 2**17 - 1), max_size=20))

@@ -278,7 +278,7 @@ def test_what_the_machine_makes_of_a_played_chain_stays_the_same() -> None:
             whole.update(log + b"".join(chain.logs[log]))
         fingerprints.append(whole.hexdigest())
     assert fingerprints == [
-        "e2ccfcf7ef5ac569b2b59cd4d4140ba7e582fe97a8e2d3c4877d179cc5b6175f",
-        "d2fa6f251c03ea6bbe95f015bbc117d6afb55d90de2db8e261cc827d394309eb",
-        "d9cb6692283052a1db784fc6519f1f53e5228369202a1d0986025c4f466c222a",
+        "aecda66c756f7a96684fce096da0c88a65b91615ad7bbcaf50bdf35d942e8c96",
+        "5014429d6fc89bdf18531cc34256f63078d5f2be05b5525ff89501f08eff5be5",
+        "1f1e81964f46ac4d8a35a00a6614eebeb57625f55df0fbf8dbec0025f60bb247",
     ]

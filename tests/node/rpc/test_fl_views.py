@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from fl.jobs import PauseJob
-from fl.records import CohortRules, Joined, TensorGroup
+from fl.records import Answered, CohortRules, Joined, TensorGroup
 from fl.rounds import CheckIn, entries_of
-from fl.state import joined_key, read_record
+from fl.state import answered_key, joined_key, read_record
 from node.rpc.fl_views import job_member_view, job_view, member_view, round_view, update_view
 from node.rpc.rules_views import rules_view
 from tests.fl.builders import Running, ledger, running_job
@@ -59,5 +59,6 @@ def test_a_round_a_job_and_an_update_say_what_groups_weigh_and_that_a_pause_is_d
     assert member is not None and member_view(who.account, member, False)["organisation"] == "clinic"
     joined = read_record(running.ledger.state.get, Joined, joined_key(running.job, who.account))
     assert joined is not None
-    seen = job_member_view(who.account, who.name, joined)
+    answered = read_record(running.ledger.state.get, Answered, answered_key(running.job))
+    seen = job_member_view(who.account, who.name, joined, answered)
     assert (seen["seat"], seen["checked_in"], seen["dataset"], seen["answered"]) == (0, 0, None, 1)
