@@ -20,7 +20,8 @@ that lie in a core's nearest cache together (`benchmarks.loops` makes them, 24 K
 for each value, and at the borders of its strips, it does there as well; only the waiting for memory is gone. A loop
 that divides or takes roots is bounded by the divider, wherever its data lie: that is in this figure too.
 
-A core reads ahead while it computes, so the bound is the slower of the two, not their sum.
+A core reads ahead while it computes, so the bound is the slower of the two, not their sum. What is done in stages is
+bound by the slower one of each: memory that a later stage waits for cannot be read ahead in an earlier one.
 """
 
 from __future__ import annotations
@@ -75,13 +76,15 @@ class Row:
     """That the loop goes over between two visits of the same byte."""
     held_bytes: int = 0
     """Of whole rounds: what Python and numpy held at the most, beyond updates, base and moments."""
+    by_stages: float | None = None
+    """What the slower of the two allows, of work that is done in stages one after the other: of each by itself."""
 
     @property
     def share(self) -> float | None:
         """Of the slower of the two bounds."""
         if self.from_memory is None or self.from_cache is None:
             return None
-        return self.rate / min(self.from_memory, self.from_cache)
+        return self.rate / (self.by_stages or min(self.from_memory, self.from_cache))
 
 
 @kernel

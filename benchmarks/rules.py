@@ -4,7 +4,9 @@ model, without disk and hashing of files.
     python -m benchmarks.rules [--parameters 2000000] [--updates 20] [--repeats 3] [--rules median krum] [--out r.json]
 
 `rate` is 10^9 values of updates a core-second, on one thread, in the best of the repeats. Beside it, from the same run,
-stand two bounds of the whole round, and `share`, what the rate is of the lesser of them.
+stand two bounds of the whole round, `from_memory` and `from_cache`. A round is three stages, one after the other: the
+sums' pages are taken, updates are added, the round is closed. `by_stages` takes of each the slower bound, and `share`
+is what the rate is of that.
 
 `from_memory` moves every byte that the round must move at the rates of `benchmarks.bounds.Memory`. Counted are: each
 update once, and again if the rule first measures it (`clipped_mean`) or first chooses (`krum`, `multi_krum`, `bulyan`:
@@ -155,39 +157,42 @@ class Round:
         return int(chosen.get(self.rule.name, 0))
 
     @property
-    def moved(self) -> dict[str, float]:
-        """Bytes, by how they are moved; without those that topk updates touch."""
-        each, moments, count = self.parameters, len(self.rule.moments), len(self.updates)
+    def added(self) -> dict[str, float]:
+        """Bytes that adding the updates moves, by how they are moved; without those that topk updates touch."""
+        each, count = self.parameters, len(self.updates)
         updates = form_of(self.rules, 0).data_bytes
-        # Sums for each moment, or for the model; the old model; old moments, and new ones.
-        read = (8 * max(1, moments) + 4 + 8 * moments) * each
-        moved: dict[str, float] = {"read": read + self.again * updates, "changed": 8 * moments * each}
+        again = {"read": float(self.again * updates)}
         if self.rule.all_at_once or self.entries:
-            sums = 0 if self.entries else 16 * each
-            return moved | {"read": moved["read"] + count * updates, "changed": moved["changed"] + sums}
-        return moved | {"summed": count * updates + 16 * each * -(-count // FUSED)}
+            return {"read": again["read"] + count * updates, "changed": 0.0 if self.entries else 16.0 * each}
+        return again | {"summed": float(count * updates + 16 * each * -(-count // FUSED))}
 
-    def fresh_s(self, memory: Memory) -> float:
-        return memory.seconds(fresh=8 * self.parameters)
-
-    def memory_s(self, memory: Memory, repeats: int) -> float:
-        touched = touched_s(self.entries, self.parameters, repeats) if self.entries else 0
-        return self.fresh_s(memory) + memory.seconds(**self.moved) + touched
+    @property
+    def closed(self) -> dict[str, float]:
+        """The same of the close: sums for each moment, or for the model; the old model; old moments, and new ones."""
+        each, moments = self.parameters, len(self.rule.moments)
+        return {"read": (8.0 * max(1, moments) + 4 + 8 * moments) * each, "changed": 8.0 * moments * each}
 
     @property
     def moved_bytes(self) -> float:
-        return sum(self.moved.values()) + 2 * LINE_BYTES * sum(each.size for each in self.entries)
+        moved = sum(self.added.values()) + sum(self.closed.values())
+        return moved + 2 * LINE_BYTES * sum(each.size for each in self.entries)
 
-    def loops_s(self, memory: Memory) -> float:
-        return self.fresh_s(memory) + self._loops_s()
+    def stages(self, memory: Memory, repeats: int) -> list[tuple[float, float]]:
+        """Seconds of each: that memory takes, that loops take."""
+        fresh = memory.seconds(fresh=8 * self.parameters)
+        touched = touched_s(self.entries, self.parameters, repeats) if self.entries else 0
+        closing = loops.moments_s(self.rule.name) if self.rule.moments else loops.apply_s()
+        return [
+            (fresh, fresh),
+            (memory.seconds(**self.added) + touched, self._adding_s()),
+            (memory.seconds(**self.closed), self.parameters * closing),
+        ]
 
-    def _loops_s(self) -> float:
+    def _adding_s(self) -> float:
         rule, count, encoding = self.rule, len(self.updates), self.rules.encoding
-        closing = loops.moments_s(rule.name) if rule.moments else loops.apply_s()
         if isinstance(rule, Streaming):
             counted = sum(each.size for each in self.entries) or self.values
-            each = loops.sum_s(encoding, rule.clips) + (loops.norm_s(encoding) if rule.clips else 0)
-            return counted * each + self.parameters * closing
+            return counted * (loops.sum_s(encoding, rule.clips) + (loops.norm_s(encoding) if rule.clips else 0))
         chosen = self.again
         each = loops.read_s(encoding) * (1 + chosen / count)
         if rule.name == "median":
@@ -197,7 +202,7 @@ class Round:
         else:
             last = loops.closest_s(chosen, 2 * chosen - count) if rule.name == "bulyan" else loops.chosen_s(chosen)
             each += loops.distances_s(count) + last * chosen / count
-        return self.values * each + self.parameters * closing
+        return self.values * each
 
 
 def _place(member: bytes) -> Place:
@@ -221,7 +226,10 @@ def _row(of: Round, repeats: int) -> Row:
     memory = memory_of([bytes(each.payload) for each in of.updates[:FUSED]], of.parameters, repeats, in_turn)
     seconds = timed(repeats, of.close)
     rates = [of.values / each / 1e9 for each in seconds]
-    memory_s = of.memory_s(memory, repeats)
+    stages = of.stages(memory, repeats)
+    from_memory, from_cache, by_stages = (
+        of.values / each / 1e9 for each in (*map(sum, zip(*stages, strict=True)), sum(map(max, stages)))
+    )
     tracemalloc.start()
     of.close()
     held = tracemalloc.get_traced_memory()[1]
@@ -233,11 +241,12 @@ def _row(of: Round, repeats: int) -> Row:
         rates[0],
         rates[-1],
         rates[0],
-        of.values / memory_s / 1e9,
-        of.values / of.loops_s(memory) / 1e9,
+        from_memory,
+        from_cache,
         of.moved_bytes / of.values,
         size,
         held,
+        by_stages,
     )
 
 

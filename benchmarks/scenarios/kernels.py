@@ -47,7 +47,7 @@ def _figures(rows: Iterable[Row]) -> dict[str, Figure]:
         if row.from_memory is not None and row.from_cache is not None and row.share is not None:
             found[f"{label}: from memory"] = Figure(_UNIT, (row.from_memory,))
             found[f"{label}: from cache"] = Figure(_UNIT, (row.from_cache,))
-            found[f"{label}: share of the lesser"] = Figure("", (row.share,), MORE)
+            found[f"{label}: share of what bounds it"] = Figure("", (row.share,), MORE)
             found[f"{label}: counted bytes"] = Figure("B/value", (row.counted_bytes,))
             found[f"{label}: working set"] = Figure("MiB", (row.working_set_bytes / 2**20,))
         if row.held_bytes:
