@@ -143,6 +143,9 @@ def simulate(main: Callable[[], Coroutine[Any, Any, _T]], steps: int = STEPS, co
     """Runs `main` to its end on a loop of its own. What a task raised and nobody awaited fails the run
     too: surely if what is left of it is `collected`, which takes time, else as far as it has been thrown away."""
     loop = VirtualLoop(steps)
+    if collected and not gc.get_freeze_count():
+        # What is there before the first run is not looked at in the collections of all others.
+        gc.freeze()
     try:
         result = loop.run_until_complete(main())
     finally:
