@@ -4,7 +4,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SEEDS ?= 2000
 FIRST_SEED ?= 1
-JOBS ?= 2
+# One more than cores: real processes wait often.
+JOBS ?= 3
 SCENARIO ?= small
 
 .PHONY: demo test lint docs campaign nightly bench clean
