@@ -1,8 +1,9 @@
-"""Validator sets, the votes that a validator signs, and the one kind of certificate.
+"""Validator sets, the votes that a validator signs, and what a quorum of equal ones makes.
 
 A vote is a validator's signature on a *subject*: the encoding of one of the small records below. A
 certificate is a subject with the signatures of a quorum. Two valid certificates for one fact may differ in
-their bytes, so nothing that is executed may read them.
+their bytes, so nothing that is executed may read them. Of batches, for which there are two kinds of votes,
+`chain.availability` has the certificate.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class VoteKind(IntEnum):
     AVAILABLE = 4
     EXECUTED = 5
     RESULT = 6
+    HELD = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,11 @@ class ValidatorSet:
     @property
     def quorum(self) -> int:
         return self.n - self.f
+
+    @property
+    def lookers(self) -> int:
+        """So many of a batch's voters verify its signatures: one of them is honest, and nobody does so alone."""
+        return min(self.n, max(self.f + 1, 2))
 
     def digest(self) -> bytes:
         return digest(Domain.VALIDATORS, encode(self))
@@ -135,6 +142,7 @@ SUBJECTS: dict[VoteKind, type[Subject]] = {
     VoteKind.AVAILABLE: Available,
     VoteKind.EXECUTED: Executed,
     VoteKind.RESULT: Result,
+    VoteKind.HELD: Available,
 }
 
 _DOMAINS: dict[int, Domain] = {
@@ -144,7 +152,11 @@ _DOMAINS: dict[int, Domain] = {
     VoteKind.AVAILABLE: Domain.AVAILABLE,
     VoteKind.EXECUTED: Domain.EXECUTED,
     VoteKind.RESULT: Domain.RESULT,
+    VoteKind.HELD: Domain.HELD,
 }
+
+_QUORUM_KINDS = frozenset(VoteKind) - {VoteKind.AVAILABLE, VoteKind.HELD}
+"""Of a certificate here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,29 +203,28 @@ def verify_vote(chain_id: bytes, validators: ValidatorSet, vote: Vote) -> bool:
     return verify(validators.members[vote.signer].consensus_key, message, vote.signature)
 
 
+def seats_in(bits: bytes) -> tuple[int, ...]:
+    """The lowest bit of a byte first."""
+    number = int.from_bytes(bits, "little")
+    return tuple(index for index in range(8 * len(bits)) if number >> index & 1)
+
+
 def signers_of(certificate: Certificate) -> tuple[int, ...]:
-    bits = int.from_bytes(certificate.signers, "little")
-    return tuple(index for index in range(8 * len(certificate.signers)) if bits >> index & 1)
+    return seats_in(certificate.signers)
 
 
-def verify_certificate(
-    chain_id: bytes, validators: ValidatorSet, certificate: Certificate, verified: Iterable[Vote] = ()
-) -> bool:
-    """Whether a quorum of this set, in this epoch, signed the subject, and the certificate has its one form. The
-    signatures of votes for it that were `verified` before, or made here, are known by their bytes."""
-    domain = _DOMAINS.get(certificate.kind)
-    if domain is None or certificate.epoch != validators.epoch:
+def verify_certificate(chain_id: bytes, validators: ValidatorSet, certificate: Certificate) -> bool:
+    """Whether a quorum of this set, in this epoch, signed the subject, and the certificate has its one form."""
+    if certificate.kind not in _QUORUM_KINDS or certificate.epoch != validators.epoch:
         return False
     if len(certificate.signers) != (validators.n + 7) // 8:
         return False
     signers = signers_of(certificate)
     if not validators.quorum <= len(signers) == len(certificate.signatures) or signers[-1] >= validators.n:
         return False
-    message = signing_bytes(domain, chain_id, certificate.epoch, certificate.subject)
-    stated = (certificate.kind, certificate.epoch, certificate.subject)
-    known = {vote.signer: vote.signature for vote in verified if (vote.kind, vote.epoch, vote.subject) == stated}
+    message = signing_bytes(_DOMAINS[certificate.kind], chain_id, certificate.epoch, certificate.subject)
     return all(
-        known.get(signer) == signature or verify(validators.members[signer].consensus_key, message, signature)
+        verify(validators.members[signer].consensus_key, message, signature)
         for signer, signature in zip(signers, certificate.signatures, strict=True)
     )
 

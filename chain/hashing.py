@@ -40,6 +40,7 @@ class Domain(StrEnum):
     AVAILABLE = "quorate/available"
     EXECUTED = "quorate/executed"
     RESULT = "quorate/result"
+    HELD = "quorate/held"
     READY = "quorate/ready"
     REJOIN = "quorate/rejoin"
     BEACON = "quorate/beacon"

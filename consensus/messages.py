@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated
 
+from chain.availability import AvailabilityCertificate
 from chain.batch import SignedBatch, read_signed_batch
 from chain.block import Block
 from chain.certificate import Certificate, Vote
@@ -30,7 +31,7 @@ class Proposal:
     block: Block
     witnesses: Annotated[tuple[Witness, ...], Count(0, 16)]
     executed: Certificate | None
-    available: Annotated[tuple[Certificate, ...], Count(0, 64)]
+    available: Annotated[tuple[AvailabilityCertificate, ...], Count(0, 64)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,7 @@ MESSAGES: dict[int, tuple[type, int, Channel]] = {
     7: (Status, 16 * _KIB, Channel.CONSENSUS),
     9: (ViewQuery, 64, Channel.CONSENSUS),
     10: (ViewAnswer, 16 * _KIB, Channel.CONSENSUS),
+    11: (AvailabilityCertificate, 16 * _KIB, Channel.CONSENSUS),
     20: (BatchOffer, _BATCH_FRAME, Channel.DATA),
     21: (BatchPull, 64, Channel.DATA),
     22: (BatchAnswer, _BATCH_FRAME, Channel.DATA),

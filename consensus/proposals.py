@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from chain.availability import AvailabilityCertificate
 from chain.block import Block, Body, Item, ItemKind, Ready, item_digest
 from chain.certificate import Available, Certificate, ValidatorSet, verify_certificate
 from chain.codec import CodecError, decode, encode
@@ -110,11 +111,11 @@ class Proposals:
 
     def _beside(
         self, identities: tuple[bytes, ...], items: list[tuple[Item, bytes]], executed: Certificate | None
-    ) -> tuple[Certificate, ...]:
+    ) -> tuple[AvailabilityCertificate, ...]:
         """Certificates of batches, as far as there is room: each was sent to all when it was made."""
         left = BESIDE_BYTES - sum(len(item.data) + len(witness) for item, witness in items)
         left -= len(encode(executed)) if executed is not None else 0
-        chosen: list[Certificate] = []
+        chosen: list[AvailabilityCertificate] = []
         for certificate in self._availability.certificates_for(identities):
             left -= len(encode(certificate))
             if left < 0:

@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from chain.availability import AVAILABILITY_KINDS, AvailabilityCertificate
 from chain.block import Body, Item, ItemKind
-from chain.certificate import Certificate, ValidatorSet, Vote, VoteKind
+from chain.certificate import Certificate, ValidatorSet, Vote
 from chain.codec import encode
 from chain.genesis import Params
 from chain.keys import SigningKey
@@ -360,7 +361,7 @@ class Replica:
                 self._proposal(index, message)
             case Vote(kind) | Certificate(kind) if kind in ORDERING_KINDS:
                 self._order(Received(index, message))
-            case Vote(VoteKind.AVAILABLE) | Certificate(VoteKind.AVAILABLE):
+            case Vote(kind) if kind in AVAILABILITY_KINDS:
                 self._avail(Received(index, message))
             case Vote():
                 self._attest(Received(index, message))
@@ -370,7 +371,7 @@ class Replica:
                 self._payload_changed = True
             case FetchCertificate() | FetchBlock() | BlockAnswer():
                 self._order(Received(index, message))
-            case BatchOffer() | BatchPull() | BatchAnswer() | Status():
+            case AvailabilityCertificate() | BatchOffer() | BatchPull() | BatchAnswer() | Status():
                 self._avail(Received(index, message))
             case ViewAnswer() if self.rejoin is not None:
                 self._view_answer(index, message)
@@ -378,9 +379,7 @@ class Replica:
     @staticmethod
     def _is_handed_on(message: object) -> bool:
         """What those who left with the last epoch still owe to this one: certificates and bytes of their batches."""
-        return isinstance(message, BatchAnswer) or (
-            isinstance(message, Certificate) and message.kind == VoteKind.AVAILABLE
-        )
+        return isinstance(message, BatchAnswer | AvailabilityCertificate)
 
     def _proposal(self, index: int, proposal: Proposal) -> None:
         if proposal.vote.epoch != self.validators.epoch:

@@ -3,11 +3,11 @@
 What no signature is needed for comes first. A batch that only waits for a job or a member to become known here is put
 back for the price of reading it, however often it is asked about, so that nobody's batches hold up another's. Nor does
 a batch that names a blob: its verdict is the data process's, once the blob is whole here and durable, and comes in its
-own time. Room for a blob is a member's: one of a stranger's, or under a key that is not its member's, is not fetched,
-or a creator could fill every disk in the names of accounts that it makes up.
+own time. Room for a blob is a member's: one of a stranger's, under a key that is not its member's, or without that
+key's signature, is not fetched, or a creator could fill every disk in the names of others.
 
-Signatures are looked at in groups, on all threads, for as long as the verdict is wanted: of what a certificate covers
-meanwhile a quorum has seen them.
+The other signatures are verified if it is this validator's turn to look, in groups, on all threads, for as long as the
+verdict is wanted: of what a certificate covers meanwhile others have seen them.
 """
 
 from __future__ import annotations
@@ -42,6 +42,14 @@ Creator = tuple[int, int]
 
 AWAITED = 4_096
 """Batches that wait for blobs, all creators' together; the availability core holds fewer of them at any time."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    digest: bytes
+    signed: SignedBatch
+    look: bool
+    """Whether every signature is to be verified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +88,10 @@ class BatchChecks:
         self._creator_of = creator_of
         self._disk_full = disk_full
         self._checked = checked
-        self._waiting: dict[Creator, deque[tuple[bytes, SignedBatch]]] = {}
+        self._waiting: dict[Creator, deque[Question]] = {}
         self._moved = asyncio.Event()
-        self._wanted: dict[bytes, SignedBatch] = {}
-        """Asked about and neither answered nor spared."""
+        self._wanted: dict[bytes, Question] = {}
+        """By digest, neither answered nor spared."""
         self._awaited: dict[bytes, tuple[SignedBatch, asyncio.Task[None]]] = {}
         """Batches whose blobs are being waited for."""
 
@@ -91,19 +99,19 @@ class BatchChecks:
     def awaited(self) -> int:
         return len(self._awaited)
 
-    def ask(self, digest: bytes, signed: SignedBatch) -> None:
+    def ask(self, digest: bytes, signed: SignedBatch, look: bool) -> None:
         """How many of one creator may wait is bounded by the availability core, which asks."""
         if digest in self._awaited:
             return
-        self._wanted[digest] = signed
+        question = self._wanted[digest] = Question(digest, signed, look)
         creator = (signed.batch.epoch, signed.batch.creator)
-        self._waiting.setdefault(creator, deque()).append((digest, signed))
+        self._waiting.setdefault(creator, deque()).append(question)
         self._moved.set()
 
     def spare(self, digest: bytes) -> None:
         """No verdict is wanted any more. What is alone in its batch may name a blob, which is to come all the same."""
-        signed = self._wanted.get(digest)
-        if signed is not None and signed.reference.transactions > 1:
+        question = self._wanted.get(digest)
+        if question is not None and question.signed.reference.transactions > 1:
             del self._wanted[digest]
 
     def advanced(self, final: int) -> None:
@@ -116,14 +124,14 @@ class BatchChecks:
         try:
             while True:
                 while self._waiting:
-                    await self._check(*self._next())
+                    await self._answer(self._next())
                 self._moved.clear()
                 await self._moved.wait()
         finally:
             for _, task in self._awaited.values():
                 task.cancel()
 
-    def _next(self) -> tuple[bytes, SignedBatch]:
+    def _next(self) -> Question:
         creator = next(iter(self._waiting))
         queue = self._waiting.pop(creator)
         found = queue.popleft()
@@ -131,17 +139,22 @@ class BatchChecks:
             self._waiting[creator] = queue
         return found
 
-    async def _check(self, digest: bytes, signed: SignedBatch) -> None:
-        if digest not in self._wanted:
+    async def _answer(self, question: Question) -> None:
+        digest, signed = question.digest, question.signed
+
+        def wanted() -> bool:
+            return self._wanted.get(digest) is question
+
+        if not wanted():
             return
         # A full disk promises nothing more; what it holds already goes on.
         full = self._disk_full()
-        wanted = partial(self._wanted.__contains__, digest)
-        judged = Judged(Verdict.PENDING) if full else await self._offload.run(self.judge, signed, wanted)
+        judged = Judged(Verdict.PENDING) if full else await self._offload.run(self.judge, signed, question.look, wanted)
         if judged.readings:
             self._read.judged(signed, judged.readings)
-        if self._wanted.pop(digest, None) is None:
+        if not wanted():
             return
+        del self._wanted[digest]
         if not judged.demands:
             self._checked(digest, judged.verdict)
         elif len(self._awaited) >= AWAITED:
@@ -150,9 +163,10 @@ class BatchChecks:
             task = asyncio.create_task(self._await(digest, signed, judged.demands), name="blobs of a batch")
             self._awaited[digest] = signed, task
 
-    def judge(self, signed: SignedBatch, wanted: Callable[[], bool]) -> Judged:
-        readings = []
-        demands = []
+    def judge(self, signed: SignedBatch, look: bool, wanted: Callable[[], bool]) -> Judged:
+        readings: list[Reading] = []
+        bringing: list[Reading] = []
+        demands: list[Demand] = []
         for data in signed.batch.transactions:
             try:
                 found = check_transaction(data, self._chain_id, self._params, self._rules_of, verify_signature=False)
@@ -164,8 +178,9 @@ class BatchChecks:
             if found.demand is not None:
                 if not self._may_bring(found.reading.tx.sender, found.reading.tx.key):
                     return Judged(Verdict.PENDING)
+                bringing.append(found.reading)
                 demands.append(found.demand)
-        verdict = self._signatures(readings, wanted)
+        verdict = self._signatures(readings if look else bringing, wanted)
         return Judged(verdict, tuple(demands) if verdict is Verdict.OK else (), tuple(readings))
 
     def _signatures(self, readings: Sequence[Reading], wanted: Callable[[], bool]) -> Verdict:

@@ -469,8 +469,8 @@ class Node:
 
     def _handle(self, event: object) -> None:
         match event:
-            case avail.CheckBatch(digest, signed):
-                self.checks.ask(digest, signed)
+            case avail.CheckBatch(digest, signed, look):
+                self.checks.ask(digest, signed, look)
             case avail.CheckSpared(digest):
                 self.checks.spare(digest)
             case ServeRange() | ServeBlock() | ServeBatch():

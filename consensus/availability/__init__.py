@@ -1,15 +1,18 @@
-"""Availability: transactions become batches, batches become certificates that prove f+1 honest durable copies.
+"""Availability: transactions become batches, batches become certificates that prove f+1 honest durable copies, and that
+an honest validator has verified every signature.
 
 What enters: transactions that admission has checked, offers, votes, certificates and status frames of peers,
 the application's verdicts, and how far ordering has come. What leaves: batches and certificates to make durable,
 offers and votes and pulls, acknowledgements, and for ordering the references that a block may name.
 
-    sealed ──offer──▶ checked, durable ──vote──▶ certified ──flood──▶ named by a block ──▶ forgotten here
+    sealed ──offer──▶ read or looked at, durable ──vote──▶ certified ──flood──▶ named by a block ──▶ forgotten here
                             │ 1 s without a certificate: every voter owns it, votes to all, lists it in its status
+                            │ 2 s: the next who only hold it verify signatures as well, and vote again
                             ▼
-                     whoever lacks it pulls it and votes; whoever has a quorum of votes assembles
+                     whoever lacks it pulls it and votes; whoever has the votes of a certificate assembles it
 
-Those whose votes a quorum does without put their check off: a certificate that comes meanwhile spares it.
+The creator and the next f look, the others hold (docs/decisions/0024-looked-at-and-held.md). A block may name what is
+certified; a voter also takes what it has looked at itself.
 
 `core.py` is the face and the dispatch; `guards.py` holds every rule that safety or a bound rests on, each as a
 function of plain values; `creation.py` packs and re-offers own batches, `voting.py` judges offers, `certifying.py`

@@ -1,15 +1,16 @@
 """Votes become certificates; and every voter owns what it voted for.
 
 A batch whose creator fell silent is finished by those who voted for it: after a second each sends its vote to all
-and lists the batch in its status frames; who lacks the batch pulls it and votes, whoever holds a quorum of votes
-assembles the certificate and floods it.
+and lists the batch in its status frames; who lacks the batch pulls it and votes, whoever has the votes of a certificate
+assembles it and floods it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from chain.certificate import Available, Certificate, ValidatorSet, Vote, VoteKind, assemble, read_subject
+from chain.availability import AvailabilityCertificate, assemble_availability
+from chain.certificate import Available, ValidatorSet, Vote, VoteKind, read_subject
 from chain.codec import CodecError
 from consensus.availability import guards
 from consensus.availability.allowance import Allowance
@@ -53,7 +54,8 @@ class Certifying:
     # Votes
 
     def cast(self, lot: Lot, to: int | None, now: Now, out: Output) -> None:
-        """My vote for a lot just entered in the book, to its creator or to all. It leaves after the lot is durable."""
+        """My vote for a lot just entered in the book, or looked at since, to its creator or to all. It leaves after the
+        lot is durable."""
         for vote in self._loose.take(lot.subject):
             lot.votes.setdefault(vote.epoch, {})[vote.signer] = vote
         lot.resend_ms = now.mono_ms + OWNED_AFTER_MS
@@ -69,11 +71,12 @@ class Certifying:
         if not lot.voted:
             return []
         own: list[Vote] = []
+        kind = guards.own_kind(lot.looked)
         for validators, me in self._desk.committee.memberships:
             if validators.epoch >= lot.reference.epoch:
                 votes = lot.votes.setdefault(validators.epoch, {})
-                if me not in votes:
-                    votes[me] = self._desk.committee.sign(lot.subject, validators.epoch, me)
+                if me not in votes or votes[me].kind != kind:
+                    votes[me] = self._desk.committee.sign(kind, lot.subject, validators.epoch, me)
                 own.append(votes[me])
         return own
 
@@ -97,7 +100,7 @@ class Certifying:
             is_late = now.mono_ms >= lot.since_ms + LATE_VOTE_MS
             if is_late and self._reminders.take(peer, now.mono_ms):
                 out.send.append(Send(peer, lot.certificate))
-        elif vote.signer not in lot.votes.get(vote.epoch, ()):
+        elif guards.says_more(vote, lot.votes.get(vote.epoch, {}).get(vote.signer)):
             if desk.committee.is_valid_vote(vote):
                 lot.votes.setdefault(vote.epoch, {})[vote.signer] = vote
                 self._try_assemble(lot, now, out)
@@ -121,7 +124,7 @@ class Certifying:
         votes = self._loose.of(vote.subject, vote.epoch)
         validators = desk.committee.of(vote.epoch)
         assert validators is not None
-        if guards.may_assemble(len(votes), validators.quorum) and desk.lots.takes_foreign:
+        if guards.may_assemble(votes.values(), validators) and desk.lots.takes_foreign:
             self._assemble(make_lot(reference, creator), validators, votes, now, out)
 
     def _want_listed(self, peer: int, digest: bytes, now: Now) -> None:
@@ -132,18 +135,18 @@ class Certifying:
     def _try_assemble(self, lot: Lot, now: Now, out: Output) -> None:
         for epoch, votes in lot.votes.items():
             validators = self._desk.committee.of(epoch)
-            if validators is not None and guards.may_assemble(len(votes), validators.quorum):
+            if validators is not None and guards.may_assemble(votes.values(), validators):
                 self._assemble(lot, validators, votes, now, out)
                 return
 
     def _assemble(self, lot: Lot, validators: ValidatorSet, votes: dict[int, Vote], now: Now, out: Output) -> None:
-        certificate = assemble(validators, votes.values())
+        certificate = assemble_availability(validators, votes.values())
         out.send.append(Send(ALL, certificate))
         self._accept(lot, certificate, now, out)
 
     # Certificates
 
-    def certified(self, peer: int, certificate: Certificate, now: Now, out: Output) -> None:
+    def certified(self, peer: int, certificate: AvailabilityCertificate, now: Now, out: Output) -> None:
         desk = self._desk
         if desk.committee.of(certificate.epoch) is None:
             return
@@ -164,11 +167,11 @@ class Certifying:
             return
         self._accept(lot, certificate, now, out)
 
-    def _accept(self, lot: Lot, certificate: Certificate, now: Now, out: Output) -> None:
+    def _accept(self, lot: Lot, certificate: AvailabilityCertificate, now: Now, out: Output) -> None:
         """Durable, then on all links from where it was made, then acknowledged: in this order nothing promised is lost
         with its creator. One that was received is not passed on: whoever voted and missed it says so in a second."""
         desk = self._desk
-        announced = guards.may_reference(lot.voted, lot.certificate)
+        announced = guards.may_reference(lot.looked, lot.certificate)
         out.persist.append(CertificateHeld(certificate))
         desk.lots.certify(lot, certificate, now.mono_ms)
         self._loose.take(lot.subject)
@@ -177,6 +180,7 @@ class Certifying:
         if not announced:
             desk.announce(lot, out)
         out.events.append(Candidate(lot.digest))
+        desk.spare(lot, out)
         if lot.stored:
             self.let_go(lot)
             return

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from chain.availability import AvailabilityCertificate, verify_availability
 from chain.batch import SignedBatch
-from chain.certificate import (
-    Available,
-    Certificate,
-    ValidatorSet,
-    Vote,
-    VoteKind,
-    sign_vote,
-    signers_of,
-    verify_certificate,
-    verify_vote,
-)
+from chain.certificate import Available, ValidatorSet, Vote, VoteKind, seats_in, sign_vote, verify_vote
 from chain.hashing import Domain, signing_bytes
 from chain.keys import SigningKey, verify
 
@@ -111,10 +102,10 @@ class Committee:
         validators = self.of(vote.epoch)
         return validators is not None and verify_vote(self.chain_id, validators, vote)
 
-    def is_valid_certificate(self, certificate: Certificate, verified: Iterable[Vote]) -> bool:
+    def is_valid_certificate(self, certificate: AvailabilityCertificate, verified: Iterable[Vote]) -> bool:
         """`verified` are votes whose signatures need not be looked at again."""
         validators = self.of(certificate.epoch)
-        return validators is not None and verify_certificate(self.chain_id, validators, certificate, verified)
+        return validators is not None and verify_availability(self.chain_id, validators, certificate, verified)
 
     @property
     def memberships(self) -> list[tuple[ValidatorSet, int]]:
@@ -122,12 +113,12 @@ class Committee:
         found = ((validators, validators.index_of(self.key.public)) for validators in self._known)
         return [(validators, index) for validators, index in found if index is not None]
 
-    def sign(self, subject: bytes, epoch: int, signer: int) -> Vote:
-        return sign_vote(self.key, self.chain_id, VoteKind.AVAILABLE, epoch, subject, signer)
+    def sign(self, kind: VoteKind, subject: bytes, epoch: int, signer: int) -> Vote:
+        return sign_vote(self.key, self.chain_id, kind, epoch, subject, signer)
 
-    def signers(self, certificate: Certificate) -> tuple[int, ...]:
+    def signers(self, certificate: AvailabilityCertificate) -> tuple[int, ...]:
         """Its signers as sources."""
-        keys = (self.key_at(certificate.epoch, signer) for signer in signers_of(certificate))
+        keys = (self.key_at(certificate.epoch, signer) for signer in seats_in(certificate.signers))
         found = (self.source_with(key) for key in keys if key is not None)
         return tuple(peer for peer in found if peer is not None)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from chain.availability import AVAILABILITY_KINDS, AvailabilityCertificate
 from chain.batch import SignedBatch
-from chain.certificate import Available, Certificate, ValidatorSet, Vote, VoteKind, read_subject
+from chain.certificate import Available, ValidatorSet, Vote, VoteKind, read_subject
 from chain.genesis import Params
 from chain.keys import SigningKey
 from consensus.availability import guards
@@ -70,7 +71,6 @@ class Availability:
         out = Output()
         self._now_ms = now.mono_ms
         self._take(event, now, out)
-        self._voting.wake(now, out)
         if self._sweep_ms is not None and now.mono_ms >= self._sweep_ms:
             self._sweep_ms = None
             self._sweep(now, out)
@@ -83,7 +83,7 @@ class Availability:
         return out
 
     def deadline(self) -> int | None:
-        times = (self._creation.deadline(), self._voting.deadline(), self._sweep_ms)
+        times = (self._creation.deadline(), self._sweep_ms)
         return min((time for time in times if time is not None), default=None)
 
     def _plan_sweep(self, now: Now) -> None:
@@ -100,6 +100,7 @@ class Availability:
 
     def _sweep(self, now: Now, out: Output) -> None:
         self._voting.review(now, out)
+        self._voting.look(now, out)
         self._creation.sweep(now, out)
         self._certifying.sweep(now, out)
 
@@ -138,14 +139,14 @@ class Availability:
             if peer in committee.sources:
                 self._answered(peer, message.signed, now, out)
             return
-        if isinstance(message, Certificate) and message.kind == VoteKind.AVAILABLE:
+        if isinstance(message, AvailabilityCertificate):
             if peer in committee.sources:
                 self._certifying.certified(peer, message, now, out)
             return
         if not 0 <= peer < committee.current.n or peer == committee.me:
             return
         match message:
-            case Vote(kind=VoteKind.AVAILABLE):
+            case Vote(kind) if kind in AVAILABILITY_KINDS:
                 self._certifying.voted(peer, message, now, out)
             case BatchOffer(signed):
                 self._voting.offered(peer, signed.reference, signed, now, out)
@@ -208,6 +209,7 @@ class Availability:
         for digest in digests:
             lot = desk.lots.order(digest, height + guards.VOTE_AHEAD + desk.params.horizon)
             if lot is not None:
+                desk.spare(lot, out)
                 self._creation.ordered(lot)
                 self._certifying.closed(lot)
             offer = desk.release(digest, out)
@@ -249,6 +251,7 @@ class Availability:
         desk.pulls.turn(desk.committee.sources, now.mono_ms)
         self._served.clear()
         self._certifying.turn(now)
+        self._voting.turn()
         later, self._later = self._later, []
         self._replay(later, now)
         self._voting.review(now, out)
@@ -297,7 +300,7 @@ class Availability:
         else:
             desk.lots.vote(lot, now.mono_ms)
 
-    def _restore_certificate(self, certificate: Certificate, now: Now) -> None:
+    def _restore_certificate(self, certificate: AvailabilityCertificate, now: Now) -> None:
         desk = self._desk
         ref = read_subject(VoteKind.AVAILABLE, certificate.subject)
         assert isinstance(ref, Available)
@@ -337,9 +340,9 @@ class Availability:
         return all(lot is not None and lot.stored for lot in known) and all(lot.stored for lot in lots)
 
     def reference(self, digest: bytes) -> Available | None:
-        """What a voter may accept in a proposal: a batch it voted for, or has verified a certificate of."""
+        """What a voter may accept in a proposal: a batch it has looked at, or has verified a certificate of."""
         lot = self._desk.lots.get(digest)
-        if lot is None or not guards.may_reference(lot.voted, lot.certificate):
+        if lot is None or not guards.may_reference(lot.looked, lot.certificate):
             return None
         return lot.reference
 
@@ -352,7 +355,7 @@ class Availability:
         """Whether there is a candidate at all."""
         return self._desk.lots.has_candidate(taken, height)
 
-    def certificates_for(self, digests: Iterable[bytes]) -> tuple[Certificate, ...]:
+    def certificates_for(self, digests: Iterable[bytes]) -> tuple[AvailabilityCertificate, ...]:
         """Those known, to travel beside a proposal; a batch once final needs none."""
         lots = (self._desk.lots.get(digest) for digest in digests)
         return tuple(lot.certificate for lot in lots if lot is not None and lot.certificate is not None)

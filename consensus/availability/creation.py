@@ -187,6 +187,7 @@ class Creation:
     def _enter(self, lot: Lot, now: Now) -> None:
         lot.own = True
         lot.stored = True
+        lot.looked = True
         self._own[lot.digest] = lot
         for id, _ in lot.cargo:
             self._carried[id] = lot

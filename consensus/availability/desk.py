@@ -31,13 +31,20 @@ class Desk:
             out.events.append(CheckSpared(digest))
         return offer
 
+    @staticmethod
+    def spare(lot: Lot, out: Output) -> None:
+        """That nobody need look at it any more, should anybody be doing so."""
+        if lot.looking:
+            lot.looking = False
+            out.events.append(CheckSpared(lot.digest))
+
     def store(self, signed: SignedBatch, digest: bytes, voted: bool, out: Output) -> None:
         out.persist.append(BatchStored(signed, voted))
         out.events.append(BatchHere(digest))
         self.pulls.done(digest)
 
     def store_named(self, lot: Lot, signed: SignedBatch, out: Output) -> None:
-        """Bytes of a certified batch: a quorum checked them, nobody's vote is missing."""
+        """Bytes of a certified batch: a quorum holds them, nobody's vote is missing."""
         lot.stored = True
         self.store(signed, lot.digest, False, out)
 

@@ -5,11 +5,12 @@ Every caller reaches them through the module (`guards.may_…`), and they see no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from chain.certificate import Available, Certificate
+from chain.availability import AvailabilityCertificate, is_enough
+from chain.certificate import Available, ValidatorSet, Vote, VoteKind
 from chain.genesis import Params
 from consensus.availability.inputs import Verdict
 
@@ -80,30 +81,50 @@ def may_vote_available(
     return Judgement.VOTE if verdict is Verdict.OK else Judgement.WAIT
 
 
-HOLD_BACK_MS = 2_000
-"""How long a spare voter waits for a certificate before it looks at a batch itself: under load others need a while."""
+LOOK_AFTER_MS = 2_000
+"""How long whoever has the next turn to look waits for a certificate: under load others need a while."""
 PRESENT_MS = 3_000
 """Whoever has not been heard for so long, three status frames, is not relied on."""
-EAGER_MS = 10_000
-"""For so long nobody is a spare any more, once a certificate did not come in that time: somebody else is missing."""
+PASSED_OVER_MS = 10_000
+"""Nor for so long is anybody whose look at a batch did not come in time."""
+LOOKS_UNDER_WAY = 8
+"""Of one creator's batches that were voted for as held: the application takes the creators in turn."""
 
 
-def is_spare(creator: int, me: int, sequence: int, n: int, quorum: int) -> bool:
-    """Whether a quorum is there without my vote: the creator's, and those of the next ones round the table, who begin
-    at another seat for each of its batches."""
-    seats_on = (me - creator) % n
-    return seats_on > 0 and (seats_on - 1 + sequence) % (n - 1) >= quorum - 1
+def seats_before(creator: int, me: int, sequence: int, n: int) -> list[int]:
+    """Who looks at a batch before me: round the table from its creator, who did so at its door, beginning at another
+    seat for each of its batches."""
+    place = ((me - creator) % n - 1 + sequence) % (n - 1)
+    return [(creator + 1 + (before - sequence) % (n - 1)) % n for before in range(place)]
 
 
-def are_present(now_ms: int, heard_ms: Iterable[int | None]) -> bool:
-    """`heard_ms`: when each was heard last, if ever."""
-    return all(at is not None and now_ms < at + PRESENT_MS for at in heard_ms)
+def turn_to_look(before_me: int, lookers: int) -> int:
+    """In each turn as many look as a certificate needs besides the batch's creator."""
+    return before_me // (lookers - 1)
 
 
-def may_ask(now_ms: int, held_until_ms: int) -> bool:
-    """Only when the application is asked about a batch is put off here, never whether: no vote goes without its
-    verdict."""
-    return now_ms >= held_until_ms
+def is_relied_on(now_ms: int, heard_ms: int | None, passed_over_until_ms: int) -> bool:
+    """`heard_ms`: when the validator was heard last, if ever."""
+    return heard_ms is not None and now_ms < heard_ms + PRESENT_MS and now_ms >= passed_over_until_ms
+
+
+def may_look(now_ms: int, look_ms: int, looked: bool, has_bytes: bool) -> bool:
+    """At a batch that was voted for as held."""
+    return not looked and has_bytes and now_ms >= look_ms
+
+
+def own_kind(looked: bool) -> VoteKind:
+    """What a vote of mine may say."""
+    return VoteKind.AVAILABLE if looked else VoteKind.HELD
+
+
+def says_more(vote: Vote, known: Vote | None) -> bool:
+    """Than what is known of its signer: who held a batch may have looked at it since. So each has two votes at most."""
+    return known is None or (known.kind == VoteKind.HELD and vote.kind == VoteKind.AVAILABLE)
+
+
+def lookers_among(votes: Iterable[Vote]) -> int:
+    return sum(vote.kind == VoteKind.AVAILABLE for vote in votes)
 
 
 def may_speak(muted: bool) -> bool:
@@ -111,16 +132,18 @@ def may_speak(muted: bool) -> bool:
     return not muted
 
 
-def may_reference(voted: bool, certificate: Certificate | None) -> bool:
-    """Bytes alone do not count: f+1 honest validators must have checked and stored what a block names."""
-    return voted or certificate is not None
+def may_reference(looked: bool, certificate: AvailabilityCertificate | None) -> bool:
+    """Bytes alone do not count, nor that they are held: an honest validator must have verified every signature of what
+    a block names, and f+1 honest ones have stored it."""
+    return looked or certificate is not None
 
 
-def may_assemble(votes: int, quorum: int) -> bool:
-    return votes >= quorum
+def may_assemble(votes: Collection[Vote], validators: ValidatorSet) -> bool:
+    """`votes` are verified, one a signer."""
+    return is_enough(len(votes), lookers_among(votes), validators)
 
 
-def may_acknowledge(own: bool, certificate: Certificate | None) -> bool:
+def may_acknowledge(own: bool, certificate: AvailabilityCertificate | None) -> bool:
     return own and certificate is not None
 
 

@@ -13,7 +13,8 @@ from consensus.effects import PeerUp, Received, Tick
 
 
 class Verdict(Enum):
-    """The application's answer about a batch: a function of its bytes and of immutable rules alone."""
+    """The application's answer about a batch: a function of its bytes, of immutable rules, and of whether signatures
+    were to be verified."""
 
     OK = auto()
     BAD = auto()
@@ -92,10 +93,12 @@ Input = Submit | Received | Checked | Advanced | Ordered | Need | PeerUp | Tick 
 
 @dataclass(frozen=True, slots=True)
 class CheckBatch:
-    """Ask the application about every transaction; the creator's signature has been verified."""
+    """Ask the application about every transaction; the creator's signature has been verified. `look` says whether it is
+    to verify theirs as well."""
 
     digest: bytes
     signed: SignedBatch
+    look: bool
 
 
 @dataclass(frozen=True, slots=True)

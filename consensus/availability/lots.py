@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from chain.availability import AvailabilityCertificate
 from chain.batch import SignedBatch
-from chain.certificate import Available, Certificate, Vote
+from chain.certificate import Available, Vote
 from chain.codec import encode
 from chain.genesis import Params
 from consensus.availability import guards
@@ -35,7 +36,13 @@ class Lot:
     """Kept while the bytes may be asked of this core rather than of the log."""
     stored: bool = False
     voted: bool = False
-    certificate: Certificate | None = None
+    looked: bool = False
+    """Whether its signatures were verified here, or this validator made it of what was verified at its door."""
+    looking: bool = False
+    """The application is asked to verify them; the vote that the batch is held was cast before."""
+    look_ms: int = 0
+    """When to ask, if there is no certificate by then."""
+    certificate: AvailabilityCertificate | None = None
     votes: dict[int, dict[int, Vote]] = field(default_factory=dict)
     """By epoch of the signers, then by signer."""
     since_ms: int = 0
@@ -100,7 +107,7 @@ class Lots:
             lot.since_ms = now_ms
             self.uncertified[lot.digest] = lot
 
-    def certify(self, lot: Lot, certificate: Certificate, now_ms: int) -> None:
+    def certify(self, lot: Lot, certificate: AvailabilityCertificate, now_ms: int) -> None:
         assert lot.certificate is None and certificate.subject == lot.subject
         lot.certificate = certificate
         lot.votes = {}
@@ -110,6 +117,11 @@ class Lots:
         self._add(lot)
         self.uncertified.pop(lot.digest, None)
         self._certified.setdefault(lot.creator, {})[lot.digest] = lot
+
+    def give_up(self, lot: Lot) -> None:
+        """It will never be certified, and nobody is told of it any more; the quota is its creator's loss."""
+        self.uncertified.pop(lot.digest, None)
+        lot.signed = None
 
     def order(self, digest: bytes, latest_expiry: int) -> Lot | None:
         """Closes the lot, if there is one; the digest is remembered until no block could name it again."""

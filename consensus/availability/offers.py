@@ -25,8 +25,8 @@ class Offer:
     pulled: bool
     """Another voter gave it, so its creator may be gone: my vote goes to all."""
     verdict: Verdict | None = None
-    held_until_ms: int = 0
-    """The application is not asked before: others may certify the batch meanwhile."""
+    turn: int = 0
+    """To verify its signatures; who has the first does so before it votes."""
     asking: bool = False
     asked_ms: int = 0
     asked_at_executed: int = -1
@@ -69,18 +69,17 @@ class Offers:
                 return offers[digest]
         return None
 
-    def hold(self, offer: Offer) -> bool:
-        """Whether there was room for it, and it is the first time that it comes."""
+    def hold(self, offer: Offer) -> None:
+        """If there is room for it."""
         offers = self._held.setdefault(offer.creator, {})
         known = offers.get(offer.digest)
         if known is not None:
             if offer.pulled:
-                known.pulled, known.held_until_ms = True, 0
-            return False
+                known.pulled = True
+            return
         if sum(each.is_alone == offer.is_alone for each in offers.values()) >= offer.places:
-            return False
+            return
         offers[offer.digest] = offer
-        return True
 
     def release(self, digest: bytes) -> Offer | None:
         offer = self.get(digest)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from chain.availability import AvailabilityCertificate
 from chain.batch import SignedBatch
-from chain.certificate import Certificate
 from chain.codec import U64
 
 
@@ -17,13 +17,13 @@ from chain.codec import U64
 class BatchStored:
     signed: SignedBatch
     voted: bool
-    """Whether the application accepted every transaction and this validator votes for the batch. False for bytes
-    fetched because a certificate or a final block names them: holding them is no licence to reference them."""
+    """Whether this validator votes for the batch: what it says after a restart, until it has looked again, is that it
+    holds it. False for bytes fetched because a certificate or a final block names them."""
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateHeld:
-    certificate: Certificate
+    certificate: AvailabilityCertificate
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Bound: `LOOSE_VOTES` a signer and epoch, the oldest giving way.
 from __future__ import annotations
 
 from chain.certificate import Vote
+from consensus.availability import guards
 
 LOOSE_VOTES = 256
 
@@ -21,7 +22,8 @@ class LooseVotes:
         return sum(len(votes) for votes in self._by_signer.values())
 
     def has(self, vote: Vote) -> bool:
-        return vote.subject in self._by_signer.get((vote.epoch, vote.signer), ())
+        known = self._by_signer.get((vote.epoch, vote.signer), {}).get(vote.subject)
+        return not guards.says_more(vote, known)
 
     def add(self, vote: Vote) -> None:
         signer = (vote.epoch, vote.signer)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from chain.availability import AvailabilityCertificate
 from chain.block import Block, Body
 from chain.certificate import Certificate
 from consensus.lineage import Lineage
@@ -35,7 +36,7 @@ class Draft:
     executed_root: bytes
     witnesses: tuple[bytes, ...] = ()
     executed: Certificate | None = None
-    available: tuple[Certificate, ...] = ()
+    available: tuple[AvailabilityCertificate, ...] = ()
 
 
 class Payload(Protocol):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from chain.certificate import Certificate, Validator, ValidatorSet, assemble, sign_vote
+from chain.availability import AvailabilityCertificate, assemble_availability
+from chain.certificate import Certificate, Validator, ValidatorSet, VoteKind, assemble, sign_vote
 from chain.genesis import Genesis, GenesisMember, Params
 from chain.keys import SigningKey
 
@@ -47,6 +48,19 @@ def certificate(
         [
             sign_vote(consensus_key(signer, prefix), chain_id, kind, validators.epoch, subject, signer)
             for signer in range(validators.quorum)
+        ],
+    )
+
+
+def availability(validators: ValidatorSet, subject: bytes, holders: int | None = None) -> AvailabilityCertificate:
+    """Of the first seats: `holders` of them, or as many as may be, have not looked."""
+    looked = validators.lookers if holders is None else validators.quorum - holders
+    kinds = [VoteKind.AVAILABLE if signer < looked else VoteKind.HELD for signer in range(validators.quorum)]
+    return assemble_availability(
+        validators,
+        [
+            sign_vote(consensus_key(signer), CHAIN, kind, validators.epoch, subject, signer)
+            for signer, kind in enumerate(kinds)
         ],
     )
 

@@ -49,7 +49,8 @@ def test_a_vote_verifies_for_its_own_chain_kind_epoch_subject_and_signer_only() 
     for changed in (
         replace(good, kind=VoteKind.EXECUTED),
         replace(good, kind=0),
-        replace(good, kind=7),
+        replace(good, kind=VoteKind.HELD),
+        replace(good, kind=8),
         replace(good, epoch=1),
         replace(good, subject=SUBJECT + b"\x00"),
         replace(good, signer=1),

@@ -14,7 +14,7 @@ from chain.hashing import Domain, signing_bytes
 from chain.log import EMPTY, append, leaf_digest
 from chain.transaction import account_id, sign_transaction, tx_id
 from chain.tree import StateTree
-from tests.chain.build import CHAIN, certificate, consensus_key, genesis, key, validator_set
+from tests.chain.build import CHAIN, availability, certificate, consensus_key, genesis, key, validator_set
 
 
 def vectors() -> dict[str, bytes]:
@@ -30,6 +30,7 @@ def vectors() -> dict[str, bytes]:
     body = Body((block,), (Item(ItemKind.RESULT, encode(result)),))
     numbers = tuple(sign * 2**power - (sign > 0) for sign in (1, -1) for power in (7, 8, 16, 32, 63))
     nullify = encode(Nullify(300))
+    available = encode(Available(block, 0, 1, 9, 100, 1_124, 70_000, 300))
     return {
         "plain integers": pack(numbers),
         "plain rest": pack((None, True, False, b"\x00\xff", "é", (), ((),))),
@@ -42,12 +43,14 @@ def vectors() -> dict[str, bytes]:
         "notarize": encode(Notarize(300, 299, block)),
         "nullify": nullify,
         "finalize": encode(Finalize(300, block)),
-        "available": encode(Available(block, 0, 1, 9, 100, 1_124, 70_000, 300)),
+        "available": available,
         "executed": encode(Executed(12, block, sha256(b"root").digest())),
         "result": encode(result),
         "nullify signed bytes": signing_bytes(Domain.NULLIFY, CHAIN, 2, nullify),
         "nullify vote": encode(sign_vote(consensus_key(2), CHAIN, VoteKind.NULLIFY, 2, nullify, 2)),
         "nullify certificate": encode(certificate(validator_set(4), VoteKind.NULLIFY, nullify)),
+        "held vote": encode(sign_vote(consensus_key(2), CHAIN, VoteKind.HELD, 0, available, 2)),
+        "availability certificate": encode(availability(validator_set(4), available)),
         "empty body roots": b"".join(body_roots(EMPTY_BODY)),
         "body roots": b"".join(body_roots(body)),
         "parameters": encode(Params()),

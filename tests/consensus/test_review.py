@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
+from chain.availability import AvailabilityCertificate
 from chain.block import Block, Header, Item, ItemKind, Ready, block_digest, body_roots
 from chain.certificate import (
     MAX_VALIDATORS,
     Available,
-    Certificate,
     Notarize,
     Result,
     ValidatorSet,
@@ -158,14 +158,14 @@ class Laden:
         quorum = validators - (validators - 1) // 3
         signers = ((1 << quorum) - 1).to_bytes(validators // 8, "little")
         self.certificates = {
-            bytes([number]) * 32: Certificate(4, 0, bytes([number]) * 100, signers, (bytes(64),) * quorum)
-            for number in range(64)
+            digest: AvailabilityCertificate(0, digest * 3, signers, signers, (bytes(64),) * quorum)
+            for digest in (bytes([number]) * 32 for number in range(64))
         }
 
     def candidates(self, taken: object, height: int) -> tuple[Available, ...]:
         return tuple(Available(batch, 0, 0, 0, 0, 0, 1, 1) for batch in self.certificates)
 
-    def certificates_for(self, digests: tuple[bytes, ...]) -> tuple[Certificate, ...]:
+    def certificates_for(self, digests: tuple[bytes, ...]) -> tuple[AvailabilityCertificate, ...]:
         return tuple(self.certificates[digest] for digest in digests)
 
 

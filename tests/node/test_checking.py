@@ -102,8 +102,8 @@ def checks(
     )
 
 
-def judge(signed: SignedBatch, members: frozenset[str] = frozenset({"trainer-000"})) -> Judged:
-    return checks([], members=members).judge(signed, lambda: True)
+def judge(signed: SignedBatch, members: frozenset[str] = frozenset({"trainer-000"}), look: bool = True) -> Judged:
+    return checks([], members=members).judge(signed, look, lambda: True)
 
 
 def test_an_unknown_job_is_noticed_before_any_signature_is_looked_at() -> None:
@@ -130,6 +130,16 @@ def test_nobody_has_blobs_fetched_in_the_name_of_a_member_whose_key_it_has_not()
     assert judge(batch(0, 0, forged)) == Judged(Verdict.PENDING)
 
 
+def test_whoever_does_not_look_reads_all_and_verifies_only_who_brings_a_blob() -> None:
+    held = judge(batch(0, 0, spoilt(registration(1)), registration(2)), look=False)
+    assert held == Judged(Verdict.OK) and len(held.readings) == 2
+    assert judge(batch(0, 0, registration(1), b"\x90"), look=False) == Judged(Verdict.BAD)
+    assert judge(batch(0, 0, registration(1), update_of_unknown_job()), look=False) == Judged(Verdict.PENDING)
+    brought = judge(batch(0, 0, spoilt(registration(1)), update_with_blob()), look=False)
+    assert brought.verdict is Verdict.OK and len(brought.demands) == 1
+    assert judge(batch(0, 0, registration(1), spoilt(update_with_blob())), look=False) == Judged(Verdict.BAD)
+
+
 @pytest.mark.parametrize("place", [0, SIGNATURES_TOGETHER - 1, SIGNATURES_TOGETHER, 2 * SIGNATURES_TOGETHER])
 def test_one_bad_signature_spoils_a_batch_wherever_it_is(place: int) -> None:
     transactions = [registration(number) for number in range(2 * SIGNATURES_TOGETHER + 1)]
@@ -149,8 +159,8 @@ def test_on_threads_it_is_the_same(workers: int) -> None:
     made = checks([], offload=offload)
     good = [registration(number) for number in range(3 * SIGNATURES_TOGETHER)]
     bad = [*good[:-1], spoilt(good[-1])]
-    assert made.judge(batch(0, 0, *good), lambda: True) == Judged(Verdict.OK)
-    assert made.judge(batch(0, 0, *bad), lambda: True) == Judged(Verdict.BAD)
+    assert made.judge(batch(0, 0, *good), True, lambda: True) == Judged(Verdict.OK)
+    assert made.judge(batch(0, 0, *bad), True, lambda: True) == Judged(Verdict.BAD)
     offload.close()
 
 
@@ -163,7 +173,7 @@ def test_no_further_signature_is_looked_at_once_nobody_wants_to_know(monkeypatch
 
     monkeypatch.setattr(checking, "verify_transaction", verify)
     transactions = [registration(number) for number in range(4 * SIGNATURES_TOGETHER)]
-    judged = checks([]).judge(batch(0, 0, *transactions), lambda: len(looked_at) <= SIGNATURES_TOGETHER)
+    judged = checks([]).judge(batch(0, 0, *transactions), True, lambda: len(looked_at) <= SIGNATURES_TOGETHER)
     assert judged == Judged(Verdict.PENDING), "whatever was not looked at is not called good"
     assert len(looked_at) == 2 * SIGNATURES_TOGETHER
 
@@ -174,7 +184,7 @@ async def test_what_is_spared_is_not_judged_and_not_answered() -> None:
     made = checks(answers, offload=offload)
     batches = [batch(0, number, registration(number), registration(number + 10)) for number in range(3)]
     for signed in batches:
-        made.ask(signed.reference.batch, signed)
+        made.ask(signed.reference.batch, signed, True)
     made.spare(batches[1].reference.batch)
     made.spare(b"never asked about")
     task = asyncio.create_task(made.run())
@@ -182,7 +192,7 @@ async def test_what_is_spared_is_not_judged_and_not_answered() -> None:
         await asyncio.sleep(0)
     assert answers == [(batches[place].reference.batch, Verdict.OK) for place in (0, 2)] and offload.calls == 2
     # Asked about again, it is judged like any other.
-    made.ask(batches[1].reference.batch, batches[1])
+    made.ask(batches[1].reference.batch, batches[1], True)
     for _ in range(20):
         await asyncio.sleep(0)
     task.cancel()
@@ -193,7 +203,7 @@ async def test_what_is_spared_while_it_is_judged_is_not_answered() -> None:
     answers: list[tuple[bytes, Verdict]] = []
     made = checks(answers)
     signed = batch(0, 0, registration(1), registration(2))
-    made.ask(signed.reference.batch, signed)
+    made.ask(signed.reference.batch, signed, True)
     task = asyncio.create_task(made.run())
     await asyncio.sleep(0)
     made.spare(signed.reference.batch)
@@ -203,12 +213,28 @@ async def test_what_is_spared_while_it_is_judged_is_not_answered() -> None:
     assert answers == []
 
 
+async def test_what_was_asked_first_does_not_answer_what_is_asked_since() -> None:
+    """It was read, spared, and is to be looked at after all."""
+    answers: list[tuple[bytes, Verdict]] = []
+    made = checks(answers)
+    signed = batch(0, 0, spoilt(registration(1)), registration(2))
+    made.ask(signed.reference.batch, signed, False)
+    task = asyncio.create_task(made.run())
+    await asyncio.sleep(0)
+    made.spare(signed.reference.batch)
+    made.ask(signed.reference.batch, signed, True)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    task.cancel()
+    assert answers == [(signed.reference.batch, Verdict.BAD)]
+
+
 async def test_creators_are_served_in_turn_however_much_one_of_them_offers() -> None:
     answers: list[tuple[bytes, Verdict]] = []
     made = checks(answers)
     for number in range(8):
-        made.ask(b"greedy-%d" % number, batch(0, number, registration(number)))
-    made.ask(b"modest", batch(1, 0, registration(100)))
+        made.ask(b"greedy-%d" % number, batch(0, number, registration(number)), True)
+    made.ask(b"modest", batch(1, 0, registration(100)), True)
     task = asyncio.create_task(made.run())
     while len(answers) < 9:
         await asyncio.sleep(0)
@@ -219,7 +245,7 @@ async def test_creators_are_served_in_turn_however_much_one_of_them_offers() -> 
 async def test_a_full_disk_promises_nothing_more() -> None:
     answers: list[tuple[bytes, Verdict]] = []
     made = checks(answers, disk_full=True)
-    made.ask(b"batch", batch(0, 0, registration(1)))
+    made.ask(b"batch", batch(0, 0, registration(1)), True)
     task = asyncio.create_task(made.run())
     while not answers:
         await asyncio.sleep(0)
@@ -246,9 +272,9 @@ def with_data(
 
 def test_a_batch_with_a_blob_is_judged_when_the_blob_is_here_and_holds_up_no_other() -> None:
     async def play(made: BatchChecks, data: Played, answers: list[tuple[bytes, Verdict]], pipe: SimulatedPipe) -> None:
-        made.ask(b"blob", batch(1, 0, update_with_blob()))
-        made.ask(b"small", batch(1, 1, registration(1)))
-        made.ask(b"blob", batch(1, 0, update_with_blob()))
+        made.ask(b"blob", batch(1, 0, update_with_blob()), True)
+        made.ask(b"small", batch(1, 1, registration(1)), True)
+        made.ask(b"blob", batch(1, 0, update_with_blob()), True)
         asked = await data.hears_of(Judge)
         assert asked.wait and asked.sources == (CREATORS[1],) and asked.rules == RULES
         await asyncio.sleep(30)
@@ -262,9 +288,9 @@ def test_a_batch_with_a_blob_is_judged_when_the_blob_is_here_and_holds_up_no_oth
 
 def test_a_bad_blob_spoils_its_batch_and_one_without_room_waits() -> None:
     async def play(made: BatchChecks, data: Played, answers: list[tuple[bytes, Verdict]], pipe: SimulatedPipe) -> None:
-        made.ask(b"bad", batch(1, 0, update_with_blob(1)))
+        made.ask(b"bad", batch(1, 0, update_with_blob(1)), True)
         data.say(Found((await data.hears_of(Judge)).id, Finding.BAD, "NON_FINITE"))
-        made.ask(b"full", batch(1, 1, update_with_blob(2)))
+        made.ask(b"full", batch(1, 1, update_with_blob(2)), True)
         data.say(Found((await data.hears_of(Judge)).id, Finding.FULL, ""))
         await asyncio.sleep(0.1)
         assert answers == [(b"bad", Verdict.BAD), (b"full", Verdict.PENDING)]
@@ -274,7 +300,7 @@ def test_a_bad_blob_spoils_its_batch_and_one_without_room_waits() -> None:
 
 def test_a_batch_of_several_blobs_stands_when_all_of_them_do() -> None:
     async def play(made: BatchChecks, data: Played, answers: list[tuple[bytes, Verdict]], pipe: SimulatedPipe) -> None:
-        made.ask(b"both", batch(0, 0, update_with_blob(1), registration(1), update_with_blob(2)))
+        made.ask(b"both", batch(0, 0, update_with_blob(1), registration(1), update_with_blob(2)), True)
         for _ in range(2):
             assert answers == []
             data.say(Found((await data.hears_of(Judge)).id, Finding.OK, ""))
@@ -286,7 +312,7 @@ def test_a_batch_of_several_blobs_stands_when_all_of_them_do() -> None:
 
 def test_a_blob_is_asked_for_again_when_the_data_process_comes_back() -> None:
     async def play(made: BatchChecks, data: Played, answers: list[tuple[bytes, Verdict]], pipe: SimulatedPipe) -> None:
-        made.ask(b"blob", batch(2, 0, update_with_blob()))
+        made.ask(b"blob", batch(2, 0, update_with_blob()), True)
         first = await data.hears_of(Judge)
         assert first.sources == ()
         data.dies()
@@ -303,7 +329,7 @@ def test_a_blob_is_asked_for_again_when_the_data_process_comes_back() -> None:
 
 def test_a_blob_is_no_longer_waited_for_once_nobody_may_vote_for_its_batch() -> None:
     async def play(made: BatchChecks, data: Played, answers: list[tuple[bytes, Verdict]], pipe: SimulatedPipe) -> None:
-        made.ask(b"blob", batch(0, 0, update_with_blob()))
+        made.ask(b"blob", batch(0, 0, update_with_blob()), True)
         asked = await data.hears_of(Judge)
         half = GENESIS.params.horizon // 2
         made.advanced(half)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from chain.availability import AVAILABILITY_KINDS, AvailabilityCertificate
 from chain.batch import Batch, SignedBatch, batch_digest, sign_batch
 from chain.block import EMPTY_BODY, HEADER_VERSION, Block, Body, Header, block_digest, body_roots
 from chain.certificate import (
@@ -57,8 +58,8 @@ class Lore:
         self._seen: set[bytes] = set()
         self.proposals: dict[tuple[int, int], dict[bytes, Proposal]] = defaultdict(dict)
         self.votes: OrderedDict[tuple[int, int, bytes], dict[int, Vote]] = OrderedDict()
-        self.certificates: OrderedDict[Certificate, None] = OrderedDict()
-        self.batches: OrderedDict[bytes, Certificate] = OrderedDict()
+        self.certificates: OrderedDict[Certificate | AvailabilityCertificate, None] = OrderedDict()
+        self.batches: OrderedDict[bytes, AvailabilityCertificate] = OrderedDict()
         """Certified batches, the oldest first."""
         self.offers: OrderedDict[bytes, SignedBatch] = OrderedDict()
         self.listeners: list[Callable[[object], None]] = []
@@ -84,10 +85,10 @@ class Lore:
             case Vote(kind, epoch, subject, signer):
                 self.votes.setdefault((kind, epoch, subject), {})[signer] = message
                 _trim(self.votes)
-            case Certificate(kind):
+            case Certificate() | AvailabilityCertificate():
                 self.certificates[message] = None
                 _trim(self.certificates)
-                if kind == VoteKind.AVAILABLE:
+                if isinstance(message, AvailabilityCertificate):
                     self._batch(message)
             case BatchOffer(signed):
                 self.offers[batch_digest(signed.batch)] = signed
@@ -95,10 +96,10 @@ class Lore:
         for listen in self.listeners:
             listen(message)
 
-    def _batch(self, certificate: Certificate) -> None:
+    def _batch(self, certificate: AvailabilityCertificate) -> None:
         try:
-            subject = read_subject(certificate.kind, certificate.subject)
-        except (CodecError, ValueError, KeyError):
+            subject = read_subject(VoteKind.AVAILABLE, certificate.subject)
+        except CodecError:
             return
         if isinstance(subject, Available) and subject.batch not in self.batches:
             self.batches[subject.batch] = certificate
@@ -174,7 +175,7 @@ class Adversary:
                 return [message] if peer in self._chosen_few(batch_digest(signed.batch)) else []
             case BatchAnswer() if Vice.WITHHOLD in self.vices:
                 return []
-            case Certificate(VoteKind.AVAILABLE) if Vice.WITHHOLD in self.vices:
+            case AvailabilityCertificate() if Vice.WITHHOLD in self.vices:
                 return [message] if self.chance.random() < 0.5 else []
             case Status() if Vice.BOAST in self.vices:
                 return [self._boast(message)]
@@ -236,7 +237,7 @@ class Adversary:
         body: Body = EMPTY_BODY,
         *,
         later_ms: int = 0,
-        available: tuple[Certificate, ...] = (),
+        available: tuple[AvailabilityCertificate, ...] = (),
         witnesses: tuple[bytes, ...] = (),
         changes: dict[str, Any] | None = None,
     ) -> Proposal:
@@ -460,15 +461,26 @@ class Adversary:
             forged = Vote(kind, epoch, subject, self.chance.choice(others), self.chance.randbytes(64))
             self.tell(forged, *self._some()[:2])
             return
+        known = self.lore.votes
+        if kind in AVAILABILITY_KINDS:
+            looked = known.get((VoteKind.AVAILABLE, epoch, subject), {})
+            votes = known.get((VoteKind.HELD, epoch, subject), {}) | looked
         signatures = {signer: vote.signature for signer, vote in votes.items()}
         if self.chance.random() < 0.5:
             for signer in range(self.arena.scenario.n):
                 if len(signatures) < quorum:
                     signatures.setdefault(signer, self.chance.randbytes(64))
-        bits = sum(1 << signer for signer in signatures)
         packed = tuple(signatures[signer] for signer in sorted(signatures))
-        size = (self.arena.scenario.n + 7) // 8
-        self.tell(Certificate(kind, epoch, subject, bits.to_bytes(size, "little"), packed), *self._some()[:2])
+        if kind in AVAILABILITY_KINDS:
+            # With a look too few, or with looks that nobody took.
+            lookers = looked if self.chance.random() < 0.5 else signatures
+            certificate = AvailabilityCertificate(epoch, subject, self._bits(signatures), self._bits(lookers), packed)
+            self.tell(certificate, *self._some()[:2])
+        else:
+            self.tell(Certificate(kind, epoch, subject, self._bits(signatures), packed), *self._some()[:2])
+
+    def _bits(self, signers: Iterable[int]) -> bytes:
+        return sum(1 << signer for signer in signers).to_bytes((self.arena.scenario.n + 7) // 8, "little")
 
     def _garbage(self) -> None:
         channel = self.chance.choice(list(Channel))
@@ -502,7 +514,7 @@ class Adversary:
         assert ordering is not None, "acts are for a node that runs"
         self._sequence += 1
         height, horizon = ordering.tree.root.height, ordering.params.horizon
-        # Of more than one transaction, some put off looking at it.
+        # More than one transaction some hold before anybody has looked.
         transactions = (transaction,) * self.chance.choice((1, 2))
         batch = Batch(
             ordering.chain_id, ordering.epoch, self.index, self._sequence, height, height + horizon, transactions

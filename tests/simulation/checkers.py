@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from chain import keys
+from chain.availability import AvailabilityCertificate
 from chain.batch import SignedBatch, batch_digest
 from chain.block import Block, Header, block_digest, body_roots
 from chain.certificate import (
@@ -48,7 +49,10 @@ _TAGS = {
     VoteKind.AVAILABLE: b"quorate/available",
     VoteKind.EXECUTED: b"quorate/executed",
     VoteKind.RESULT: b"quorate/result",
+    VoteKind.HELD: b"quorate/held",
 }
+
+AnyCertificate = Certificate | AvailabilityCertificate
 
 
 def signed_by(public: bytes, tag: bytes, chain_id: bytes, epoch: int, subject: bytes, signature: bytes) -> bool:
@@ -87,7 +91,7 @@ class Wire:
         self.rotten: int | None = None
         """A validator whose disk may make it attest to anything."""
         self._attested: dict[tuple[int, int, object], bytes] = {}
-        self._valid: dict[Certificate, bool] = {}
+        self._valid: dict[AnyCertificate, bool] = {}
         self.notarized: dict[Place, bytes] = {}
         self.nullified: set[Place] = set()
         self.finalized: dict[Place, bytes] = {}
@@ -111,7 +115,7 @@ class Wire:
                 self._vote(sender, vote)
                 for certificate in (*available, *((executed,) if executed is not None else ())):
                     self._certificate(sender, certificate)
-            case Certificate():
+            case Certificate() | AvailabilityCertificate():
                 self._certificate(sender, message)
             case RangeAnswer(_, rows):
                 for row in rows:
@@ -131,7 +135,7 @@ class Wire:
                 self._block(block)
                 for certificate in (*available, *((executed,) if executed is not None else ())):
                     self._certificate(None, certificate)
-            case Certificate():
+            case Certificate() | AvailabilityCertificate():
                 self._certificate(None, message)
             case BlockAnswer(block):
                 self._block(block)
@@ -172,7 +176,7 @@ class Wire:
     def _attestation(self, vote: Vote) -> None:
         subject: Available | Executed | Result | None
         about: object
-        if vote.kind == VoteKind.AVAILABLE:
+        if vote.kind in (VoteKind.AVAILABLE, VoteKind.HELD):
             subject = _read(Available, vote.subject)
             about = subject.batch if subject is not None else b""
         elif vote.kind == VoteKind.EXECUTED:
@@ -201,44 +205,63 @@ class Wire:
         public = validators.members[signer].consensus_key
         return signed_by(public, _TAGS[VoteKind(kind)], self._chain_id, validators.epoch, subject, signature)
 
-    def verifies(self, certificate: Certificate) -> bool:
+    def verifies(self, certificate: AnyCertificate) -> bool:
         known = self._valid.get(certificate)
         if known is None:
             known = self._valid[certificate] = self._verify(certificate)
         return known
 
-    def _verify(self, certificate: Certificate) -> bool:
+    def _verify(self, certificate: AnyCertificate) -> bool:
         validators = self._sets.get(certificate.epoch)
-        if validators is None or certificate.kind not in set(VoteKind):
+        if validators is None:
             return False
         n = len(validators.members)
+        f = (n - 1) // 3
         bits = int.from_bytes(certificate.signers, "little")
         signers = [index for index in range(n) if bits >> index & 1]
-        quorum = n - (n - 1) // 3
-        if bits >> n or len(signers) < quorum or len(signers) != len(certificate.signatures):
+        if bits >> n or len(signers) < n - f or len(signers) != len(certificate.signatures):
             return False
+        if isinstance(certificate, AvailabilityCertificate):
+            looked = int.from_bytes(certificate.looked, "little")
+            if looked & ~bits or looked.bit_count() < min(n, max(f + 1, 2)):
+                return False
+            kinds = [VoteKind.AVAILABLE if looked >> signer & 1 else VoteKind.HELD for signer in signers]
+        elif certificate.kind not in set(VoteKind) - {VoteKind.AVAILABLE, VoteKind.HELD}:
+            return False
+        else:
+            kinds = [VoteKind(certificate.kind)] * len(signers)
         return all(
-            self._signature_holds(validators, certificate.kind, certificate.subject, signer, signature)
-            for signer, signature in zip(signers, certificate.signatures, strict=True)
+            self._signature_holds(validators, kind, certificate.subject, signer, signature)
+            for kind, signer, signature in zip(kinds, signers, certificate.signatures, strict=True)
         )
 
-    def _certificate(self, sender: int | None, certificate: Certificate) -> None:
+    @staticmethod
+    def _name(certificate: AnyCertificate) -> str:
+        if isinstance(certificate, AvailabilityCertificate):
+            return "available"
+        return VoteKind(certificate.kind).name.lower() if certificate.kind in set(VoteKind) else str(certificate.kind)
+
+    def _certificate(self, sender: int | None, certificate: AnyCertificate) -> None:
         if certificate in self._valid:
             if sender is not None and not self._valid[certificate]:
                 self._findings.report(f"n{sender} passed on a certificate that does not verify")
             return
         if not self.verifies(certificate):
             if sender is not None:
-                kind = certificate.kind
+                kind = self._name(certificate)
                 self._findings.report(f"n{sender} sent a certificate of kind {kind} that does not verify")
             return
-        self._findings.counts[f"certificates {VoteKind(certificate.kind).name.lower()}"] += 1
+        self._findings.counts[f"certificates {self._name(certificate)}"] += 1
         self.holds(certificate)
 
-    def holds(self, certificate: Certificate) -> None:
+    def holds(self, certificate: AnyCertificate) -> None:
         """A valid certificate exists: it must not contradict any other."""
         epoch, subject = certificate.epoch, certificate.subject
-        if certificate.kind == VoteKind.NOTARIZE:
+        if isinstance(certificate, AvailabilityCertificate):
+            available = decode(Available, subject, 256)
+            if self.available.setdefault(available.batch, available) != available:
+                self._findings.report("a batch is certified under two descriptions")
+        elif certificate.kind == VoteKind.NOTARIZE:
             notarize = decode(Notarize, subject, 256)
             place = (epoch, notarize.view)
             if self.notarized.setdefault(place, subject) != subject:
@@ -264,10 +287,6 @@ class Wire:
             notarized = self.notarized.get(place)
             if notarized is not None and decode(Notarize, notarized, 256).block != finalize.block:
                 self._findings.report(f"view {finalize.view} has a finalization of another block than it notarized")
-        elif certificate.kind == VoteKind.AVAILABLE:
-            available = decode(Available, subject, 256)
-            if self.available.setdefault(available.batch, available) != available:
-                self._findings.report("a batch is certified under two descriptions")
         elif certificate.kind == VoteKind.EXECUTED:
             executed = decode(Executed, subject, 256)
             state = (executed.block, executed.state_root)
@@ -390,7 +409,7 @@ def check_durable(who: str, index: int, message: object, platter: Platter, wire:
                 if kind == VoteKind.NOTARIZE:
                     _check_order(who, message, platter, wire, findings)
                     _check_body(who, decode(Notarize, subject, 256).block, platter, wire, findings)
-            elif kind == VoteKind.AVAILABLE:
+            elif kind in (VoteKind.AVAILABLE, VoteKind.HELD):
                 signed = wire.batches.get(decode(Available, subject, 256).batch)
                 if signed is not None and not on_platter(platter("batches/"), signed.signature):
                     findings.report(f"{who} voted for a batch that was not yet durable")
@@ -402,6 +421,9 @@ def check_durable(who: str, index: int, message: object, platter: Platter, wire:
         case Certificate(kind) if kind not in (VoteKind.EXECUTED, VoteKind.RESULT):
             if not on_platter(platter("journal/"), encode(message)):
                 findings.report(f"{who} sent a certificate of kind {VoteKind(kind).name} that was not yet durable")
+        case AvailabilityCertificate():
+            if not on_platter(platter("journal/"), encode(message)):
+                findings.report(f"{who} sent a certificate of a batch that was not yet durable")
 
 
 def _check_order(who: str, vote: Vote, platter: Platter, wire: Wire, findings: Findings) -> None:

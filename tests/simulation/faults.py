@@ -241,7 +241,14 @@ class Faults:
         while True:
             await self._pause(self.chance.choice((0.3, 1.0, 2.0)))
             kind = self.chance.choice(
-                (VoteKind.NOTARIZE, VoteKind.NULLIFY, VoteKind.NULLIFY, VoteKind.FINALIZE, VoteKind.AVAILABLE)
+                (
+                    VoteKind.NOTARIZE,
+                    VoteKind.NULLIFY,
+                    VoteKind.NULLIFY,
+                    VoteKind.FINALIZE,
+                    VoteKind.AVAILABLE,
+                    VoteKind.HELD,
+                )
             )
             self._aim = (kind, self.chance.choice(("at once", "soon", "all")))
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
+from chain import availability as certificates
+from chain.availability import AvailabilityCertificate
 from chain.certificate import Available, Certificate, Nullify, ValidatorSet, Vote, VoteKind
 from chain.codec import encode
 from consensus import attestation, proposals
@@ -18,6 +20,8 @@ from consensus.attestation import Attestation
 from consensus.availability import Acknowledged, Availability, Verdict, committee
 from consensus.availability import guards as availability_guards
 from consensus.availability.creation import Creation
+from consensus.availability.lots import Lot
+from consensus.availability.offers import Offer
 from consensus.effects import Now, Output
 from consensus.messages import Proposal
 from consensus.ordering import core, judging
@@ -211,12 +215,17 @@ def _nothing_said_again() -> AbstractContextManager[object]:
 
 def _certificates_unverified() -> AbstractContextManager[object]:
     def verify(
-        chain_id: bytes, validators: ValidatorSet, certificate: Certificate, verified: Iterable[Vote] = ()
+        chain_id: bytes,
+        validators: ValidatorSet,
+        certificate: Certificate | AvailabilityCertificate,
+        verified: Iterable[Vote] = (),
     ) -> bool:
         return certificate.epoch == validators.epoch
 
-    modules = (core, committee, attestation, proposals)
-    return _replaced(*((module, "verify_certificate", verify) for module in modules))
+    modules = (core, attestation, proposals)
+    return _replaced(
+        (committee, "verify_availability", verify), *((module, "verify_certificate", verify) for module in modules)
+    )
 
 
 def _votes_unverified() -> AbstractContextManager[object]:
@@ -227,15 +236,30 @@ def _votes_unverified() -> AbstractContextManager[object]:
 
 
 def _batches_unchecked() -> AbstractContextManager[object]:
-    return _replaced((BatchChecks, "judge", lambda self, signed, wanted: Judged(Verdict.OK)))
+    return _replaced((BatchChecks, "judge", lambda self, signed, look, wanted: Judged(Verdict.OK)))
+
+
+def _f_lookers_are_enough() -> AbstractContextManager[object]:
+    def is_enough(voters: int, lookers: int, validators: ValidatorSet) -> bool:
+        return voters >= validators.quorum and lookers >= validators.lookers - 1
+
+    return _replaced(*((module, "is_enough", is_enough) for module in (certificates, availability_guards)))
+
+
+def _held_called_looked_at() -> AbstractContextManager[object]:
+    return _replaced((availability_guards, "own_kind", lambda looked: VoteKind.AVAILABLE))
+
+
+def _nobody_looks_later() -> AbstractContextManager[object]:
+    return _replaced((availability_guards, "may_look", lambda *args: False))
 
 
 def _bytes_are_enough() -> AbstractContextManager[object]:
     original = Availability.reference
 
     def reference(self: Availability, digest: bytes) -> Available | None:
-        known, offer = original(self, digest), self._desk.offers.get(digest)
-        return known if known is not None or offer is None else offer.reference
+        found = original(self, digest) or self._desk.offers.get(digest) or self._desk.lots.get(digest)
+        return found.reference if isinstance(found, Offer | Lot) else found
 
     return _replaced((Availability, "reference", reference))
 
@@ -348,6 +372,9 @@ GUARDS: dict[str, Guard] = {
     "votes unverified": Guard(_votes_unverified, 88),
     "availability vote before durability": Guard(_availability_before_durability, 1),
     "availability vote without check": Guard(_batches_unchecked, 3),
+    "certificate with f looks": Guard(_f_lookers_are_enough, 1),
+    "held called looked at": Guard(_held_called_looked_at, 1),
+    "nobody looks later": Guard(_nobody_looks_later, 1),
     "reference to bytes merely stored": Guard(_bytes_are_enough, 27),
     "acknowledgement before certificate": Guard(_acknowledged_early, 1),
     "expired batch accepted": Guard(_expired_taken, 61),

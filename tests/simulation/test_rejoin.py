@@ -11,6 +11,7 @@ from itertools import combinations
 
 import pytest
 
+from chain.availability import AVAILABILITY_KINDS
 from chain.certificate import Vote, VoteKind
 from chain.genesis import Params, SetChange
 from chain.hashing import Domain, signing_bytes
@@ -227,7 +228,7 @@ def test_a_rejoining_validator_promises_nothing_before_it_holds_what_it_promised
         def tap(now: float, source: str, target: str, channel: Channel, frame: bytes) -> None:
             if source == f"n{LOST}" and channel is Channel.CONSENSUS and frame[0] == 2 and not lacking:
                 vote = from_frame(channel, frame)
-                if isinstance(vote, Vote) and vote.kind == VoteKind.AVAILABLE:
+                if isinstance(vote, Vote) and vote.kind in AVAILABILITY_KINDS:
                     node = cluster.node(LOST)
                     lacking.append({digest for digest in promised if not node.batches.holds(digest)})
 

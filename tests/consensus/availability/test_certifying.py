@@ -8,12 +8,13 @@ import pytest
 
 from chain import certificate as certificates
 from chain import keys
-from chain.certificate import Certificate, Vote, VoteKind, assemble, sign_vote
+from chain.availability import AvailabilityCertificate, assemble_availability
+from chain.certificate import Vote, VoteKind, sign_vote
 from chain.codec import encode
 from consensus.availability import Acknowledged, CertificateHeld, CheckBatch, Checked, Verdict
 from consensus.effects import ALL, Received, Send
 from consensus.messages import BatchOffer
-from tests.chain.build import CHAIN, certificate, consensus_key
+from tests.chain.build import CHAIN, availability, consensus_key
 from tests.consensus.availability.world import (
     World,
     events,
@@ -61,7 +62,7 @@ def test_a_vote_leaves_only_in_or_after_the_output_that_stores_the_batch() -> No
     signed = signed_batch(1)
     digest = signed.reference.batch
     offered = world.step(0, Received(1, BatchOffer(signed)))
-    assert events(offered, CheckBatch) == [CheckBatch(digest, signed)]
+    assert events(offered, CheckBatch) == [CheckBatch(digest, signed, True)]
     assert offered.send == [] and offered.persist == []
     checked = world.step(0, Checked(digest, Verdict.OK))
     assert [record.signed for record in checked.persist] == [signed]  # type: ignore[attr-defined]
@@ -87,7 +88,7 @@ def test_what_is_acknowledged_was_made_durable_and_sent_to_all_before() -> None:
         world.flush(node)
     (stored,) = world.stored(0)
     while not world.machines[0].queue or not world.machines[0].queue[-1].acks:
-        assert world.certificates(0) == [] and not world.sent_by(0, Certificate)
+        assert world.certificates(0) == [] and not world.sent_by(0, AvailabilityCertificate)
         world.deliver()
     out = world.machines[0].queue[-1]
     (held,) = (record for record in out.persist if isinstance(record, CertificateHeld))
@@ -137,8 +138,8 @@ def test_a_vote_for_a_false_description_of_a_batch_is_the_peers_fault() -> None:
 def test_a_certificate_that_does_not_verify_is_the_peers_fault() -> None:
     world = World(4)
     subject = encode(signed_batch(1).reference)
-    good = certificate(world.validators, VoteKind.AVAILABLE, subject)
-    bad = Certificate(good.kind, good.epoch, good.subject, good.signers, good.signatures[::-1])
+    good = availability(world.validators, subject)
+    bad = replace(good, signatures=good.signatures[::-1])
     world.step(0, Received(1, bad))
     assert [fault.peer for fault in world.faults(0)] == [1]
     assert world.core(0).reference(signed_batch(1).reference.batch) is None
@@ -147,16 +148,18 @@ def test_a_certificate_that_does_not_verify_is_the_peers_fault() -> None:
 def test_a_received_certificate_is_kept_once_and_not_passed_on() -> None:
     world = World(4)
     subject = encode(signed_batch(1).reference)
-    held = certificate(world.validators, VoteKind.AVAILABLE, subject)
+    held = availability(world.validators, subject)
     first = world.step(0, Received(1, held))
     second = world.step(0, Received(2, held))
-    assert first.persist == [CertificateHeld(held)] and sends(first, Certificate) == []
-    assert second.persist == [] and sends(second, Certificate) == []
+    assert first.persist == [CertificateHeld(held)] and sends(first, AvailabilityCertificate) == []
+    assert second.persist == [] and sends(second, AvailabilityCertificate) == []
 
 
 def test_a_certificate_that_its_creator_sent_to_one_alone_is_everywhere_in_seconds() -> None:
     world = World(4)
-    world.lost = lambda source, target, message: source == 0 and isinstance(message, Certificate) and target != 1
+    world.lost = lambda source, target, message: (
+        source == 0 and isinstance(message, AvailabilityCertificate) and target != 1
+    )
     world.step(0, submit(1, 2))
     world.settle()
     assert [len(world.certificates(node)) for node in range(4)] == [1, 1, 0, 0]
@@ -171,7 +174,7 @@ def test_a_certificate_is_verified_but_for_votes_that_were(monkeypatch: pytest.M
     signed = signed_batch(1)
     world.step(0, Received(1, BatchOffer(signed)))
     (vote,) = sends(world.step(0, Checked(signed.reference.batch, Verdict.OK)), Vote)
-    held = certificate(world.validators, VoteKind.AVAILABLE, encode(signed.reference))
+    held = availability(world.validators, encode(signed.reference))
     assert isinstance(vote.message, Vote) and held.signatures[0] == vote.message.signature
     looked_at: list[bytes] = []
 
@@ -195,7 +198,7 @@ def test_two_certificates_of_one_batch_are_as_good_as_each_other() -> None:
     signed = signed_batch(1)
     subject = encode(signed.reference)
     votes = [sign_vote(consensus_key(s), CHAIN, VoteKind.AVAILABLE, 0, subject, s) for s in range(4)]
-    one, other = assemble(world.validators, votes[:3]), assemble(world.validators, votes[1:])
+    one, other = (assemble_availability(world.validators, some) for some in (votes[:3], votes[1:]))
     world.step(0, Received(1, one))
     world.step(0, Received(2, other))
     assert world.core(0).certificates_for([signed.reference.batch]) == (one,)

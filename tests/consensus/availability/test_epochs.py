@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from chain.certificate import Certificate, ValidatorSet, Vote
+from chain.availability import AvailabilityCertificate
+from chain.certificate import ValidatorSet, Vote
 from consensus.availability import Availability, NewEpoch, Referable, Replay
 from consensus.effects import Received
 from tests.chain.build import CHAIN, consensus_key, validator
@@ -135,4 +136,4 @@ def test_one_who_left_still_serves_and_no_longer_votes() -> None:
         world.answer_checks(node)
         world.flush(node)
     assert not [vote for _, vote in world.sent_by(4, Vote)]
-    assert all(isinstance(cert, Certificate) for cert in world.certificates(4))
+    assert all(isinstance(cert, AvailabilityCertificate) for cert in world.certificates(4))

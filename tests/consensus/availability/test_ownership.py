@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from chain.certificate import Certificate, Vote
+from chain.availability import AvailabilityCertificate
+from chain.certificate import Vote
 from consensus.availability import Checked, Verdict
 from consensus.effects import ALL, Received, Tick
 from consensus.messages import BatchOffer, BatchPull
@@ -19,7 +20,7 @@ from tests.consensus.availability.world import (
 
 def test_when_the_creator_dies_right_after_its_acknowledgement_the_others_complete_the_certificate() -> None:
     world = World(4)
-    world.lost = lambda source, target, message: isinstance(message, Certificate) and source == 0
+    world.lost = lambda source, target, message: isinstance(message, AvailabilityCertificate) and source == 0
     world.step(0, submit(1))
     world.settle()
     assert world.acknowledged(0) == set(ids(1))
@@ -33,7 +34,9 @@ def test_when_the_creator_dies_right_after_its_acknowledgement_the_others_comple
 
 def test_a_peer_that_never_saw_the_batch_pulls_it_and_its_vote_completes_the_quorum() -> None:
     world = World(4)
-    world.lost = lambda source, target, message: target == 3 or (isinstance(message, Certificate) and source == 0)
+    world.lost = lambda source, target, message: (
+        target == 3 or (isinstance(message, AvailabilityCertificate) and source == 0)
+    )
     world.step(0, submit(1))
     world.settle()
     assert world.acknowledged(0) == set(ids(1))
@@ -92,7 +95,7 @@ def test_a_status_that_lists_a_certified_batch_is_answered_with_its_certificate(
     world.settle()
     digest = world.stored(0)[0].signed.reference.batch
     out = world.step(2, Received(1, status(digest)))
-    assert [(send.to, type(send.message)) for send in out.send] == [(1, Certificate)]
+    assert [(send.to, type(send.message)) for send in out.send] == [(1, AvailabilityCertificate)]
 
 
 def test_a_status_that_lists_a_batch_i_voted_for_is_answered_with_my_vote() -> None:
@@ -107,18 +110,18 @@ def test_a_status_that_lists_a_batch_i_voted_for_is_answered_with_my_vote() -> N
 
 def test_a_late_vote_is_answered_with_the_certificate_that_its_signer_missed() -> None:
     world = World(4)
-    world.lost = lambda source, target, message: isinstance(message, Certificate) and target == 1
+    world.lost = lambda source, target, message: isinstance(message, AvailabilityCertificate) and target == 1
     world.step(0, submit(1))
     world.run(900)
     assert world.certificates(1) == []
-    world.lost = lambda source, target, message: not isinstance(message, Certificate) and source != 1
+    world.lost = lambda source, target, message: not isinstance(message, AvailabilityCertificate) and source != 1
     world.run(1_000)
     assert len(world.certificates(1)) == 1
 
 
 def test_a_lone_owner_completes_a_certificate_without_anyones_status() -> None:
     world = World(4)
-    world.lost = lambda source, target, message: isinstance(message, Certificate) and source == 0
+    world.lost = lambda source, target, message: isinstance(message, AvailabilityCertificate) and source == 0
     world.exchange_status = lambda: None  # type: ignore[method-assign]
     world.step(0, submit(1))
     world.settle()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from chain.batch import SignedBatch
-from chain.certificate import VoteKind
 from chain.codec import encode
 from consensus.availability import BatchHere, BatchStored, Need, Ordered, guards
 from consensus.availability.pulls import (
@@ -17,7 +16,7 @@ from consensus.availability.pulls import (
 )
 from consensus.effects import PeerUp, Received, Tick
 from consensus.messages import BatchAnswer, BatchOffer, BatchPull
-from tests.chain.build import certificate
+from tests.chain.build import availability
 from tests.consensus.availability.world import World, sends, signed_batch, status, submit
 
 
@@ -68,7 +67,7 @@ def test_a_late_answer_of_an_earlier_source_is_welcome() -> None:
 def test_signers_of_the_certificate_are_asked() -> None:
     world = World(4)
     signed = signed_batch(1)
-    held = certificate(world.validators, VoteKind.AVAILABLE, encode(signed.reference))
+    held = availability(world.validators, encode(signed.reference))
     out = world.step(3, Received(1, held))
     assert sends(out, BatchPull) == []
     world.now_ms += 250

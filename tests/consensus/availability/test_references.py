@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from chain.batch import SignedBatch
-from chain.certificate import VoteKind
 from chain.codec import encode
 from chain.genesis import Params
 from consensus.availability import Advanced, Checked, Need, Ordered, Verdict
 from consensus.effects import Received
 from consensus.messages import BatchAnswer, BatchOffer, BatchPull
-from tests.chain.build import certificate
+from tests.chain.build import availability
 from tests.consensus.availability.world import World, signed_batch
 
 
 def certify(world: World, signed: SignedBatch, node: int = 0) -> bytes:
-    held = certificate(world.validators, VoteKind.AVAILABLE, encode(signed.reference))
+    held = availability(world.validators, encode(signed.reference))
     world.step(node, Received(3, held))
     return signed.reference.batch
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
 
-from chain.certificate import Certificate, Vote
+from chain.availability import AvailabilityCertificate
+from chain.certificate import Vote, VoteKind
 from chain.genesis import Params
 from consensus.availability import (
     BatchStored,
@@ -47,15 +49,21 @@ def voted_world(params: Params | None = None) -> tuple[World, bytes]:
     return world, signed.reference.batch
 
 
-def test_a_voter_still_owns_what_it_voted_for() -> None:
+def kinds_of(votes: Iterable[object]) -> list[int]:
+    return [vote.kind for vote in votes if isinstance(vote, Vote)]
+
+
+def test_a_voter_still_owns_what_it_voted_for_and_looks_again() -> None:
+    """The log says that it voted, not that it had looked."""
     world, digest = voted_world()
     world.restart(0)
-    assert world.core(0).reference(digest) is not None
+    assert world.core(0).reference(digest) is None
     world.sent.clear()
     world.lost = lambda source, target, message: True
     world.run(1_500)
     assert digest in world.core(0).uncertified()
-    assert any(is_available_vote(message) for _, message in world.sent_by(0, Vote))
+    assert kinds_of(message for _, message in world.sent_by(0, Vote))[-1] == VoteKind.AVAILABLE
+    assert world.core(0).reference(digest) is not None
 
 
 def test_a_voter_still_serves_what_it_voted_for() -> None:
@@ -65,13 +73,17 @@ def test_a_voter_still_serves_what_it_voted_for() -> None:
     assert answer.to == 2
 
 
-def test_a_voter_gives_the_same_vote_again() -> None:
+def test_a_voter_says_that_it_holds_the_batch_and_gives_the_same_vote_again_once_it_has_looked() -> None:
     world, _ = voted_world()
     before = [message for _, message in world.sent_by(0, Vote)]
     world.restart(0)
     out = world.step(0, Received(1, BatchOffer(signed_batch(1))))
-    assert [send.message for send in sends(out, Vote)] == before
+    assert kinds_of(send.message for send in sends(out, Vote)) == [VoteKind.HELD]
     assert out.persist == [] and events(out, CheckBatch) == []
+    world.lost = lambda source, target, message: True
+    world.run(500)
+    out = world.step(0, Received(1, BatchOffer(signed_batch(1))))
+    assert [send.message for send in sends(out, Vote)] == before[:1] and kinds_of(before) == [VoteKind.AVAILABLE]
 
 
 def test_quotas_are_restored() -> None:
@@ -108,7 +120,7 @@ def test_an_own_uncertified_batch_is_offered_again_and_certified() -> None:
 
 def test_a_creator_that_dies_between_certificate_and_flood_floods_it_when_links_are_up() -> None:
     world = World(4)
-    world.lost = lambda source, target, message: isinstance(message, Certificate)
+    world.lost = lambda source, target, message: isinstance(message, AvailabilityCertificate)
     world.exchange_status = lambda: None  # type: ignore[method-assign]
     world.step(0, submit(1))
     world.settle()

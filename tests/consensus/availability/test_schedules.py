@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chain.certificate import Available, Certificate, Vote, VoteKind, read_subject, signers_of
+from chain.availability import AvailabilityCertificate
+from chain.certificate import Available, Vote, VoteKind, read_subject, seats_in
 from chain.genesis import Params
 from consensus.availability import Need
 from consensus.effects import Tick
@@ -60,8 +61,8 @@ class WatchedWorld(World):
     def _post(self, source: int, target: int, message: object) -> None:
         if isinstance(message, Vote):
             assert self.holds_voted(source, message.subject)
-        if isinstance(message, Certificate):
-            assert all(self.holds_voted(signer, message.subject) for signer in signers_of(message))
+        if isinstance(message, AvailabilityCertificate):
+            assert all(self.holds_voted(signer, message.subject) for signer in seats_in(message.signers))
             assert message in self.certificates(source)
         super()._post(source, target, message)
 

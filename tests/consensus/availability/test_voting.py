@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from chain.batch import SignedBatch
-from chain.certificate import Available, Vote, VoteKind
+from chain.certificate import Available, Vote
 from chain.codec import encode
 from chain.genesis import Params
 from consensus.availability import (
@@ -21,7 +21,7 @@ from consensus.availability import (
 from consensus.availability.guards import Judgement, Outstanding
 from consensus.effects import Output, Received
 from consensus.messages import BatchOffer
-from tests.chain.build import certificate
+from tests.chain.build import availability
 from tests.consensus.availability.world import World, events, sends, signed_batch
 
 PARAMS = Params()
@@ -103,7 +103,7 @@ def test_a_creator_over_its_quota_waits_until_one_of_its_batches_is_ordered() ->
     world.flush(0)
     assert [record.signed for record in world.stored(0)] == batches[:2]
     out = world.step(0, Ordered(1, (batches[0].reference.batch,)))
-    assert events(out, CheckBatch) == [CheckBatch(batches[2].reference.batch, batches[2])]
+    assert events(out, CheckBatch) == [CheckBatch(batches[2].reference.batch, batches[2], True)]
     assert sends(accept(world, batches[2]), Vote) != []
 
 
@@ -179,7 +179,7 @@ def test_an_expiry_that_the_creator_chose_is_its_fault(horizon: int) -> None:
 def test_a_batch_whose_certificate_is_known_is_stored_and_not_voted_for() -> None:
     world = World()
     signed = signed_batch(1)
-    held = certificate(world.validators, VoteKind.AVAILABLE, encode(signed.reference))
+    held = availability(world.validators, encode(signed.reference))
     world.step(0, Received(2, held))
     out = offer(world, signed)
     assert events(out, CheckBatch) == [] and sends(out, Vote) == []
@@ -190,7 +190,7 @@ def test_a_certificate_makes_the_verdict_on_a_held_offer_unnecessary() -> None:
     world = World()
     signed = signed_batch(1)
     offer(world, signed)
-    held = certificate(world.validators, VoteKind.AVAILABLE, encode(signed.reference))
+    held = availability(world.validators, encode(signed.reference))
     out = world.step(0, Received(2, held))
     assert signed.reference.batch in world.here(0)
     assert out.persist != []

@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from chain.availability import AVAILABILITY_KINDS, AvailabilityCertificate, verify_availability
 from chain.batch import Batch, SignedBatch, sign_batch
-from chain.certificate import Available, Certificate, ValidatorSet, Vote, VoteKind, verify_certificate
+from chain.certificate import Available, ValidatorSet, Vote
 from chain.codec import encode
 from chain.genesis import Params
 from chain.transaction import Transaction, account_id, sign_transaction, tx_id
@@ -84,7 +85,7 @@ class Machine:
     core: Availability | None
     disk: list[object] = field(default_factory=list)
     queue: deque[Output] = field(default_factory=deque)
-    checks: list[bytes] = field(default_factory=list)
+    checks: list[CheckBatch] = field(default_factory=list)
     acks: list[Acknowledged] = field(default_factory=list)
     events: list[object] = field(default_factory=list)
 
@@ -99,7 +100,7 @@ class World:
         self.wire: deque[tuple[int, int, bytes]] = deque()
         self.lost: Lost = lambda source, target, message: False
         self.verdict: Callable[[int, bytes], Verdict | None] = lambda node, batch: Verdict.OK
-        """None while the application cannot say yet: the blob is still on its way."""
+        """Of whoever looks; None while the application cannot say yet: the blob is still on its way."""
         self.sent: list[tuple[int, int, object]] = []
         self.machines = [Machine(self._core(node)) for node in range(n)]
 
@@ -139,7 +140,7 @@ class World:
         machine.events += out.events
         for happening in out.events:
             if isinstance(happening, CheckBatch):
-                machine.checks.append(happening.digest)
+                machine.checks.append(happening)
             elif isinstance(happening, ServeBatch):
                 self._serve(node, happening)
         return out
@@ -151,7 +152,11 @@ class World:
                 return
 
     def is_asked(self, node: int) -> bool:
-        return any(self.verdict(node, digest) is not None for digest in self.machines[node].checks)
+        return any(self._verdict(node, check) is not None for check in self.machines[node].checks)
+
+    def _verdict(self, node: int, check: CheckBatch) -> Verdict | None:
+        """Reading alone finds nothing wrong."""
+        return self.verdict(node, check.digest) if check.look else Verdict.OK
 
     def flush(self, node: int) -> None:
         machine = self.machines[node]
@@ -181,12 +186,12 @@ class World:
 
     def answer_checks(self, node: int) -> None:
         checks, self.machines[node].checks = self.machines[node].checks, []
-        for digest in checks:
-            verdict = self.verdict(node, digest)
+        for check in checks:
+            verdict = self._verdict(node, check)
             if verdict is None:
-                self.machines[node].checks.append(digest)
+                self.machines[node].checks.append(check)
             else:
-                self.step(node, Checked(digest, verdict))
+                self.step(node, Checked(check.digest, verdict))
 
     def settle(self) -> None:
         """Until nothing moves but time."""
@@ -300,7 +305,7 @@ class World:
     def stored(self, node: int) -> list[BatchStored]:
         return [record for record in self.machines[node].disk if isinstance(record, BatchStored)]
 
-    def certificates(self, node: int) -> list[Certificate]:
+    def certificates(self, node: int) -> list[AvailabilityCertificate]:
         records = self.machines[node].disk
         return [record.certificate for record in records if isinstance(record, CertificateHeld)]
 
@@ -310,8 +315,8 @@ class World:
     def sent_by(self, node: int, kind: type) -> list[tuple[int, object]]:
         return [(to, msg) for source, to, msg in self.sent if source == node and isinstance(msg, kind)]
 
-    def verifies(self, certificate: Certificate) -> bool:
-        return verify_certificate(CHAIN, self.validators, certificate)
+    def verifies(self, certificate: AvailabilityCertificate) -> bool:
+        return verify_availability(CHAIN, self.validators, certificate)
 
 
 def sends(out: Output, kind: type) -> list[Send]:
@@ -323,4 +328,4 @@ def events(out: Output, kind: type) -> list[object]:
 
 
 def is_available_vote(message: object) -> bool:
-    return isinstance(message, Vote) and message.kind == VoteKind.AVAILABLE
+    return isinstance(message, Vote) and message.kind in AVAILABILITY_KINDS
