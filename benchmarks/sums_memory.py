@@ -33,7 +33,7 @@ from fl.tensors.encodings import Place, encode_update
 from fl.updates import form_of
 from node.data.arrivals import Arrivals
 from node.data.blobs import BlobLimits, BlobStore
-from node.data.messages import Add, Addend, Close
+from node.data.messages import Add, Addend, Begin, Close
 from node.data.pile import Pile
 from node.data.summing import Sums
 from node.data.swarm import Swarm
@@ -77,12 +77,13 @@ async def measure(directory: Path, parameters: int, count: int, encoding: str) -
     before = anonymous_bytes(os.getpid())
     base = await store.put(BlobKind.MODEL, zero_model(rules.schema))
     peak = Peak()
+    sums.begin(Begin(JOB, 1, rules, 1))
     for index in range(count):
         member = index.to_bytes(32, "big")
         data = memoryview(encode_update(form, Place(JOB, 1, member), {"w": values}))
         leaves = (data[start : start + LEAF_BYTES] for start in range(0, len(data), LEAF_BYTES))
         blob = await store.keep(await offload.run(store.write, BlobKind.UPDATE, leaves))
-        await sums.add(Add(0, JOB, 1, rules, 1, (Addend(index, 1, member, 1, 0, blob.cid, b""),)))
+        await sums.add(Add(0, JOB, 1, (Addend(index, 1, member, 1, 0, blob.cid),), ()))
     closed = await sums.close(Close(0, JOB, 1, LOG_ROOT, count, KERNEL_VERSION, base.cid, b""))
     found = {"updates": count, "before_mib": before / MIB, "most_mib": peak.end() / MIB}
     if not closed.ok:

@@ -12,6 +12,7 @@ the round does, and payloads were checked (`fl.tensors.encodings`, `fl.blobs`) b
 
     sums = Aggregation(rules)
     sums.add(update, ...)                          as they are accepted, in any order
+    sums.add_rows(bundle)                          many small ones, whose payloads are rows of one array
     closing = sums.finish(log_root, base, moments) once the log is frozen and all of it is added
     for chunk in closing.moments() or (): ...      the rule's memory, if it has any
     for chunk in closing.model(new_moments): ...   both raise Refused("MODEL_RANGE"): discard what was written
@@ -21,12 +22,13 @@ the round does, and payloads were checked (`fl.tensors.encodings`, `fl.blobs`) b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, repeat
 from math import isqrt
 from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,20 +36,21 @@ from numpy.typing import NDArray
 from fl.closing import AggregationOutcome, AggregationRules, Closing, Found, GroupMean
 from fl.errors import Refused
 from fl.jobrules import grid_of
-from fl.kernels import FUSED
 from fl.kernels.distances import LIMBS, exact
-from fl.kernels.payloads import PAYLOADS, Payloads
+from fl.kernels.payloads import PAYLOADS, InRows, Payloads, Placed
 from fl.rules import rule_of
 from fl.rules.rule import AtOnce, Spread, Streaming, Work, settings_of
-from fl.tensors.encodings import Place, UpdateForm, check_frame
+from fl.tensors.closing import row_fingerprints
+from fl.tensors.encodings import MEMBER_BYTES, Place, UpdateForm, check_frame, check_frames
 from fl.tensors.grid import Grid
-from fl.tensors.layout import Bytes
+from fl.tensors.layout import Bytes, Rows
 from fl.updates import form_of, groups_of
 
 __all__ = [
     "Aggregation",
     "AggregationOutcome",
     "AggregationRules",
+    "Bundle",
     "Closing",
     "Spread",
     "Update",
@@ -86,6 +89,28 @@ class Update:
     """As `fl.tensors.closing` makes it, from the payload or from the digests of its leaves."""
 
 
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Entries of the round's log that are of one group and whose headers name one round, so that their payloads are of
+    one length; of one leaf at most. Everything in the order of `indices`."""
+
+    indices: Sequence[int]
+    round: int
+    members: bytes
+    """Of each `MEMBER_BYTES`."""
+    weights: Sequence[int]
+    group: int
+    payloads: Rows
+
+
+class _Counted(NamedTuple):
+    """What the end of a round has to know of an update that is summed."""
+
+    weight: int
+    group: int
+    fingerprint: bytes
+
+
 class Aggregation:
     """The sums of one round. Not itself safe to call from several threads; `spread` is where threads come in."""
 
@@ -99,41 +124,54 @@ class Aggregation:
             raise Refused("NOT_SUPPORTED", f"There are no kernels for the encoding {rules.rules.encoding!r}.")
         self._sums: dict[int, NDArray[np.int64]] = {}
         """By group."""
-        self._added: dict[int, Update] = {}
-        """By index; without their payloads once these are summed."""
+        self._counted: dict[int, _Counted] = {}
+        """By index."""
+        self._held: dict[int, Update] = {}
+        """The same, for a rule that looks at all at once."""
         self._spoilt = False
 
     @property
     def count(self) -> int:
-        return len(self._added)
+        return len(self._counted)
 
     def add(self, *updates: Update) -> None:
         """Adds updates, in any order, each index once; several in one call are summed together, which is
         faster. Raises `Refused` for a payload that should never have got here; after OUT_OF_RANGE the sums
         are spoilt, and with them this object."""
         self._check_usable()
-        for update in updates:
-            self._check(update)
-        if len({update.index for update in updates} - self._added.keys()) != len(updates):
-            raise ValueError("an update's index was given twice")
-        if len(self._added) + len(updates) > self._grid.max_updates:
-            raise ValueError("more updates than the job's rules allow for")
+        self._check_new([update.index for update in updates])
+        by_group = groupby(sorted(updates, key=attrgetter("group")), attrgetter("group"))
+        for group, weights, placed in [self._checked_group(group, list(some)) for group, some in by_group]:
+            self._add_to(group, weights, placed)
         if not isinstance(self._rule, Streaming):
-            self._added.update((update.index, update) for update in updates)
-            return
-        for group, some in groupby(sorted(updates, key=attrgetter("group")), attrgetter("group")):
-            self._add_to(group, list(some), self._rule)
-        self._added.update((update.index, _without_payload(update)) for update in updates)
+            self._held.update((update.index, update) for update in updates)
+        self._counted.update(
+            (update.index, _Counted(update.weight, update.group, update.fingerprint)) for update in updates
+        )
+
+    def add_rows(self, bundle: Bundle) -> None:
+        """Adds what is in the bundle as `add` would, and takes the fingerprints itself."""
+        self._check_usable()
+        self._check_new(bundle.indices)
+        self._check(bundle.group, bundle.weights)
+        form, rows = self._form(bundle.group), bundle.payloads
+        offset = check_frames(form, self._rules.job, bundle.round, bundle.members, rows)
+        fingerprints = row_fingerprints(rows, offset)
+        self._add_to(bundle.group, bundle.weights, InRows(rows, offset))
+        if not isinstance(self._rule, Streaming):
+            self._held.update(zip(bundle.indices, _each(bundle, fingerprints), strict=True))
+        counted = map(_Counted, bundle.weights, repeat(bundle.group), fingerprints)
+        self._counted.update(zip(bundle.indices, counted, strict=True))
 
     def finish(self, log_root: bytes, base_model: Bytes, moments: Bytes | None = None) -> Closing:
         """What closes the round, once every entry of its log was added: with the moments that the round before left,
         if there are any. The sums stay as they are."""
         self._check_usable()
-        if not self._added or self._added.keys() != set(range(len(self._added))):
+        if not self._counted or self._counted.keys() != set(range(len(self._counted))):
             raise ValueError("every entry of the round's log must be added, from index 0 on, and at least one")
-        log = [self._added[index] for index in range(len(self._added))]
+        log = [self._counted[index] for index in range(len(self._counted))]
         if isinstance(self._rule, AtOnce):
-            means, scores = self._reduced(self._rule, log)
+            means, scores = self._reduced(self._rule, [self._held[index] for index in range(len(log))])
         else:
             means, scores = self._summed(log), ()
         found = Found(
@@ -148,12 +186,27 @@ class Aggregation:
         if self._spoilt:
             raise ValueError("an earlier update spoilt these sums; start the aggregation again")
 
-    def _check(self, update: Update) -> None:
-        if not 1 <= update.weight <= self._grid.weight_cap:
-            raise ValueError(f"the weight {update.weight} is outside 1 to {self._grid.weight_cap}")
-        if not 0 <= update.group < groups_of(self._rules.rules):
-            raise ValueError(f"the job has no group {update.group}")
-        self._offset(update)
+    def _check_new(self, indices: Collection[int]) -> None:
+        new = set(indices)
+        if len(new) != len(indices) or not self._counted.keys().isdisjoint(new):
+            raise ValueError("an update's index was given twice")
+        if len(self._counted) + len(indices) > self._grid.max_updates:
+            raise ValueError("more updates than the job's rules allow for")
+
+    def _check(self, group: int, weights: Collection[int]) -> None:
+        if not 0 <= group < groups_of(self._rules.rules):
+            raise ValueError(f"the job has no group {group}")
+        least, most = min(weights), max(weights)
+        if least < 1 or most > self._grid.weight_cap:
+            raise ValueError(f"weights of {least} to {most} are outside 1 to {self._grid.weight_cap}")
+
+    def _checked_group(self, group: int, updates: Sequence[Update]) -> tuple[int, list[int], Placed]:
+        weights = [update.weight for update in updates]
+        self._check(group, weights)
+        return group, weights, self._placed(updates)
+
+    def _placed(self, updates: Iterable[Update]) -> Placed:
+        return [(update.payload, self._offset(update)) for update in updates]
 
     def _offset(self, update: Update) -> int:
         place = Place(self._rules.job, update.round, update.member)
@@ -162,40 +215,28 @@ class Aggregation:
     def _form(self, group: int) -> UpdateForm:
         return form_of(self._rules.rules, group)
 
-    def _payloads(self, group: int, updates: Sequence[Update]) -> Payloads:
-        placed = [(update.payload, self._offset(update)) for update in updates]
-        rules = self._rules.rules
-        return PAYLOADS[rules.encoding](self._form(group), placed)
+    def _payloads(self, group: int, placed: Placed | InRows) -> Payloads:
+        return PAYLOADS[self._rules.rules.encoding](self._form(group), placed)
 
     # Rules that sum updates as they come
 
-    def _add_to(self, group: int, updates: Sequence[Update], rule: Streaming) -> None:
+    def _add_to(self, group: int, weights: Sequence[int], placed: Placed | InRows) -> None:
+        rule = self._rule
+        if not isinstance(rule, Streaming):
+            return
         if group not in self._sums:
             self._sums[group] = _zeros(self._form(group).layout.parameters)
-        start = 0
-        while start < len(updates):
-            stop = start + FUSED if start + FUSED <= len(updates) else start + 1
-            self._spoilt = True
-            self._sum(group, updates[start:stop], rule)
-            self._spoilt = False
-            start = stop
-
-    def _sum(self, group: int, updates: Sequence[Update], rule: Streaming) -> None:
-        payloads, sums = self._payloads(group, updates), self._sums[group]
+        payloads, sums = self._payloads(group, placed), self._sums[group]
         last = self._form(group).layout.tiles.size - 1
-        norms = self._norms(payloads, len(updates), sums.size, last) if rule.clips else [0] * len(updates)
-        factors = np.array(
-            [
-                rule.factor(self._settings, self._grid, update.weight, norm)
-                for update, norm in zip(updates, norms, strict=True)
-            ],
-            np.float64,
-        )
+        norms = self._norms(payloads, len(weights), sums.size, last) if rule.clips else [0] * len(weights)
+        factors = np.array(list(map(partial(rule.factor, self._settings, self._grid), weights, norms)), np.float64)
 
         def piece(first: int) -> int:
             return payloads.sum(sums, factors, first, min(first + SPAN_TILES, last), rule.clips)
 
+        self._spoilt = True
         _checked(self._spread([partial(piece, first) for first in range(0, last, SPAN_TILES)]), payloads.limit)
+        self._spoilt = False
 
     def _norms(self, payloads: Payloads, count: int, parameters: int, last: int) -> list[int]:
         """Each at least that of the update, in steps of 2^−G0: what rounding takes from it is less than half a step of
@@ -213,7 +254,7 @@ class Aggregation:
             pass
         return [isqrt(sum(exact(limbs))) + 1 + isqrt(parameters) for limbs in lengths]
 
-    def _summed(self, log: Sequence[Update]) -> tuple[GroupMean, ...]:
+    def _summed(self, log: Sequence[_Counted]) -> tuple[GroupMean, ...]:
         weights = Counter[int]()
         for update in log:
             weights[update.group] += update.weight
@@ -229,7 +270,8 @@ class Aggregation:
         for group in sorted({update.group for update in log}):
             updates = [update for update in log if update.group == group]
             sums = _zeros(self._form(group).layout.parameters)
-            closed = _Closed(self._payloads(group, updates), self._grid, len(updates), sums.size, self._spread)
+            payloads = self._payloads(group, self._placed(updates))
+            closed = _Closed(payloads, self._grid, len(updates), sums.size, self._spread)
             mean = rule.reduce(closed, sums, self._settings)
             means.append(GroupMean(group, sums, mean.denominator))
             scores.update(zip((each.index for each in updates), mean.scores, strict=bool(mean.scores)))
@@ -264,5 +306,9 @@ def _checked(tops: Iterable[int], limit: int) -> None:
         raise Refused("OUT_OF_RANGE", "An update that was voted for holds a value beyond the job's range.")
 
 
-def _without_payload(update: Update) -> Update:
-    return Update(update.index, update.round, update.member, update.weight, update.group, b"", update.fingerprint)
+def _each(bundle: Bundle, fingerprints: Iterable[bytes]) -> Iterator[Update]:
+    ends = range(MEMBER_BYTES, len(bundle.members) + 1, MEMBER_BYTES)
+    members = (bundle.members[end - MEMBER_BYTES : end] for end in ends)
+    columns = zip(bundle.indices, members, bundle.weights, bundle.payloads, fingerprints, strict=True)
+    for index, member, weight, payload, fingerprint in columns:
+        yield Update(index, bundle.round, member, weight, bundle.group, payload.data, fingerprint)

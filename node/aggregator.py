@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from chain.batch import SignedBatch
 from chain.certificate import Result
@@ -26,7 +27,8 @@ from fl.rounds import SubmitUpdate
 from fl.state import MAX_VALUE_BYTES, job_of, open_jobs, round_of, rules_of, updates_log
 from fl.transactions import read
 from node.batchlog import BatchLog
-from node.data.messages import ADDENDS, Addend, Closed, Finding
+from node.data.bundles import Told, told
+from node.data.messages import ADDENDS, ADDENDS_BYTES, Closed, Finding
 from node.dataplane import ASK_AGAIN_S, DataFault, DataGone, DataPlane
 from node.ports import Offload
 from node.store import Store
@@ -34,8 +36,10 @@ from node.store import Store
 log = logging.getLogger("quorate.aggregator")
 
 KERNELS_DIFFER = "KERNELS_DIFFER"
-TOLD_BYTES = 4 * 1024 * 1024
-"""Of inline payloads in one message."""
+TOLD_AT_ONCE_BYTES = 1024 * 1024
+TOLD_AFTER_S = 0.2
+"""Inline updates of a round are told when there are so many bytes of them, when they have waited for so long, and when
+the round is frozen: what a message takes, it takes once for all that are in it."""
 FRESH_BYTES = 16 * 1024 * 1024
 """Of inline payloads of all rounds, accepted and not yet told."""
 LATE_ROUNDS = 4
@@ -52,8 +56,12 @@ class _Sum:
 
     key: RoundKey
     moved: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when there is something to do about it."""
+    soon: asyncio.TimerHandle | None = None
+    """Sets it for what may wait a little."""
     fresh: deque[Accepted] = field(default_factory=deque)
     """What came out of execution lately and was not told, in the order of the log."""
+    fresh_bytes: int = 0
     closing: bool = False
     task: asyncio.Task[None] | None = None
     results: tuple[bytes, ...] = ()
@@ -63,14 +71,25 @@ class _Sum:
     def done(self) -> bool:
         return self.task is not None and self.task.done()
 
-    @property
-    def fresh_bytes(self) -> int:
-        return sum(_size_bytes(each) for each in self.fresh)
+    def accepted(self, taken: Accepted) -> None:
+        self.fresh.append(taken)
+        self.fresh_bytes += _size_bytes(taken)
+
+    def tell(self, taken: Accepted) -> None:
+        """At once, or soon."""
+        if self.fresh_bytes >= TOLD_AT_ONCE_BYTES or not all(taken.payloads):
+            self.moved.set()
+        elif self.soon is None:
+            self.soon = asyncio.get_running_loop().call_later(TOLD_AFTER_S, self._waited)
+
+    def _waited(self) -> None:
+        self.soon = None
+        self.moved.set()
 
     def fresh_from(self, position: int) -> Accepted | None:
         """What stands at this place of the log or later; what is before it was told."""
         while self.fresh and self.fresh[0].first + len(self.fresh[0].entries) <= position:
-            self.fresh.popleft()
+            self.fresh_bytes -= _size_bytes(self.fresh.popleft())
         return self.fresh[0] if self.fresh else None
 
 
@@ -131,12 +150,13 @@ class Aggregator:
             self._end(key)
         room = FRESH_BYTES - sum(each.fresh_bytes for each in self._open.values())
         for taken in accepted:
-            room -= _size_bytes(taken)
             begun = self._open.get((taken.job, taken.round))
-            if begun is not None and not begun.done and room >= 0:
-                begun.fresh.append(taken)
-        for each in self._open.values():
-            each.moved.set()
+            if begun is None or begun.done:
+                continue
+            room -= _size_bytes(taken)
+            if room >= 0:
+                begun.accepted(taken)
+            begun.tell(taken)
         self._changed.set()
 
     def _tell_again(self) -> None:
@@ -181,10 +201,13 @@ class Aggregator:
             job = job_of(self._store.state, opened.job)
             key = (opened.job, 0 if job is None else job.round)
             current = round_of(self._store.state, *key)
-            summed = current is not None and current.phase in (Phase.COLLECTING, Phase.AGGREGATING)
-            if summed and key not in self._open:
+            if current is None or current.phase not in (Phase.COLLECTING, Phase.AGGREGATING):
+                continue
+            if key not in self._open:
                 begun = self._open[key] = _Sum(key)
                 begun.task = asyncio.create_task(self._sum(begun), name="sum a round")
+            elif current.phase == Phase.AGGREGATING:
+                self._open[key].moved.set()
 
     async def _sum(self, begun: _Sum) -> None:
         rules = rules_of(self._store.state, begun.key[0])
@@ -230,27 +253,28 @@ class Aggregator:
         """Tells the data process every update of the round, from the first on, and asks for the result. None if the
         round was over before it could be asked for."""
         job, number = begun.key
-        told, life = 0, self._data.life
+        count, life = 0, self._data.life
         known = job_of(self._store.state, job)
         if known is None or known.round != number:
             return None
         # These stay as they are as long as the round is open.
-        optimizer, step = known.optimizer, known.completed + 1
+        optimizer = known.optimizer
+        self._data.begin(job, number, rules, known.completed + 1)
         while True:
             begun.moved.clear()
             self._check_life(life)
             current = round_of(self._store.state, job, number)
             assert current is not None, "a round's record stays"
-            if told < current.updates.size:
-                fresh = begun.fresh_from(told)
-                if fresh is not None and fresh.first <= told:
-                    addends = _addends_from(fresh, told)
+            if count < current.updates.size:
+                fresh = begun.fresh_from(count)
+                if fresh is not None and fresh.first <= count:
+                    updates = _told_from(fresh, count)
                 else:
-                    stop = min(told + ADDENDS, current.updates.size if fresh is None else fresh.first)
-                    addends = await self._offload.run(self._addends, begun.key, told, stop)
+                    stop = min(count + ADDENDS, current.updates.size if fresh is None else fresh.first)
+                    updates = await self._offload.run(self._from_logs, begun.key, count, stop)
                 self._check_life(life)
-                await self._data.add(job, number, rules, step, addends)
-                told += len(addends)
+                await self._data.add(job, number, updates)
+                count += updates.count
             elif current.phase == Phase.AGGREGATING:
                 break
             elif current.phase in (Phase.CLOSED, Phase.FAILED):
@@ -277,12 +301,13 @@ class Aggregator:
         if self._data.life != life:
             raise DataGone
 
-    def _addends(self, key: RoundKey, start: int, stop: int) -> list[Addend]:
+    def _from_logs(self, key: RoundKey, start: int, stop: int) -> Told:
         """Entries of the round's log as far as one message holds them, at least one."""
-        addends: list[Addend] = []
+        entries: list[Entry] = []
+        payloads: list[bytes] = []
         size_bytes = 0
         opened: tuple[bytes, SignedBatch] | None = None
-        for position, leaf in enumerate(self._store.leaves(updates_log(*key), start, stop), start):
+        for leaf in self._store.leaves(updates_log(*key), start, stop):
             entry = decode(Entry, leaf, MAX_VALUE_BYTES)
             if opened is None or opened[0] != entry.batch:
                 signed = self._batches.read(entry.batch)
@@ -291,10 +316,11 @@ class Aggregator:
             body = read(opened[1].batch.transactions[entry.index], self._params).body
             assert isinstance(body, SubmitUpdate), "the log of a round names updates"
             size_bytes += len(body.payload)
-            if addends and size_bytes > TOLD_BYTES:
+            if entries and size_bytes > ADDENDS_BYTES:
                 break
-            addends.append(_addend(position, entry, body.payload))
-        return addends
+            entries.append(entry)
+            payloads.append(body.payload)
+        return told(range(start, start + len(entries)), entries, payloads)
 
     def _say(self, begun: _Sum, closed: Closed) -> None:
         job_id, number = begun.key
@@ -312,20 +338,17 @@ class Aggregator:
             self._alarm(Alarm("RESULT_DIVERGED", sentence))
 
 
-def _addend(position: int, entry: Entry, payload: bytes) -> Addend:
-    return Addend(position, entry.round, entry.member, entry.weight, entry.group, entry.cid, payload)
-
-
-def _addends_from(accepted: Accepted, start: int) -> list[Addend]:
-    """As far as one message holds them, at least one."""
+def _told_from(accepted: Accepted, start: int) -> Told:
+    """As far as one message holds it, at least one update."""
     skipped, size_bytes = start - accepted.first, 0
-    addends: list[Addend] = []
-    for entry, payload in zip(accepted.entries[skipped:], accepted.payloads[skipped:], strict=True):
+    stop = skipped
+    for payload in islice(accepted.payloads, skipped, skipped + ADDENDS):
         size_bytes += len(payload)
-        if addends and (size_bytes > TOLD_BYTES or len(addends) == ADDENDS):
+        if size_bytes > ADDENDS_BYTES and stop > skipped:
             break
-        addends.append(_addend(start + len(addends), entry, payload))
-    return addends
+        stop += 1
+    indices = range(start, accepted.first + stop)
+    return told(indices, accepted.entries[skipped:stop], accepted.payloads[skipped:stop])
 
 
 def _result(job: bytes, current: Round, closed: Closed) -> Result:

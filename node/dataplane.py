@@ -17,11 +17,12 @@ from chain.codec import CodecError
 from fl.blobs import BlobClaim, BlobKind, Demand
 from fl.records import JobRules
 from fl.tensors.layout import Schema
+from node.data.bundles import Told
 from node.data.messages import (
     BLOB_BYTES,
     ROOTS,
     Add,
-    Addend,
+    Begin,
     Close,
     Closed,
     DataPeer,
@@ -230,8 +231,13 @@ class DataPlane:
         kept = await self._ask(Kept, lambda number: Zeros(number, schema))
         return kept.cid
 
-    async def add(self, job: bytes, round_number: int, rules: JobRules, step: int, updates: Sequence[Addend]) -> None:
-        await self._ask(Done, lambda number: Add(number, job, round_number, rules, step, tuple(updates)))
+    def begin(self, job: bytes, round_number: int, rules: JobRules, step: int) -> None:
+        """Once in each of its lives, before updates of the round are added."""
+        if self.opened is None or not self._say(Begin(job, round_number, rules, step)):
+            raise DataGone
+
+    async def add(self, job: bytes, round_number: int, updates: Told) -> None:
+        await self._ask(Done, lambda number: Add(number, job, round_number, updates.blobs, updates.bundles))
 
     async def close(
         self,

@@ -16,6 +16,8 @@ largest magnitude that it met, so that the caller can assert what the bound rest
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +25,11 @@ from fl.kernels.compiled import kernel
 
 FUSED = 4
 """Updates in one call where there are as many: what pays for quantised ones, and hardly less than more would.
-Calls take this many or one, since each number is compiled on its own."""
+Calls take this many or one, since each number of arrays is compiled on its own."""
+
+Stack: TypeAlias = tuple[NDArray[Any], ...] | NDArray[Any]
+"""Of each update an array of its own, or a row of one. Calls take any number of rows, for of small updates the
+calls are what takes time."""
 
 _STRIP = 512
 """Values of each update between which the updates take turns. With 2,048 or more, a sum of f32 takes twice as long."""
@@ -45,7 +51,7 @@ BROKEN = 0x7FFFFFFF
 @kernel
 def sum_f32(
     sums: NDArray[np.int64],
-    updates: tuple[NDArray[np.float32], ...],
+    updates: Stack,
     factors: NDArray[np.float64],
     edges: NDArray[np.int64],
     first: int,
@@ -74,7 +80,7 @@ def sum_f32(
 @kernel
 def sum_f16(
     sums: NDArray[np.int64],
-    updates: tuple[NDArray[np.uint16], ...],
+    updates: Stack,
     factors: NDArray[np.float64],
     edges: NDArray[np.int64],
     first: int,
@@ -106,7 +112,7 @@ def sum_f16(
 @kernel
 def sum_bf16(
     sums: NDArray[np.int64],
-    updates: tuple[NDArray[np.uint16], ...],
+    updates: Stack,
     factors: NDArray[np.float64],
     edges: NDArray[np.int64],
     first: int,
@@ -135,8 +141,8 @@ def sum_bf16(
 @kernel
 def sum_q8(
     sums: NDArray[np.int64],
-    updates: tuple[NDArray[np.int8], ...],
-    scales: tuple[NDArray[np.float32], ...],
+    updates: Stack,
+    scales: Stack,
     factors: NDArray[np.float64],
     tiles: NDArray[np.int64],
     blocks: NDArray[np.int64],

@@ -14,7 +14,7 @@ from typing import Annotated
 from chain.cid import LEAF_BYTES
 from chain.codec import U8, U16, U32, U64, Count, Digest, Length
 from fl.tensors.grid import MAX_UPDATES
-from fl.tensors.layout import Bytes
+from fl.tensors.layout import Bytes, Rows
 
 CLOSING_VERSION = 2
 MAX_SCORED = 4096
@@ -83,6 +83,12 @@ def payload_fingerprint(payload: Bytes, offset: int) -> bytes:
     view = memoryview(payload)
     leaves = (view[start : start + LEAF_BYTES] for start in range(LEAF_BYTES, len(view), LEAF_BYTES))
     return fingerprint(view[offset:LEAF_BYTES], b"".join(hashlib.sha256(each).digest() for each in leaves))
+
+
+def row_fingerprints(rows: Rows, offset: int) -> list[bytes]:
+    """The same, of payloads of one leaf at most that lie in rows."""
+    assert rows.shape[1] <= LEAF_BYTES, "a payload that is not a blob is small"
+    return [hashlib.sha256(values).digest() for values in rows[:, offset:]]
 
 
 def copies_of(fingerprints: Iterable[tuple[int, bytes]]) -> tuple[tuple[int, ...], ...]:

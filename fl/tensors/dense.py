@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fl.tensors import floats
 from fl.tensors.coding import Coding
-from fl.tensors.layout import Bytes, Layout, StoredTensor, array_at, numpy_dtype
+from fl.tensors.layout import Bytes, Layout, Rows, StoredTensor, array_at, numpy_dtype
 
 _PIECE = 1 << 18
 """Values encoded together: a mebibyte."""
@@ -65,5 +65,5 @@ class Dense(ABC):
     def decode(self, payload: Bytes, offset: int, first: int, last: int) -> NDArray[np.float32]:
         return self.meant(self.values(payload, offset)[self._layout.edges[first] : self._layout.edges[last]])
 
-    def values(self, payload: Bytes, offset: int) -> NDArray[Any]:
+    def values(self, payload: Bytes | Rows, offset: int) -> NDArray[Any]:
         return array_at(payload, self.dtype, self._layout.parameters, offset)

@@ -27,6 +27,7 @@ from fl.tensors.f32 import F32
 from fl.tensors.layout import (
     Bytes,
     Layout,
+    Rows,
     Schema,
     StoredTensor,
     header_bytes,
@@ -63,6 +64,8 @@ class Encoding(Protocol):
     def decode(self, payload: Bytes, offset: int, first: int, last: int) -> NDArray[np.float32]:
         """Tiles `first` to `last` of the flat vector that these bytes mean."""
 
+
+MEMBER_BYTES = 32
 
 ENCODINGS: dict[str, Callable[[Layout, Coding], Encoding]] = {
     each.name: each for each in (F32, F16, BF16, Q8, TopK, Ring32)
@@ -116,6 +119,22 @@ def check_frame(form: UpdateForm, place: Place, payload: Bytes) -> int:
         raise Refused("OVERSIZE", f"{-missing} bytes follow the update's values.")
     if missing > 0:
         raise Refused("WRONG_HEADER", f"The header promises {missing} bytes more than the payload holds.")
+    return len(header)
+
+
+def check_frames(form: UpdateForm, job: bytes, round: int, members: bytes, rows: Rows) -> int:
+    """The same of payloads in rows, for one job and round, each of the next of these members."""
+    first = members[:MEMBER_BYTES]
+    header = form.header(Place(job, round, first))
+    expected = np.empty((len(rows), len(header)), np.uint8)
+    expected[:] = np.frombuffer(header, np.uint8)
+    names = np.frombuffer(members.hex().encode(), np.uint8).reshape(len(rows), -1)
+    start = header.index(b'/%s"' % first.hex().encode()) + 1
+    expected[:, start : start + names.shape[1]] = names
+    if rows.shape[1] != len(header) + form.data_bytes or not np.array_equal(rows[:, : len(header)], expected):
+        for each, payload in enumerate(rows):
+            member = members[each * MEMBER_BYTES : (each + 1) * MEMBER_BYTES]
+            check_frame(form, Place(job, round, member), payload.data)
     return len(header)
 
 

@@ -27,6 +27,8 @@ from chain.codec import U32, Count, Length
 from fl.errors import Refused
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
+Rows: TypeAlias = NDArray[np.uint8]
+"""Payloads of one length, each a row."""
 
 AVERAGED, FROZEN, LOCAL = "averaged", "frozen", "local"
 ROLES = (AVERAGED, FROZEN, LOCAL)
@@ -257,8 +259,11 @@ def holds_header(header: bytes, start: int, part: Bytes) -> bool:
     return part[: len(expected)] == expected
 
 
-def array_at(blob: Bytes, dtype: str, count: int, offset: int) -> NDArray[np.generic]:
-    """A read-only flat view into a blob; a copy only where the blob itself is not aligned in memory."""
+def array_at(blob: Bytes | Rows, dtype: str, count: int, offset: int) -> NDArray[np.generic]:
+    """A read-only flat view into a blob; a copy only where the blob itself is not aligned in memory. Of rows, what is
+    there in each of them, as rows of a copy."""
+    if isinstance(blob, np.ndarray):
+        return _rows_at(blob, numpy_dtype(dtype), count, offset)
     array: NDArray[np.generic] = np.frombuffer(blob, numpy_dtype(dtype), count, offset)
     flags = array.flags
     if not flags.aligned:
@@ -266,4 +271,10 @@ def array_at(blob: Bytes, dtype: str, count: int, offset: int) -> NDArray[np.gen
         flags = array.flags
     if flags.writeable:
         flags.writeable = False
+    return array
+
+
+def _rows_at(rows: Rows, dtype: np.dtype[np.generic], count: int, offset: int) -> NDArray[np.generic]:
+    array: NDArray[np.generic] = rows[:, offset : offset + count * dtype.itemsize].copy().view(dtype)
+    array.flags.writeable = False
     return array

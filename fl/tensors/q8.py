@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fl.errors import Refused
 from fl.tensors import floats
 from fl.tensors.coding import Coding
-from fl.tensors.layout import BLOCK, Bytes, Layout, StoredTensor, array_at
+from fl.tensors.layout import BLOCK, Bytes, Layout, Rows, StoredTensor, array_at
 
 SCALE_SUFFIX = "#scale"
 """No tensor's own name holds a '#', and it sorts before every character that a name may hold: the scales come
@@ -90,10 +90,10 @@ class Q8:
             np.multiply(values[edges[tile] : edges[tile + 1]], by_value, out=decoded)
         return flat
 
-    def scales(self, payload: Bytes, offset: int) -> NDArray[np.float32]:
+    def scales(self, payload: Bytes | Rows, offset: int) -> NDArray[np.float32]:
         return array_at(payload, "F32", self._layout.block_count, offset).view(np.float32)
 
-    def values(self, payload: Bytes, offset: int) -> NDArray[np.int8]:
+    def values(self, payload: Bytes | Rows, offset: int) -> NDArray[np.int8]:
         start = offset + 4 * self._layout.block_count
         return array_at(payload, "I8", self._layout.parameters, start).view(np.int8)
 

@@ -18,6 +18,10 @@ from fl.tensors.layout import Schema
 
 FRAME_BYTES = 8 * 1024 * 1024
 ADDENDS = 1_024
+INLINE_BYTES = 64 * 1024
+"""Of an update that is no blob."""
+ADDENDS_BYTES = 4 * 1024 * 1024
+"""Of inline payloads in one message, if it is of more than one update."""
 ROOTS = 16_384
 BLOB_BYTES = "blob_bytes"
 """The figure by which the core sees that there may be much to sweep."""
@@ -108,8 +112,18 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True)
+class Begin:
+    """A round takes updates. `step` is 1 more than the rounds of the job that were closed."""
+
+    job: Digest
+    round: U64
+    rules: JobRules
+    step: U64
+
+
+@dataclass(frozen=True, slots=True)
 class Addend:
-    """An accepted update: inline, or the blob `cid` when the payload is empty. `round` is what its header names."""
+    """An accepted update: the blob `cid`. `round` is what its header names."""
 
     index: U64
     round: U64
@@ -117,20 +131,32 @@ class Addend:
     weight: U32
     group: U8
     cid: Cid
-    payload: Annotated[bytes, Length(0, 64 * 1024)]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Accepted updates that came inline, as columns in one order: of one group, and of one length, for their headers
+    name one round. An update is not a record here, for there are thousands each second. Numbers are little-endian and
+    of as many bytes as in `Addend`."""
+
+    round: U64
+    group: U8
+    indices: Annotated[bytes, Length(8, 8 * ADDENDS)]
+    members: Annotated[bytes, Length(32, 32 * ADDENDS)]
+    weights: Annotated[bytes, Length(4, 4 * ADDENDS)]
+    payloads: Annotated[bytes, Length(1, ADDENDS_BYTES + INLINE_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """Further updates of a round, in any order, each once for every life of the data process. Answered by Done. `step`
-    is 1 more than the rounds of the job that were closed."""
+    """Further updates of a round that has begun, in any order, each once for every life of the data process. Answered
+    by Done."""
 
     id: U64
     job: Digest
     round: U64
-    rules: JobRules
-    step: U64
-    updates: Annotated[tuple[Addend, ...], Count(1, ADDENDS)]
+    blobs: Annotated[tuple[Addend, ...], Count(0, ADDENDS)]
+    bundles: Annotated[tuple[Bundle, ...], Count(0, ADDENDS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,12 +305,13 @@ MESSAGES: dict[int, type] = {
     4: Keep,
     5: Zeros,
     6: Forget,
-    7: Add,
+    7: Begin,
     8: Close,
     9: Drop,
     10: Mark,
     11: Roots,
     12: Standing,
+    13: Add,
     32: Opened,
     33: Judged,
     34: Kept,

@@ -11,7 +11,7 @@ from contextlib import suppress
 from node.data.blanks import DIRECTORY, PART
 from node.data.errors import room
 from node.data.staging import Reserve
-from node.ports import Disk, DiskFailure
+from node.ports import Buffer, Disk, DiskFailure
 
 
 class Pile:
@@ -21,13 +21,13 @@ class Pile:
         self._name = f"{DIRECTORY}pile-{number}{PART}"
         self._size_bytes = 0
 
-    def put(self, payload: bytes) -> int:
-        """Where it begins. Raises NoSpace."""
+    def put(self, payloads: Buffer) -> int:
+        """Where they begin. Raises NoSpace."""
         start = self._size_bytes
-        self._reserve.check(len(payload))
+        self._reserve.check(len(payloads))
         with room():
-            self._disk.write_at(self._name, start, payload)
-        self._size_bytes += len(payload)
+            self._disk.write_at(self._name, start, payloads)
+        self._size_bytes += len(payloads)
         return start
 
     def view(self) -> memoryview:

@@ -27,6 +27,7 @@ from node.data.judging import Judging, Verdict
 from node.data.messages import (
     BLOB_BYTES,
     Add,
+    Begin,
     Close,
     DataPeer,
     Done,
@@ -195,6 +196,8 @@ class DataNode:
             case Forget(number):
                 if (task := self._requests.get(number)) is not None:
                     task.cancel()
+            case Begin():
+                self.sums.begin(message)
             case Drop(job, number):
                 self.sums.drop(job, number)
             case Judge(number):
@@ -282,7 +285,6 @@ class DataNode:
             self.sums.expect()
 
     async def _add(self, asked: Add) -> Done:
-        self.sums.expect()
         await self.sums.add(asked)
         return Done(asked.id)
 

@@ -24,22 +24,25 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
+
 from chain.unixfs import DIGEST_BYTES, LEAF_BYTES
-from fl.aggregation import Aggregation, AggregationOutcome, AggregationRules, Closing, Update, Work
+from fl.aggregation import Aggregation, AggregationOutcome, AggregationRules, Bundle, Closing, Update, Work
 from fl.blobs import BlobKind
 from fl.errors import Refused
 from fl.kernels import KERNEL_VERSION
 from fl.kernels.denormals import FlushedDenormals
 from fl.records import JobRules
 from fl.rules import rule_of
-from fl.tensors.closing import fingerprint, payload_fingerprint
+from fl.tensors.closing import fingerprint
 from fl.tensors.encodings import Place
-from fl.tensors.layout import Bytes, layout_of
+from fl.tensors.layout import layout_of
 from fl.updates import form_of
 from node.data.arrivals import Arrivals
 from node.data.blobs import Blob, BlobStore
+from node.data.bundles import unpacked
 from node.data.errors import NoSpace
-from node.data.messages import Add, Addend, Close, Closed
+from node.data.messages import Add, Addend, Begin, Close, Closed
 from node.data.pile import Pile
 from node.ports import DiskFailure, DiskFull, NoSuchFile, Offload
 
@@ -54,6 +57,8 @@ ROOM_S = 1.0
 GROUP = 4
 """Updates summed by one call where there are as many: what the kernels fuse."""
 
+_NOTHING = np.empty((0, 0), np.uint8)
+
 
 class CannotSum(Exception):
     """No result of this round comes from here, and asking again does not change that."""
@@ -65,12 +70,19 @@ class CannotSum(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """An update that waits for all others: in the pile, if it is inline."""
+    """An update that waits for all others."""
 
     addend: Addend
     fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Piled:
+    """Inline updates that do. Their payloads are in the pile, of which the rows are."""
+
+    bundle: Bundle
     start: int
-    size_bytes: int
+    stop: int
 
 
 @dataclass(slots=True, eq=False)
@@ -84,10 +96,11 @@ class _Round:
     pile: Pile | None
     """Of a rule that looks at all updates at once."""
     kept: list[_Kept] = field(default_factory=list)
+    piled: list[_Piled] = field(default_factory=list)
     """Under such a rule, updates that are here."""
     known: set[int] = field(default_factory=set)
     """Indexes of updates that were added."""
-    inline: deque[Addend] = field(default_factory=deque)
+    inline: deque[Bundle] = field(default_factory=deque)
     here: deque[Addend] = field(default_factory=deque)
     """Updates whose blobs are here."""
     fetches: set[asyncio.Task[None]] = field(default_factory=set)
@@ -103,6 +116,11 @@ class _Round:
     moved: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when anything of the above changes that somebody may wait for."""
     over: bool = False
+
+    @property
+    def waiting(self) -> int:
+        """How many such updates are here."""
+        return len(self.kept) + sum(len(each.bundle.indices) for each in self.piled)
 
     def tell(self) -> None:
         self.moved.set()
@@ -161,22 +179,30 @@ class Sums:
             # Whoever closes a round hears of it.
             self._checking.add_done_callback(lambda done: done.cancelled() or done.exception())
 
+    def begin(self, asked: Begin) -> None:
+        self.expect()
+        size_bytes = SUM_BYTES * layout_of(asked.rules.schema).parameters
+        pile = self._piles() if rule_of(asked.rules.rule).all_at_once else None
+        begun = _Round(asked.job, asked.round, asked.rules, asked.step, size_bytes, pile)
+        self._rounds.setdefault((asked.job, asked.round), begun)
+
     async def add(self, asked: Add) -> None:
-        """Returns once nothing of the request itself has to be kept in memory."""
-        key = (asked.job, asked.round)
-        current = self._rounds.get(key)
+        """Returns once nothing of the request itself has to be kept in memory. Raises CannotSum."""
+        current = self._rounds.get((asked.job, asked.round))
         if current is None:
-            size_bytes = SUM_BYTES * (await self._offload.run(layout_of, asked.rules.schema)).parameters
-            pile = self._piles() if rule_of(asked.rules.rule).all_at_once else None
-            begun = _Round(asked.job, asked.round, asked.rules, asked.step, size_bytes, pile)
-            current = self._rounds.setdefault(key, begun)
-        for addend in asked.updates:
-            if addend.index in current.known or current.closed is not None:
+            raise _unknown()
+        if current.closed is not None:
+            return
+        for bundle in asked.bundles:
+            new = unpacked(bundle, current.known)
+            if new is not None:
+                current.known.update(new.indices)
+                current.inline.append(new)
+        for addend in asked.blobs:
+            if addend.index in current.known:
                 continue
             current.known.add(addend.index)
-            if addend.payload:
-                current.inline.append(addend)
-            elif self._store.find(addend.cid) is not None:
+            if self._store.find(addend.cid) is not None:
                 current.here.append(addend)
             else:
                 self._fetch(current, addend)
@@ -189,7 +215,7 @@ class Sums:
         await self._kernels(asked.kernel_version)
         current = self._rounds.get((asked.job, asked.round))
         if current is None:
-            raise CannotSum("UNKNOWN_ROUND", "no update of this round was added in this life of the data process")
+            raise _unknown()
         if current.closed is not None:
             self._touch(current)
             return replace(current.closed, id=asked.id)
@@ -230,6 +256,7 @@ class Sums:
     def _clear(self, current: _Round) -> None:
         current.sums = None
         current.kept.clear()
+        current.piled.clear()
         if current.pile is not None:
             current.pile.drop()
 
@@ -280,26 +307,29 @@ class Sums:
             return True
 
     async def _sum(self, current: _Round) -> bool:
-        queue = current.inline or current.here
-        if not queue:
-            return False
-        if queue is current.here and len(queue) < GROUP and current.size is None:
+        if not current.inline and len(current.here) < (GROUP if current.size is None else 1):
             # More of them will come; together they cost less.
             return False
-        if current.sums is None and not self._room(current):
-            return False
-        group = [queue[place] for place in range(min(GROUP, len(queue)))]
         if current.sums is None:
+            if not self._room(current):
+                return False
             sums = await self._offload.run(self._new_sums, current)
             if current.over:
                 return True
             current.sums = sums
-        if queue is current.here and self._gone(current, group):
-            return True
-        await self._offload.run(self._add, current, current.sums, group)
-        for _ in group:
-            queue.popleft()
-        current.summed += len(group)
+        if current.inline:
+            bundle = current.inline[0]
+            await self._offload.run(current.sums.add_rows, bundle)
+            current.inline.popleft()
+            current.summed += len(bundle.indices)
+        else:
+            group = [current.here[place] for place in range(min(GROUP, len(current.here)))]
+            if self._gone(current, group):
+                return True
+            await self._offload.run(self._add, current, current.sums, group)
+            for _ in group:
+                current.here.popleft()
+            current.summed += len(group)
         current.tell()
         return True
 
@@ -314,14 +344,14 @@ class Sums:
                 return True
             prints = await self._offload.run(self._fingerprints, current, group)
             for addend, values in zip(group, prints, strict=True):
-                current.kept.append(_Kept(addend, values, 0, 0))
+                current.kept.append(_Kept(addend, values))
                 current.here.popleft()
-        elif current.sums is None and len(current.kept) == current.size and self._alone() and self._room(current):
-            gone = self._gone(current, [each.addend for each in current.kept if not each.size_bytes])
+        elif current.sums is None and current.waiting == current.size and self._alone() and self._room(current):
+            gone = self._gone(current, [each.addend for each in current.kept])
             current.kept = [each for each in current.kept if each.addend.index not in gone]
             if not gone:
                 current.sums = await self._offload.run(self._all_of, current, pile)
-                current.summed = len(current.kept)
+                current.summed = current.waiting
         else:
             return False
         if current.over:
@@ -330,19 +360,16 @@ class Sums:
         return True
 
     async def _put_on(self, current: _Round, pile: Pile) -> bool:
-        addend = current.inline[0]
+        bundle = current.inline[0]
         try:
-            start, values = await self._offload.run(self._piled, current, pile, addend)
+            start = await self._offload.run(pile.put, bundle.payloads.data.cast("B"))
         except (NoSpace, DiskFull) as full:
             log.warning("no room for the updates of a round", extra={"job": current.job, "reason": str(full)})
             asyncio.get_running_loop().call_later(ROOM_S, self._changed.set)
             return False
-        current.kept.append(_Kept(replace(addend, payload=b""), values, start, len(addend.payload)))
+        current.piled.append(_Piled(replace(bundle, payloads=_NOTHING), start, start + bundle.payloads.size))
         current.inline.popleft()
         return True
-
-    def _piled(self, current: _Round, pile: Pile, addend: Addend) -> tuple[int, bytes]:
-        return pile.put(addend.payload), payload_fingerprint(addend.payload, _offset(current, addend))
 
     def _fingerprints(self, current: _Round, group: list[Addend]) -> list[bytes]:
         return [self._fingerprint(current, each, self._store.view(each.cid)) for each in group]
@@ -372,24 +399,19 @@ class Sums:
         return Aggregation(rules, spread)
 
     def _add(self, current: _Round, sums: Aggregation, group: list[Addend]) -> None:
-        updates = []
-        for each in group:
-            if each.payload:
-                values = payload_fingerprint(each.payload, _offset(current, each))
-                updates.append(_update(each, each.payload, values))
-            else:
-                payload = self._store.view(each.cid)
-                updates.append(_update(each, payload, self._fingerprint(current, each, payload)))
-        sums.add(*updates)
+        views = [self._store.view(each.cid) for each in group]
+        prints = [self._fingerprint(current, each, view) for each, view in zip(group, views, strict=True)]
+        sums.add(*map(_update, group, views, prints))
 
     def _all_of(self, current: _Round, pile: Pile) -> Aggregation:
-        sums, inline = self._new_sums(current), pile.view()
+        sums = self._new_sums(current)
+        rows = np.frombuffer(pile.view(), np.uint8)
+        for piled in current.piled:
+            sums.add_rows(
+                replace(piled.bundle, payloads=rows[piled.start : piled.stop].reshape(len(piled.bundle.indices), -1))
+            )
         for each in current.kept:
-            if each.size_bytes:
-                payload = inline[each.start : each.start + each.size_bytes]
-            else:
-                payload = self._store.view(each.addend.cid)
-            sums.add(_update(each.addend, payload, each.fingerprint))
+            sums.add(_update(each.addend, self._store.view(each.addend.cid), each.fingerprint))
         return sums
 
     def _alone(self) -> bool:
@@ -497,6 +519,10 @@ class Sums:
         return await self._store.keep(draft)
 
 
+def _unknown() -> CannotSum:
+    return CannotSum("UNKNOWN_ROUND", "this round did not begin in this life of the data process")
+
+
 def _dropped() -> CannotSum:
     return CannotSum("DROPPED", "the round was dropped while it was summed")
 
@@ -508,7 +534,7 @@ def _unless_over(current: _Round, piece: Work) -> int:
     return piece()
 
 
-def _update(addend: Addend, payload: Bytes, values: bytes) -> Update:
+def _update(addend: Addend, payload: memoryview, values: bytes) -> Update:
     return Update(addend.index, addend.round, addend.member, addend.weight, addend.group, payload, values)
 
 

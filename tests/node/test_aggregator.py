@@ -1,7 +1,8 @@
-"""What is told of accepted updates, and from where: as they come out of execution, or from the logs."""
+"""What is told of accepted updates, when, and from where: as they come out of execution, or from the logs."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from fl.execution import Accepted
 from fl.records import Entry
 from node import aggregator
-from node.aggregator import _addends_from, _Sum
+from node.aggregator import TOLD_AFTER_S, _Sum, _told_from
+from tests.simulation.loop import simulate
 
 JOB = bytes(32)
 
@@ -22,24 +24,30 @@ def accepted(first: int, sizes: Sequence[int]) -> Accepted:
 
 
 def test_what_was_accepted_is_told_from_any_place_on_with_its_positions() -> None:
-    fresh = accepted(5, [3, 0, 2])
-    told = _addends_from(fresh, 6)
-    assert [each.index for each in told] == [6, 7]
-    assert [each.member for each in told] == [each.member for each in fresh.entries[1:]]
-    assert [len(each.payload) for each in told] == [0, 2]
+    fresh = accepted(5, [3, 0, 2, 2])
+    told = _told_from(fresh, 6)
+    assert told.count == 3
+    (blob,), (bundle,) = told.blobs, told.bundles
+    assert (blob.index, blob.member, blob.weight) == (6, fresh.entries[1].member, 2)
+    assert bundle.indices == b"".join(each.to_bytes(8, "little") for each in (7, 8))
+    assert bundle.weights == b"".join(each.to_bytes(4, "little") for each in (3, 4))
+    assert bundle.members == fresh.entries[2].member + fresh.entries[3].member
+    assert bundle.payloads == bytes(4)
 
 
 def test_a_message_holds_so_many_updates_and_so_many_bytes_and_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aggregator, "TOLD_BYTES", 10)
+    monkeypatch.setattr(aggregator, "ADDENDS_BYTES", 10)
     monkeypatch.setattr(aggregator, "ADDENDS", 3)
-    assert len(_addends_from(accepted(0, [1] * 5), 0)) == 3
-    assert len(_addends_from(accepted(0, [6, 4, 1]), 0)) == 2
-    assert len(_addends_from(accepted(0, [11, 1]), 0)) == 1
+    assert _told_from(accepted(0, [1] * 5), 0).count == 3
+    assert _told_from(accepted(0, [1] * 5), 3).count == 2
+    assert _told_from(accepted(0, [6, 4, 1]), 0).count == 2
+    assert _told_from(accepted(0, [11, 1]), 0).count == 1
 
 
 def test_what_was_told_is_let_go() -> None:
     begun = _Sum((JOB, 1))
-    begun.fresh.extend([accepted(0, [1, 1]), accepted(2, [1]), accepted(7, [1, 1])])
+    for each in (accepted(0, [1, 1]), accepted(2, [1]), accepted(7, [1, 1])):
+        begun.accepted(each)
     held_back, later = begun.fresh[1], begun.fresh[2]
     assert begun.fresh_bytes == 5
     assert begun.fresh_from(1) is not None and begun.fresh_bytes == 5
@@ -48,3 +56,28 @@ def test_what_was_told_is_let_go() -> None:
     assert begun.fresh_from(3) is later and later.first == 7
     assert begun.fresh_from(8) is later and begun.fresh_bytes == 2
     assert begun.fresh_from(9) is None and begun.fresh_bytes == 0
+
+
+def test_small_updates_wait_for_others_but_not_for_long_and_large_ones_do_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(aggregator, "TOLD_AT_ONCE_BYTES", 10)
+
+    def taken(begun: _Sum, sizes: Sequence[int]) -> None:
+        begun.accepted(accepted(0, sizes))
+        begun.tell(begun.fresh[-1])
+
+    async def main() -> None:
+        begun = _Sum((JOB, 1))
+        taken(begun, [4])
+        await asyncio.sleep(TOLD_AFTER_S / 2)
+        taken(begun, [4])
+        assert not begun.moved.is_set()
+        await asyncio.sleep(0.6 * TOLD_AFTER_S)
+        assert begun.moved.is_set()
+        for sizes in ([6, 4], [0]):
+            begun = _Sum((JOB, 1))
+            taken(begun, sizes)
+            assert begun.moved.is_set()
+
+    simulate(main)

@@ -8,7 +8,7 @@ from chain.batch import Batch, SignedBatch
 from fl.members import RegisterMember
 from fl.transactions import Reading, read
 from node.aggregator import Aggregator
-from node.data.messages import Addend
+from node.data.bundles import Told
 from node.executor import Contents, Executor, FinalBlock
 from node.readings import COPIES, READING_BYTES, ReadBatches, Readings
 from tests.fl.builders import actor, make_genesis, signing_key
@@ -106,7 +106,7 @@ def test_four_nodes_hardly_ever_read_a_batch_again_and_never_what_they_tell_the_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counted: Counter[str] = Counter()
-    read_again, bodies, addends = Executor._read_again, Executor._bodies, Aggregator._addends
+    read_again, bodies, from_logs = Executor._read_again, Executor._bodies, Aggregator._from_logs
 
     async def counting_again(executor: Executor, digest: bytes) -> Readings:
         counted["again"] += 1
@@ -117,13 +117,13 @@ def test_four_nodes_hardly_ever_read_a_batch_again_and_never_what_they_tell_the_
         counted["batches"] += len(found)
         return found
 
-    def counting_addends(owner: Aggregator, key: tuple[bytes, int], start: int, stop: int) -> list[Addend]:
+    def counting_from_logs(owner: Aggregator, key: tuple[bytes, int], start: int, stop: int) -> Told:
         counted["told from the logs"] += 1
-        return addends(owner, key, start, stop)
+        return from_logs(owner, key, start, stop)
 
     monkeypatch.setattr(Executor, "_read_again", counting_again)
     monkeypatch.setattr(Executor, "_bodies", counting_bodies)
-    monkeypatch.setattr(Aggregator, "_addends", counting_addends)
+    monkeypatch.setattr(Aggregator, "_from_logs", counting_from_logs)
 
     async def main() -> None:
         cluster = Cluster(genesis_of(4), seed=2)

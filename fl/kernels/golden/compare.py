@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fl.kernels.sums import FUSED, Stack
+
+ROWS = 3
 
 T = TypeVar("T", bound=np.generic)
 
@@ -21,6 +26,13 @@ def read_only(array: NDArray[T]) -> NDArray[T]:
     """As the views over payloads are, so that the kernels compiled here are the ones that the node runs."""
     array.flags.writeable = False
     return array
+
+
+def stacks(*arrays: NDArray[Any]) -> Iterator[tuple[int, list[Stack]]]:
+    """The same update so many times, in each form in which kernels sum them: alone, fused and in rows."""
+    for fused in (1, FUSED):
+        yield fused, [(each,) * fused for each in arrays]
+    yield ROWS, [read_only(np.stack((each,) * ROWS)) for each in arrays]
 
 
 def compare(kernel: str, got: NDArray[np.generic], expected: NDArray[np.generic]) -> None:

@@ -10,9 +10,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fl.kernels.golden.compare import REPEATS, compare, compare_top, read_only
+from fl.kernels.golden.compare import REPEATS, compare, compare_top, read_only, stacks
 from fl.kernels.reading import read_bf16, read_f16
-from fl.kernels.sums import FUSED, sum_bf16, sum_f16
+from fl.kernels.sums import sum_bf16, sum_f16
 
 _Case: TypeAlias = tuple[int, int, tuple[tuple[int, int, int], ...]]
 """c as a factor and the exponent of a power of two, and triples of a value's bits, the grid steps that it makes, and
@@ -105,24 +105,23 @@ _BF16_VALUES = (
 
 def check() -> None:
     for name, kernel, cases in (("sum_f16", sum_f16, _F16_CASES), ("sum_bf16", sum_bf16, _BF16_CASES)):
-        for fused in (1, FUSED):
-            for case in cases:
-                _check_sum(name, kernel, fused, case)
+        for case in cases:
+            _check_sum(name, kernel, case)
     _check_read("read_f16", read_f16, _F16_VALUES)
     _check_read("read_bf16", read_bf16, _BF16_VALUES)
 
 
-def _check_sum(name: str, kernel: Callable[..., int], fused: int, case: _Case) -> None:
+def _check_sum(name: str, kernel: Callable[..., int], case: _Case) -> None:
     factor, exponent, vectors = case
     values = read_only(np.array([bits for bits, _, _ in vectors] * REPEATS, np.uint16))
     edges = read_only(np.array([0, 3, values.size // 2, values.size], np.int64))
-    factors = np.full(fused, float(factor << exponent), np.float64)
     for truncated in (False, True):
-        expected = np.array([steps[truncated] for _, *steps in vectors] * REPEATS, np.int64) * fused
-        sums = np.zeros(values.size, np.int64)
-        top = kernel(sums, (values,) * fused, factors, edges, 0, 3, truncated)
-        compare(name, sums, expected)
-        compare_top(name, top, max(bits & 0x7FFF for bits, _, _ in vectors))
+        expected = np.array([steps[truncated] for _, *steps in vectors] * REPEATS, np.int64)
+        for count, (updates,) in stacks(values):
+            sums = np.zeros(values.size, np.int64)
+            top = kernel(sums, updates, np.full(count, float(factor << exponent)), edges, 0, 3, truncated)
+            compare(name, sums, expected * count)
+            compare_top(name, top, max(bits & 0x7FFF for bits, _, _ in vectors))
 
 
 def _check_read(name: str, kernel: Callable[..., int], pairs: tuple[tuple[int, int], ...]) -> None:

@@ -1,6 +1,6 @@
 """Golden vectors of the sums and of the step that every rule ends in.
 
-Each kernel meets them in vector code and in the scalar remainder, alone and with updates fused.
+Each kernel meets them in vector code and in the scalar remainder, alone, with updates fused and in rows.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.kernels.apply import apply_mean
-from fl.kernels.golden.compare import REPEATS, compare, compare_top, read_only
-from fl.kernels.sums import FUSED, sum_f32, sum_q8
+from fl.kernels.golden.compare import REPEATS, compare, compare_top, read_only, stacks
+from fl.kernels.sums import sum_f32, sum_q8
 
 # fmt: off
 _F32_CASES: tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...] = (
@@ -162,36 +162,36 @@ _APPLY_CASES: tuple[tuple[int, int, int, int], ...] = (
 
 
 def check() -> None:
-    for fused in (1, FUSED):
-        for weight, bits, pairs in _F32_CASES:
-            _check_f32(fused, weight, bits, pairs)
-        for weight, bits, scale, expected in _Q8_CASES:
-            _check_q8(fused, weight, bits, scale, expected)
+    for weight, bits, pairs in _F32_CASES:
+        _check_f32(weight, bits, pairs)
+    for weight, bits, scale, expected in _Q8_CASES:
+        _check_q8(weight, bits, scale, expected)
     for case in _APPLY_CASES:
         _check_apply(*case)
 
 
-def _check_f32(fused: int, weight: int, bits: int, pairs: tuple[tuple[int, int], ...]) -> None:
+def _check_f32(weight: int, bits: int, pairs: tuple[tuple[int, int], ...]) -> None:
     values = read_only(np.array([value for value, _ in pairs] * REPEATS, np.uint32).view(np.float32))
-    expected = np.array([steps for _, steps in pairs] * REPEATS, np.int64) * fused
+    expected = np.array([steps for _, steps in pairs] * REPEATS, np.int64)
     edges = read_only(np.array([0, 3, values.size // 2, values.size], np.int64))
-    sums = np.zeros(values.size, np.int64)
-    top = sum_f32(sums, (values,) * fused, _factors(fused, weight, bits), edges, 0, 3, False)
-    compare("sum_f32", sums, expected)
-    compare_top("sum_f32", top, max(value & 0x7FFFFFFF for value, _ in pairs))
+    for count, (updates,) in stacks(values):
+        sums = np.zeros(values.size, np.int64)
+        top = sum_f32(sums, updates, _factors(count, weight, bits), edges, 0, 3, False)
+        compare("sum_f32", sums, expected * count)
+        compare_top("sum_f32", top, max(value & 0x7FFFFFFF for value, _ in pairs))
 
 
-def _check_q8(fused: int, weight: int, bits: int, scale: int, steps: tuple[int, ...]) -> None:
+def _check_q8(weight: int, bits: int, scale: int, steps: tuple[int, ...]) -> None:
     values = read_only(np.array(_Q8_STEPS * REPEATS, np.int8))
-    expected = np.array(steps * REPEATS, np.int64) * fused
+    expected = np.array(steps * REPEATS, np.int64)
     blocks = read_only(np.array([0, 3, values.size // 2, values.size], np.int64))
     tiles = read_only(np.array([0, 1, 3], np.int64))
     scales = read_only(np.array([scale] * 3, np.uint32).view(np.float32))
-    sums = np.zeros(values.size, np.int64)
-    factors = _factors(fused, weight, bits)
-    top = sum_q8(sums, (values,) * fused, (scales,) * fused, factors, tiles, blocks, 0, 2, False)
-    compare("sum_q8", sums, expected)
-    compare_top("sum_q8", top, scale)
+    for count, (updates, by_update) in stacks(values, scales):
+        sums = np.zeros(values.size, np.int64)
+        top = sum_q8(sums, updates, by_update, _factors(count, weight, bits), tiles, blocks, 0, 2, False)
+        compare("sum_q8", sums, expected * count)
+        compare_top("sum_q8", top, scale)
 
 
 def _check_apply(old: int, total: int, denominator: int, expected: int) -> None:
@@ -204,5 +204,5 @@ def _check_apply(old: int, total: int, denominator: int, expected: int) -> None:
         compare_top("apply_mean", top, expected & 0x7FFFFFFF)
 
 
-def _factors(fused: int, weight: int, bits: int) -> NDArray[np.float64]:
-    return np.full(fused, float(weight << bits), np.float64)
+def _factors(count: int, weight: int, bits: int) -> NDArray[np.float64]:
+    return np.full(count, float(weight << bits), np.float64)

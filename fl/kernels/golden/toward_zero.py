@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fl.kernels.golden.compare import REPEATS, compare, compare_top, read_only
-from fl.kernels.sums import FUSED, sum_f32, sum_q8
+from fl.kernels.golden.compare import REPEATS, compare, compare_top, read_only, stacks
+from fl.kernels.sums import sum_f32, sum_q8
 
 # fmt: off
 _F32_CASES = (
@@ -80,30 +80,31 @@ _Q8_CASES = (
 
 
 def check() -> None:
-    for fused in (1, FUSED):
-        for factor, exponent, pairs in _F32_CASES:
-            _check_f32(fused, float(factor << exponent), pairs)
-        for factor, exponent, scale, expected in _Q8_CASES:
-            _check_q8(fused, float(factor << exponent), scale, expected)
+    for factor, exponent, pairs in _F32_CASES:
+        _check_f32(float(factor << exponent), pairs)
+    for factor, exponent, scale, expected in _Q8_CASES:
+        _check_q8(float(factor << exponent), scale, expected)
 
 
-def _check_f32(fused: int, factor: float, pairs: tuple[tuple[int, int], ...]) -> None:
+def _check_f32(factor: float, pairs: tuple[tuple[int, int], ...]) -> None:
     values = read_only(np.array([value for value, _ in pairs] * REPEATS, np.uint32).view(np.float32))
-    expected = np.array([steps for _, steps in pairs] * REPEATS, np.int64) * fused
+    expected = np.array([steps for _, steps in pairs] * REPEATS, np.int64)
     edges = read_only(np.array([0, 3, values.size // 2, values.size], np.int64))
-    sums = np.zeros(values.size, np.int64)
-    top = sum_f32(sums, (values,) * fused, np.full(fused, factor), edges, 0, 3, True)
-    compare("sum_f32 toward zero", sums, expected)
-    compare_top("sum_f32 toward zero", top, max(value & 0x7FFFFFFF for value, _ in pairs))
+    for count, (updates,) in stacks(values):
+        sums = np.zeros(values.size, np.int64)
+        top = sum_f32(sums, updates, np.full(count, factor), edges, 0, 3, True)
+        compare("sum_f32 toward zero", sums, expected * count)
+        compare_top("sum_f32 toward zero", top, max(value & 0x7FFFFFFF for value, _ in pairs))
 
 
-def _check_q8(fused: int, factor: float, scale: int, steps: tuple[int, ...]) -> None:
+def _check_q8(factor: float, scale: int, steps: tuple[int, ...]) -> None:
     values = read_only(np.array(_STEPS * REPEATS, np.int8))
-    expected = np.array(steps * REPEATS, np.int64) * fused
+    expected = np.array(steps * REPEATS, np.int64)
     blocks = read_only(np.array([0, 3, values.size // 2, values.size], np.int64))
     tiles = read_only(np.array([0, 1, 3], np.int64))
     scales = read_only(np.array([scale] * 3, np.uint32).view(np.float32))
-    sums = np.zeros(values.size, np.int64)
-    top = sum_q8(sums, (values,) * fused, (scales,) * fused, np.full(fused, factor), tiles, blocks, 0, 2, True)
-    compare("sum_q8 toward zero", sums, expected)
-    compare_top("sum_q8 toward zero", top, scale)
+    for count, (updates, by_update) in stacks(values, scales):
+        sums = np.zeros(values.size, np.int64)
+        top = sum_q8(sums, updates, by_update, np.full(count, factor), tiles, blocks, 0, 2, True)
+        compare("sum_q8 toward zero", sums, expected * count)
+        compare_top("sum_q8 toward zero", top, scale)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from chain.unixfs import leaf_range, manifest_cid, manifest_of
 from fl.blobs import BlobKind, Demand, update_demand
-from fl.records import JobRules
+from fl.records import Entry, JobRules
 from fl.tensors.encodings import Place, encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from fl.updates import form_of
 from node.data.blobs import Blob, BlobLimits
+from node.data.bundles import told
 from node.data.messages import DataPeer, Opened
 from node.data.service import DataLimits
 from node.dataplane import DataPlane
@@ -52,6 +53,22 @@ def demand(data: bytes, member: bytes, of: JobRules, *, round: int = 1) -> Deman
     return update_demand(cid_of(data), of, Place(JOB, round, member), 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An update as the core would tell it: inline, unless its payload is empty."""
+
+    index: int
+    round: int
+    member: bytes
+    group: int
+    cid: bytes
+    payload: bytes
+
+    @property
+    def entry(self) -> Entry:
+        return Entry(bytes(32), self.member, self.round, 1, self.group, self.cid, bytes(32), 0)
+
+
 class House:
     """A data process and a core that does nothing but ask it."""
 
@@ -66,6 +83,16 @@ class House:
     def _who(self, account: bytes, key: bytes) -> tuple[bool, tuple[str, ...]]:
         self.asked.append((account, key))
         return True, ("trainer",)
+
+    async def add(
+        self, updates: Sequence[Accepted], of: JobRules, *, job: bytes = JOB, round: int = 1, step: int = 1
+    ) -> None:
+        """In one message, of a round that begins with them if it has not yet."""
+        self.plane.begin(job, round, of, step)
+        told_of = told(
+            [each.index for each in updates], [each.entry for each in updates], [each.payload for each in updates]
+        )
+        await self.plane.add(job, round, told_of)
 
     async def put(self, data: bytes, kind: BlobKind = BlobKind.UPDATE, account: bytes = ALICE) -> bytes:
         """As a client does."""

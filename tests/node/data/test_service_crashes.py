@@ -26,7 +26,7 @@ async def work(near: House, far: House) -> list[bytes]:
     plane = near.plane
 
     async def summed() -> bytes:
-        await plane.add(JOB, 1, RULES, 1, [each.addend for each in UPDATES])
+        await near.add([each.accepted for each in UPDATES], RULES)
         closed = await plane.close(JOB, 1, LOG_ROOT, len(UPDATES), KERNEL_VERSION, base, b"")
         return closed.model
 
@@ -35,11 +35,11 @@ async def work(near: House, far: House) -> list[bytes]:
 
     record = await plane.insist(lambda: plane.keep(BlobKind.RECORD, b"a record"))
     for each in UPDATES:
-        claim = demand(each.data, each.addend.member, RULES)
+        claim = demand(each.data, each.accepted.member, RULES)
         finding, _ = await plane.insist(partial(plane.judge, claim, (far.key,), wait=True))
         assert finding == Finding.OK
     base = await plane.insist(lambda: plane.zeros(RULES.schema))
-    wanted = [record, base, *(each.addend.cid for each in UPDATES)]
+    wanted = [record, base, *(each.accepted.cid for each in UPDATES)]
     for cid in wanted:
         assert near.machine.is_durable(cid)
     model = await plane.insist(summed)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from chain.codec import decode
-from fl.aggregation import Aggregation, AggregationRules, Update
+from fl.aggregation import Aggregation, AggregationRules, Bundle, Update
 from fl.blobs import BlobKind
 from fl.jobrules import zero_model
 from fl.kernels import KERNEL_VERSION
@@ -20,10 +20,11 @@ from fl.tensors.encodings import Place
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from fl.updates import form_of
 from node.data.blobs import BlobLimits
-from node.data.messages import Addend, Closed
+from node.data.bundles import told
+from node.data.messages import Closed
 from node.data.service import DataLimits
 from node.dataplane import DataFault
-from tests.node.data.houses import JOB, PARAMETERS, House, Street, cid_of, on_a_street, rules, update
+from tests.node.data.houses import JOB, PARAMETERS, Accepted, House, Street, cid_of, on_a_street, rules, update
 
 RULES = rules()
 SMALL = rules(schema=Schema((TensorSpec("w", "F32", (1_000,), AVERAGED),)))
@@ -35,7 +36,7 @@ SUM_BYTES = 8 * PARAMETERS
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    addend: Addend
+    accepted: Accepted
     data: bytes
 
 
@@ -44,7 +45,7 @@ def given(count: int, of: JobRules = RULES, *, inline: bool = False, round: int 
     for index in range(count):
         member = bytes([index + 1]) * 32
         data = update(member, (index - 3) / 64, of, round=round, job=job)
-        made.append(Given(Addend(index, round, member, 1, 0, cid_of(data), data if inline else b""), data))
+        made.append(Given(Accepted(index, round, member, 0, cid_of(data), data if inline else b""), data))
     return made
 
 
@@ -52,9 +53,9 @@ def model_of(updates: Sequence[Given], of: JobRules = RULES, job: bytes = JOB) -
     """The CID of what these updates make of the model of zeros."""
     sums = Aggregation(AggregationRules(job, 1, of, 1))
     for each in updates:
-        offset = len(form_of(of, 0).header(Place(job, 1, each.addend.member)))
+        offset = len(form_of(of, 0).header(Place(job, 1, each.accepted.member)))
         print_ = payload_fingerprint(each.data, offset)
-        sums.add(Update(each.addend.index, 1, each.addend.member, 1, 0, each.data, print_))
+        sums.add(Update(each.accepted.index, 1, each.accepted.member, 1, 0, each.data, print_))
     return cid_of(b"".join(sums.finish(LOG_ROOT, zero_model(of.schema)).model()))
 
 
@@ -64,7 +65,7 @@ async def put_all(house: House, updates: Sequence[Given]) -> None:
 
 
 async def add(house: House, updates: Sequence[Given], of: JobRules = RULES, job: bytes = JOB) -> None:
-    await house.plane.add(job, 1, of, 1, [each.addend for each in updates])
+    await house.add([each.accepted for each in updates], of, job=job)
 
 
 async def close(house: House, size: int, of: JobRules = RULES, job: bytes = JOB) -> Closed:
@@ -301,6 +302,45 @@ def test_a_model_outlives_the_sweep_of_a_core_that_could_not_know_of_it() -> Non
     on_a_street(1, story)
 
 
+def test_updates_of_a_round_that_did_not_begin_are_not_taken() -> None:
+    updates = given(2, SMALL, inline=True)
+
+    async def story(street: Street) -> None:
+        house = street.houses[0]
+        await add(house, updates, SMALL)
+        house.plane.drop(JOB, 1)
+        for each in updates:
+            with pytest.raises(DataFault) as fault:
+                await house.plane.add(JOB, 1, told([0], [each.accepted.entry], [each.accepted.payload]))
+            assert fault.value.fault == "UNKNOWN_ROUND"
+        assert house.figure("sums") == 0
+        await add(house, updates, SMALL)
+        assert (await close(house, 2, SMALL)).model == model_of(updates, SMALL)
+
+    on_a_street(1, story)
+
+
+def test_many_updates_in_one_message_are_one_call_to_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    updates = given(40, SMALL, inline=True)
+    calls: list[int] = []
+    add_rows = Aggregation.add_rows
+
+    def counted(sums: Aggregation, bundle: Bundle) -> None:
+        calls.append(len(bundle.indices))
+        add_rows(sums, bundle)
+
+    monkeypatch.setattr(Aggregation, "add_rows", counted)
+
+    async def story(street: Street) -> None:
+        house = street.houses[0]
+        await add(house, updates[:30], SMALL)
+        await add(house, updates[20:], SMALL)
+        assert calls == [30, 10]
+        assert (await close(house, 40, SMALL)).model == model_of(updates, SMALL)
+
+    on_a_street(1, story)
+
+
 def test_kernels_of_another_version_give_no_result() -> None:
     updates = given(2, SMALL, inline=True)
 
@@ -356,11 +396,11 @@ def test_kernels_are_looked_at_when_a_job_begins_and_not_when_its_first_round_en
 
 def test_an_update_that_breaks_the_rules_spoils_its_own_round_alone() -> None:
     wrong, small = given(4, SMALL, inline=True), given(4, SMALL, inline=True, job=OTHER_JOB)
-    stolen = Addend(0, 1, b"z" * 32, 1, 0, wrong[0].addend.cid, wrong[0].data)
+    stolen = Accepted(0, 1, b"z" * 32, 0, wrong[0].accepted.cid, wrong[0].data)
 
     async def story(street: Street) -> None:
         house = street.houses[0]
-        await house.plane.add(JOB, 1, SMALL, 1, [stolen])
+        await house.add([stolen], SMALL)
         with pytest.raises(DataFault) as fault:
             await close(house, 1, SMALL)
         assert fault.value.fault == "WRONG_HEADER"

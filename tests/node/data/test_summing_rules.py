@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,10 +22,10 @@ from fl.tensors.encodings import Place, encode_update
 from fl.tensors.layout import AVERAGED, Bytes, Schema, TensorSpec
 from fl.updates import form_of, schema_of
 from node.data.blobs import BlobLimits
-from node.data.messages import Addend, Closed
+from node.data.messages import Closed
 from node.data.service import DataLimits
 from node.dataplane import DataFault
-from tests.node.data.houses import JOB, PARAMETERS, House, Street, cid_of, on_a_street, rules
+from tests.node.data.houses import JOB, PARAMETERS, Accepted, House, Street, cid_of, on_a_street, rules
 
 LOG_ROOT = b"r" * 32
 SMALL = Schema((TensorSpec("v", "F32", (50,), AVERAGED), TensorSpec("w", "F32", (1_000,), AVERAGED)))
@@ -35,7 +36,7 @@ LARGE = rules(rule="median")
 ADAM = rules(rule="fedadam", schema=SMALL)
 
 
-def given(count: int, of: JobRules, round: int = 1, group: int = 0, job: bytes = JOB) -> list[tuple[Addend, bytes]]:
+def given(count: int, of: JobRules, round: int = 1, group: int = 0, job: bytes = JOB) -> list[tuple[Accepted, bytes]]:
     made = []
     form = form_of(of, group)
     for index in range(count):
@@ -47,18 +48,16 @@ def given(count: int, of: JobRules, round: int = 1, group: int = 0, job: bytes =
             if each.role == AVERAGED
         }
         data = encode_update(form, Place(job, round, member), delta)
-        made.append((Addend(index, round, member, 1, group, cid_of(data), b""), data))
+        made.append((Accepted(index, round, member, group, cid_of(data), b""), data))
     return made
 
 
-def inline(updates: Sequence[tuple[Addend, bytes]]) -> list[Addend]:
-    return [
-        Addend(each.index, each.round, each.member, each.weight, each.group, each.cid, data) for each, data in updates
-    ]
+def inline(updates: Sequence[tuple[Accepted, bytes]]) -> list[Accepted]:
+    return [replace(each, payload=data) for each, data in updates]
 
 
 def expected(
-    updates: Sequence[tuple[Addend, bytes]],
+    updates: Sequence[tuple[Accepted, bytes]],
     of: JobRules,
     base: bytes,
     round: int = 1,
@@ -97,14 +96,14 @@ def test_inline_updates_and_blobs_are_looked_at_alike(of: JobRules) -> None:
 
     async def story(street: Street) -> None:
         first, second, third = street.houses
-        await first.plane.add(JOB, 1, of, 1, inline(updates))
+        await first.add(inline(updates), of)
         for _, data in updates:
             await second.put(data)
-        await second.plane.add(JOB, 1, of, 1, [each for each, _ in updates])
+        await second.add([each for each, _ in updates], of)
         for each in reversed(inline(updates[2:])):
-            await third.plane.add(JOB, 1, of, 1, [each])
+            await third.add([each], of)
         # These two have to be fetched.
-        await third.plane.add(JOB, 1, of, 1, [each for each, _ in updates[:2]])
+        await third.add([each for each, _ in updates[:2]], of)
         for house in street.houses:
             closed = await close(house, of, 7)
             assert closed.ok and closed.model == cid_of(model) and not closed.optimizer
@@ -118,13 +117,13 @@ def test_inline_updates_wait_on_the_disk_and_leave_it_with_their_round() -> None
 
     async def story(street: Street) -> None:
         house = street.houses[0]
-        await house.plane.add(JOB, 1, MEDIAN, 1, inline(updates))
+        await house.add(inline(updates), MEDIAN)
         await asyncio.sleep(1)
         piles = [name for name in files(house) if "pile" in name]
         assert len(piles) == 1 and house.figure("sums_bytes") == 0
         await close(house, MEDIAN, 5)
         assert not [name for name in files(house) if "pile" in name]
-        await house.plane.add(JOB, 2, MEDIAN, 1, inline(given(2, MEDIAN, round=2)))
+        await house.add(inline(given(2, MEDIAN, round=2)), MEDIAN, round=2)
         house.plane.drop(JOB, 2)
         await asyncio.sleep(1)
         assert not [name for name in files(house) if "pile" in name]
@@ -139,7 +138,7 @@ def test_a_round_dropped_at_any_moment_of_its_end_ends_nothing_else() -> None:
         house = street.houses[0]
         life = house.plane.life
         for tenth_ms in range(60):
-            await house.plane.add(JOB, 1, MEDIAN, 1, inline(updates))
+            await house.add(inline(updates), MEDIAN)
             closing = asyncio.create_task(close(house, MEDIAN, 5))
             await asyncio.sleep(tenth_ms / 10_000)
             house.plane.drop(JOB, 1)
@@ -162,7 +161,7 @@ def test_inline_updates_for_which_there_is_no_room_are_taken_once_there_is() -> 
         house = street.houses[0]
         base = await house.plane.zeros(MEDIAN.schema)
         house.machine.traits.capacity_bytes = 0
-        adding = asyncio.create_task(house.plane.add(JOB, 1, MEDIAN, 1, inline(updates)))
+        adding = asyncio.create_task(house.add(inline(updates), MEDIAN))
         await asyncio.sleep(10)
         assert not adding.done()
         house.machine.traits.capacity_bytes = None
@@ -182,7 +181,7 @@ def test_such_rounds_take_their_room_when_they_close_one_beyond_the_budget() -> 
         for round, updates in rounds.items():
             for _, data in updates:
                 await house.put(data)
-            await house.plane.add(JOB, round, LARGE, 1, [each for each, _ in updates])
+            await house.add([each for each, _ in updates], LARGE, round=round)
         await asyncio.sleep(2)
         held = [house.figure("sums_bytes")]
         assert held == [0]
@@ -204,15 +203,15 @@ def test_such_rounds_take_their_room_when_they_close_one_beyond_the_budget() -> 
 
 def test_an_update_that_breaks_the_rules_spoils_its_own_round_alone() -> None:
     wrong, right = given(3, MEDIAN), given(3, MEDIAN, round=2)
-    stolen = Addend(0, 1, b"z" * 32, 1, 0, wrong[0][0].cid, wrong[0][1])
+    stolen = Accepted(0, 1, b"z" * 32, 0, wrong[0][0].cid, wrong[0][1])
 
     async def story(street: Street) -> None:
         house = street.houses[0]
-        await house.plane.add(JOB, 1, MEDIAN, 1, [stolen, *inline(wrong[1:])])
+        await house.add([stolen, *inline(wrong[1:])], MEDIAN)
         with pytest.raises(DataFault) as fault:
             await close(house, MEDIAN, 3)
         assert fault.value.fault == "WRONG_HEADER"
-        await house.plane.add(JOB, 2, MEDIAN, 1, inline(right))
+        await house.add(inline(right), MEDIAN, round=2)
         assert (await close(house, MEDIAN, 3, round=2)).ok
 
     on_a_street(1, story)
@@ -225,12 +224,12 @@ def test_what_a_rule_remembers_is_kept_certified_and_fetched_by_whoever_lacks_it
 
     async def story(street: Street) -> None:
         near, far = street.houses
-        await far.plane.add(JOB, 1, ADAM, 1, inline(first))
+        await far.add(inline(first), ADAM)
         closed = await close(far, ADAM, 4)
         assert (closed.model, closed.optimizer) == (cid_of(model), cid_of(moments))
         assert far.machine.is_durable(closed.optimizer)
         for house in (near, far):
-            await house.plane.add(JOB, 2, ADAM, 2, inline(second))
+            await house.add(inline(second), ADAM, round=2, step=2)
             after = await close(house, ADAM, 4, round=2, base=closed.model, optimizer=closed.optimizer)
             assert (after.model, after.optimizer) == (cid_of(later), cid_of(remembered))
             assert house.machine.is_durable(after.optimizer)
@@ -250,7 +249,7 @@ def test_an_update_counts_for_the_group_that_it_names() -> None:
 
     async def story(street: Street) -> None:
         house = street.houses[0]
-        await house.plane.add(JOB, 1, of, 1, inline(own))
+        await house.add(inline(own), of)
         closed = await close(house, of, 3)
         assert closed.model == cid_of(expected(own, of, zero_model(SMALL))[0])
         record = house.machine.read(closed.record)
@@ -281,7 +280,7 @@ def test_a_round_that_is_dropped_while_its_updates_are_compared_takes_no_more_ti
         monkeypatch.setattr(node._ports.offload, "spread", spread)
         for _, data in updates:
             await house.put(data)
-        await house.plane.add(JOB, 1, LARGE, 1, [each for each, _ in updates])
+        await house.add([each for each, _ in updates], LARGE)
         with pytest.raises(DataFault) as fault:
             await close(house, LARGE, 3)
         assert fault.value.fault == "DROPPED"
@@ -307,8 +306,8 @@ def test_one_round_at_a_time_holds_all_of_its_updates(monkeypatch: pytest.Monkey
         monkeypatch.setattr(node._ports.offload, "spread", spread)
         for _, data in (*first, *second):
             await house.put(data)
-        await house.plane.add(JOB, 1, LARGE, 1, [each for each, _ in first])
-        await house.plane.add(other, 1, LARGE, 1, [each for each, _ in second])
+        await house.add([each for each, _ in first], LARGE)
+        await house.add([each for each, _ in second], LARGE, job=other)
         for closed in await asyncio.gather(close(house, LARGE, 3), close(house, LARGE, 3, job=other)):
             assert closed.ok
 
