@@ -45,6 +45,7 @@ from node.data.judging import GOOD, Judging
 from node.data.judging import Verdict as BlobVerdict
 from node.node import Node
 from node.ports import DiskFailure, Peer
+from tests.simulation.scenario import Scenario, Vice
 
 Breaking = Callable[[], AbstractContextManager[object]]
 
@@ -347,11 +348,17 @@ def _average_off_by_one() -> AbstractContextManager[object]:
     return _replaced((Grid, "denominator", denominator))
 
 
+def _liar(vice: Vice) -> Callable[[Scenario], bool]:
+    return lambda scenario: any(vice in vices for _, vices in scenario.byzantine)
+
+
 @dataclass(frozen=True, slots=True)
 class Guard:
     breaking: Breaking
     seed: int = 0
     """The first seed of the campaign, from 1 on, that notices."""
+    tempts: Callable[[Scenario], bool] = lambda scenario: True
+    """Whether anything in a scenario needs the guard: no other can notice that it is broken."""
 
 
 GUARDS: dict[str, Guard] = {
@@ -369,21 +376,21 @@ GUARDS: dict[str, Guard] = {
     "own votes not restored": Guard(_own_votes_forgotten, 1),
     "nothing said again": Guard(_nothing_said_again, 1),
     "certificates unverified": Guard(_certificates_unverified, 3),
-    "votes unverified": Guard(_votes_unverified, 88),
+    "votes unverified": Guard(_votes_unverified, 88, _liar(Vice.FORGE)),
     "availability vote before durability": Guard(_availability_before_durability, 1),
     "availability vote without check": Guard(_batches_unchecked, 3),
     "certificate with f looks": Guard(_f_lookers_are_enough, 1),
     "held called looked at": Guard(_held_called_looked_at, 1),
     "nobody looks later": Guard(_nobody_looks_later, 1),
-    "reference to bytes merely stored": Guard(_bytes_are_enough, 27),
+    "reference to bytes merely stored": Guard(_bytes_are_enough, 27, _liar(Vice.NAME_UNCHECKED)),
     "acknowledgement before certificate": Guard(_acknowledged_early, 1),
-    "expired batch accepted": Guard(_expired_taken, 61),
+    "expired batch accepted": Guard(_expired_taken, 61, lambda scenario: scenario.hasty),
     "batch ordered twice": Guard(_ordered_twice, 1),
     "vote without the blob": Guard(_voted_without_the_blob, 4),
-    "blob unjudged": Guard(_blob_unjudged, 31),
+    "blob unjudged": Guard(_blob_unjudged, 31, _liar(Vice.BAD_BATCH)),
     "blob not durable": Guard(_blob_not_durable, 4),
     "blobs of rounds forgotten": Guard(_blobs_of_rounds_forgotten, 1),
-    "wrong root unnoticed": Guard(_wrong_root_unnoticed, 67),
+    "wrong root unnoticed": Guard(_wrong_root_unnoticed, 67, lambda scenario: scenario.rotten is not None),
     "nonce not consumed": Guard(_nonce_not_consumed, 1),
     "average off by one": Guard(_average_off_by_one, 6),
 }

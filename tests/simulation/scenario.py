@@ -105,10 +105,16 @@ class Scenario:
         return (self.n - 1) // 3
 
     @property
+    def hasty(self) -> bool:
+        """Whether batches expire without an outage."""
+        return self.params.horizon == HASTY_HORIZON
+
+    @property
     def liars(self) -> tuple[int, ...]:
         return tuple(index for index, _ in self.byzantine)
 
 
+HASTY_HORIZON = 32
 _SIZES = (4, 7, 10)
 _SECONDS = {4: (8.0, 25.0), 7: (6.0, 16.0), 10: (5.0, 12.0)}
 _INTERVALS_MS = {4: (50, 100, 200, 300, 500), 7: (150, 250, 400, 500), 10: (250, 400, 500)}
@@ -160,7 +166,7 @@ def _hasty(scenario: Scenario, chance: random.Random) -> Scenario:
             scenario.params,
             min_block_interval_ms=50,
             heartbeat_ms=50,
-            horizon=32,
+            horizon=HASTY_HORIZON,
             execution_window=16,
         ),
         seconds=round(chance.uniform(6.0, 12.0), 1),
@@ -171,14 +177,14 @@ def _hasty(scenario: Scenario, chance: random.Random) -> Scenario:
 
 
 def _with_trap(scenario: Scenario, chance: random.Random) -> Scenario:
-    trap = chance.choice(TRAPS) if chance.random() < 0.15 else None
-    if trap is Feature.LAST_WORDS:
-        return replace(scenario, features=(*scenario.features, trap))
-    if trap is Feature.SOLITUDE and scenario.rotten is None:
-        spared = scenario.byzantine[1:]
-        honest = sorted(set(range(scenario.n)) - {index for index, _ in spared})
-        return replace(scenario, features=(*scenario.features, trap), byzantine=spared, doomed=(chance.choice(honest),))
-    return scenario
+    if chance.random() >= 0.2:
+        return scenario
+    trap = chance.choice(TRAPS)
+    if trap is Feature.SOLITUDE:
+        if scenario.byzantine or scenario.rotten is not None:
+            return scenario
+        scenario = replace(scenario, doomed=(chance.randrange(scenario.n),))
+    return replace(scenario, features=(*scenario.features, trap))
 
 
 def _faulty(chance: random.Random, n: int) -> list[int]:
