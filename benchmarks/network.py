@@ -107,12 +107,12 @@ class Stage:
     say: Callable[[str], None] = field(default=lambda text: None)
 
     @contextmanager
-    def validators(self, count: int, trainers: int) -> Iterator[Validators]:
+    def validators(self, count: int, trainers: int, update_rounds: int | None = None) -> Iterator[Validators]:
         self.say("compiling, if that was not done on this machine")
         compile_kernels()
         place = Path(tempfile.mkdtemp(prefix="net-", dir=self.directory))
         params = Params(aggregation_base_ms=PATIENCE_MS)
-        net = LocalNetwork.create(place, Plan(validators=count, trainers=trainers, params=params))
+        net = LocalNetwork.create(place, Plan(count, trainers, params=params, update_rounds=update_rounds))
         try:
             for name in net.members:
                 net.start(name)

@@ -76,6 +76,8 @@ class Plan:
     params: Params = field(default_factory=Params)
     evaluators: int = 0
     audited: bool = False
+    update_rounds: int | None = None
+    """For how many rounds after their own all validators keep updates; None: as validators do."""
 
 
 def compile_kernels() -> None:
@@ -109,7 +111,7 @@ class LocalNetwork:
         for place, member in enumerate(members):
             path = directory / member.name / "node.toml"
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            path.write_text(_node_toml(member, plan.containers, archive=plan.audited and place == 0))
+            path.write_text(_node_toml(member, plan, archive=plan.audited and place == 0))
             # A directory that is too deep for a socket is refused before there are keys in it.
             load_config(path, {})
         people = [("registrar", ()), ("creator", ("creator",))]
@@ -366,10 +368,12 @@ def _free_ports(count: int) -> list[int]:
     raise QuorateError("NO_PORTS", f"Fewer than {count} ports are free on this machine.", "Stop some programs.")
 
 
-def _node_toml(member: Member, containers: bool, archive: bool) -> str:
-    links = HostPort("0.0.0.0", LINKS_PORT) if containers else member.address
-    rpc = HostPort("0.0.0.0", RPC_PORT) if containers else member.rpc.removeprefix("http://")
-    data = {("data", "listen"): member.bulk, ("data", "door"): member.door}
+def _node_toml(member: Member, plan: Plan, archive: bool) -> str:
+    links = HostPort("0.0.0.0", LINKS_PORT) if plan.containers else member.address
+    rpc = HostPort("0.0.0.0", RPC_PORT) if plan.containers else member.rpc.removeprefix("http://")
+    data: dict[tuple[str, str], object] = {("data", "listen"): member.bulk, ("data", "door"): member.door}
+    if plan.update_rounds is not None:
+        data["data", "keep_update_rounds"] = plan.update_rounds
     return node_toml(
         {
             ("node", "data_dir"): "data",
@@ -381,7 +385,7 @@ def _node_toml(member: Member, containers: bool, archive: bool) -> str:
             ("rpc", "listen"): rpc,
             ("data", "archive"): archive,
         }
-        | {setting: place for setting, place in data.items() if place}
+        | {setting: value for setting, value in data.items() if value not in ("", None)}
     )
 
 

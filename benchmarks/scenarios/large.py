@@ -44,7 +44,7 @@ def name_of(parameters: int, encoding: str) -> str:
 def measured(settings: Settings, stage: Stage, parameters: int, encoding: str) -> Case:
     trainers, rounds = int(settings.trainers), int(settings.rounds)
     rules = rules_of("large", parameters, trainers, rounds, encoding)
-    with stage.validators(int(settings.validators), trainers) as running:
+    with stage.validators(int(settings.validators), trainers, int(settings.update_rounds)) as running:
         job = created(running, rules)
         stage.say(f"{rounds} rounds of {trainers} updates of {name_of(parameters, encoding)}")
         prepared = bool(int(settings.prepared))
@@ -136,6 +136,9 @@ def _settings(parameters: str, quick: str, rounds: int) -> dict[str, Setting]:
         "rounds": Setting(rounds, 2, "in all"),
         "warm_rounds": Setting(4, 1, "of them, which are left out: files are written over from the fifth round on"),
         "at_once": Setting(8, 2, "trainers who send at a time"),
+        "update_rounds": Setting(
+            2, 0, "rounds after its own in which validators keep an update; then they write over it"
+        ),
         "floor_passes": Setting(2, 0, "of the floor, after one that warms up; 0: no floor"),
     }
 

@@ -19,7 +19,7 @@ until its leaves were put or hashed, so old bytes in it do no harm; and a start,
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from contextlib import suppress
 
 from chain.unixfs import LEAF_BYTES
@@ -28,8 +28,8 @@ from node.ports import Disk, DiskFailure, NoSuchFile
 DIRECTORY = "blobs/"
 PART = ".part"
 
-_Blank = tuple[int, str]
-"""Its size and its name."""
+_Blank = tuple[int, int]
+"""Its size and its number."""
 
 
 class Blanks:
@@ -42,7 +42,7 @@ class Blanks:
         self._count = 0
         self._unsettled: list[_Blank] = []
         self._settled: list[_Blank] = []
-        """The smallest first."""
+        """The smallest first, of equal ones the oldest."""
         self._stuck: list[str] = []
         """Could not be removed; the next `settle` tries again, or the next start."""
         self._size_bytes = 0
@@ -58,19 +58,19 @@ class Blanks:
             if size_bytes < LEAF_BYTES or self._size_bytes + size_bytes > self._most_bytes:
                 return False
             self._count += 1
-            blank = f"{DIRECTORY}blank-{self._count}{PART}"
+            blank = (size_bytes, self._count)
             try:
                 if self._disk.in_use(name):
                     return False
-                self._disk.rename(name, blank)
+                self._disk.rename(name, _name(blank))
             except DiskFailure:
                 return False
             self._size_bytes += size_bytes
-            if self._disk.in_use(blank):
+            if self._disk.in_use(_name(blank)):
                 # Somebody has opened it in the last moment.
-                self._remove((size_bytes, blank))
+                self._remove(blank)
             else:
-                self._unsettled.append((size_bytes, blank))
+                self._unsettled.append(blank)
             return True
 
     async def settle(self) -> None:
@@ -83,7 +83,7 @@ class Blanks:
         for blank in unsettled:
             durable = False
             with suppress(DiskFailure):
-                await self._disk.sync(blank[1])
+                await self._disk.sync(_name(blank))
                 durable = True
             with self._guard:
                 if blank not in self._unsettled:
@@ -96,18 +96,20 @@ class Blanks:
                     self._remove(blank)
 
     def take(self, name: str, size_bytes: int) -> None:
-        """A blank, if there is one, becomes the file of this name: it holds anything, and no more than the size."""
+        """A blank, if there is one, becomes the file of this name: it holds anything, and no more than the size. Of
+        those that fit alike it is the newest, whose pages are the likeliest to be in memory."""
         if size_bytes < LEAF_BYTES:
             return
         with self._guard:
             if not self._settled:
                 return
-            place = bisect_left(self._settled, (size_bytes, ""))
-            blank = self._settled.pop(min(place, len(self._settled) - 1))
+            fits = min(bisect_left(self._settled, (size_bytes, 0)), len(self._settled) - 1)
+            of_one_size = bisect_right(self._settled, (self._settled[fits][0], self._count))
+            blank = self._settled.pop(of_one_size - 1)
             try:
                 if blank[0] > size_bytes:
-                    self._disk.truncate(blank[1], size_bytes)
-                self._disk.rename(blank[1], name)
+                    self._disk.truncate(_name(blank), size_bytes)
+                self._disk.rename(_name(blank), name)
             except DiskFailure:
                 self._remove(blank)
             else:
@@ -125,7 +127,7 @@ class Blanks:
 
     def _remove(self, blank: _Blank) -> None:
         self._size_bytes -= blank[0]
-        self._unlink(blank[1])
+        self._unlink(_name(blank))
 
     def _unlink(self, name: str) -> None:
         try:
@@ -134,3 +136,7 @@ class Blanks:
             pass
         except DiskFailure:
             self._stuck.append(name)
+
+
+def _name(blank: _Blank) -> str:
+    return f"{DIRECTORY}blank-{blank[1]}{PART}"
