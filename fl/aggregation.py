@@ -22,7 +22,7 @@ the round does, and payloads were checked (`fl.tensors.encodings`, `fl.blobs`) b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, repeat
@@ -56,6 +56,7 @@ __all__ = [
     "Update",
     "Work",
     "in_turn",
+    "new_sums",
 ]
 
 SPAN_TILES = 64
@@ -114,7 +115,14 @@ class _Counted(NamedTuple):
 class Aggregation:
     """The sums of one round. Not itself safe to call from several threads; `spread` is where threads come in."""
 
-    def __init__(self, rules: AggregationRules, spread: Spread = in_turn) -> None:
+    def __init__(
+        self,
+        rules: AggregationRules,
+        spread: Spread = in_turn,
+        zeros: Callable[[int], NDArray[np.int64]] | None = None,
+    ) -> None:
+        """`zeros` gives the sums; in place of new ones, those that another round is done with."""
+        self._zeros = zeros or new_sums
         self._rules = rules
         self._spread = spread
         self._grid = grid_of(rules.rules)
@@ -225,7 +233,7 @@ class Aggregation:
         if not isinstance(rule, Streaming):
             return
         if group not in self._sums:
-            self._sums[group] = _zeros(self._form(group).layout.parameters)
+            self._sums[group] = self._zeros(self._form(group).layout.parameters)
         payloads, sums = self._payloads(group, placed), self._sums[group]
         last = self._form(group).layout.tiles.size - 1
         norms = self._norms(payloads, len(weights), sums.size, last) if rule.clips else [0] * len(weights)
@@ -269,7 +277,7 @@ class Aggregation:
         scores: dict[int, int] = {}
         for group in sorted({update.group for update in log}):
             updates = [update for update in log if update.group == group]
-            sums = _zeros(self._form(group).layout.parameters)
+            sums = self._zeros(self._form(group).layout.parameters)
             payloads = self._payloads(group, self._placed(updates))
             closed = _Closed(payloads, self._grid, len(updates), sums.size, self._spread)
             mean = rule.reduce(closed, sums, self._settings)
@@ -294,7 +302,7 @@ class _Closed:
         _checked([read(each, start, row) for each, row in zip(positions, out, strict=True)], self._payloads.limit)
 
 
-def _zeros(count: int) -> NDArray[np.int64]:
+def new_sums(count: int) -> NDArray[np.int64]:
     """They begin where a cache line does, so that no vector of them lies in two."""
     room = np.zeros(count + _LINE_VALUES - 1, np.int64)
     start = -(room.ctypes.data // room.itemsize) % _LINE_VALUES

@@ -306,6 +306,7 @@ class DataNode:
 
     async def _figures(self) -> None:
         while True:
+            self.sums.tidy(self._ports.clock.now().mono_ms)
             figures = self.figures()
             named = tuple(Figure(name, max(0, value)) for name, value in sorted(figures.items()))[:MAX_FIGURES]
             self._say(Figures(self.store.full, self.store.reserve.free_bytes, named))

@@ -27,7 +27,7 @@ from functools import partial
 import numpy as np
 
 from chain.unixfs import DIGEST_BYTES, LEAF_BYTES
-from fl.aggregation import Aggregation, AggregationOutcome, AggregationRules, Bundle, Closing, Update, Work
+from fl.aggregation import Aggregation, AggregationOutcome, AggregationRules, Bundle, Closing, Update, Work, new_sums
 from fl.blobs import BlobKind
 from fl.errors import Refused
 from fl.kernels import KERNEL_VERSION
@@ -44,6 +44,7 @@ from node.data.bundles import unpacked
 from node.data.errors import NoSpace
 from node.data.messages import Add, Addend, Begin, Close, Closed
 from node.data.pile import Pile
+from node.data.spare import Spare
 from node.ports import DiskFailure, DiskFull, NoSuchFile, Offload
 
 log = logging.getLogger("quorate.data")
@@ -115,6 +116,8 @@ class _Round:
     """CIDs of what it ended with: named by nobody before the core has heard of them, and by the state much later."""
     moved: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when anything of the above changes that somebody may wait for."""
+    ending: int = 0
+    """How many have asked for its end and are not answered."""
     over: bool = False
 
     @property
@@ -144,6 +147,7 @@ class Sums:
         self._arrivals = arrivals
         self._piles = piles
         self._budget_bytes = budget_bytes
+        self._spare = Spare(new_sums)
         self.check_kernels = check_kernels
         self._checking: asyncio.Task[None] | None = None
         self._rounds: dict[tuple[bytes, int], _Round] = {}
@@ -164,6 +168,9 @@ class Sums:
     @property
     def held_bytes(self) -> int:
         return sum(each.sums_bytes for each in self._rounds.values() if each.sums is not None)
+
+    def tidy(self, now_ms: int) -> None:
+        self._spare.tidy(now_ms)
 
     def made(self) -> set[bytes]:
         """What rounds ended with that were not dropped yet: it must stay, whoever names it."""
@@ -396,7 +403,7 @@ class Sums:
         def spread(pieces: Sequence[Work]) -> Iterable[int]:
             return self._offload.spread([partial(_unless_over, current, piece) for piece in pieces])
 
-        return Aggregation(rules, spread)
+        return Aggregation(rules, spread, self._spare.take)
 
     def _add(self, current: _Round, sums: Aggregation, group: list[Addend]) -> None:
         views = [self._store.view(each.cid) for each in group]
@@ -462,6 +469,15 @@ class Sums:
     async def _finished(
         self, current: _Round, sums: Aggregation, asked: Close, base: memoryview, moments: memoryview | None
     ) -> Closed:
+        current.ending += 1
+        try:
+            return await self._ended(current, sums, asked, base, moments)
+        finally:
+            current.ending -= 1
+
+    async def _ended(
+        self, current: _Round, sums: Aggregation, asked: Close, base: memoryview, moments: memoryview | None
+    ) -> Closed:
         try:
             closing = await self._offload.run(sums.finish, asked.log_root, base, moments)
         except Refused as refused:
@@ -480,6 +496,9 @@ class Sums:
             asked.id, outcome.ok, outcome.code, outcome.model_cid, outcome.optimizer_cid, outcome.record_cid
         )
         self._clear(current)
+        if current.ending == 1:
+            # Whoever asked twice may still be writing from them.
+            self._spare.give(mean.sums for mean in closing.found.means)
         current.known.clear()
         self._changed.set()
         self._touch(current)

@@ -6,11 +6,12 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from chain.codec import decode
-from fl.aggregation import Aggregation, AggregationRules, Bundle, Update
+from fl.aggregation import Aggregation, AggregationOutcome, AggregationRules, Bundle, Update
 from fl.blobs import BlobKind
 from fl.jobrules import zero_model
 from fl.kernels import KERNEL_VERSION
@@ -88,6 +89,53 @@ def test_every_validator_writes_the_same_model_whatever_order_updates_came_in() 
             assert house.machine.is_durable(closed.model) and house.machine.is_durable(closed.record)
 
     on_a_street(3, story)
+
+
+def test_a_round_that_is_summed_over_what_another_left_makes_its_own_model() -> None:
+    first, second = given(5), given(3, job=OTHER_JOB)
+
+    async def story(street: Street) -> None:
+        house = street.houses[0]
+        await put_all(house, [*first, *second])
+        await add(house, first)
+        assert (await close(house, 5)).model == model_of(first)
+        assert house.machine.node is not None
+        assert house.machine.node.sums._spare.held_bytes == SUM_BYTES
+        await add(house, second, job=OTHER_JOB)
+        assert (await close(house, 3, job=OTHER_JOB)).model == model_of(second, job=OTHER_JOB)
+
+    on_a_street(1, story)
+
+
+def test_sums_that_two_have_asked_the_end_of_are_no_other_round_s_before_both_are_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    updates = given(5)
+
+    async def story(street: Street) -> None:
+        house = street.houses[0]
+        assert house.machine.node is not None
+        sums = house.machine.node.sums
+        write, second = sums._written, asyncio.Event()
+        begun: list[None] = []
+
+        async def written(*given: Any) -> AggregationOutcome:
+            begun.append(None)
+            if len(begun) == 2:
+                await second.wait()
+            return await write(*given)
+
+        monkeypatch.setattr(sums, "_written", written)
+        await put_all(house, updates)
+        await add(house, updates)
+        asked = [asyncio.ensure_future(close(house, 5)) for _ in range(2)]
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        assert len(begun) == 2 and not sums._spare.held_bytes
+        second.set()
+        assert {(await each).model for each in asked} == {model_of(updates)}
+        assert sums._spare.held_bytes == SUM_BYTES
+
+    on_a_street(1, story)
 
 
 def test_the_record_says_what_the_model_was_made_from() -> None:
