@@ -237,7 +237,9 @@ class Aggregation:
         payloads, sums = self._payloads(group, placed), self._sums[group]
         last = self._form(group).layout.tiles.size - 1
         norms = self._norms(payloads, len(weights), sums.size, last) if rule.clips else [0] * len(weights)
-        factors = np.array(list(map(partial(rule.factor, self._settings, self._grid), weights, norms)), np.float64)
+        pairs = list(zip(weights, norms, strict=True))
+        factor_of = {pair: rule.factor(self._settings, self._grid, *pair) for pair in set(pairs)}
+        factors = np.array([factor_of[pair] for pair in pairs], np.float64)
 
         def piece(first: int) -> int:
             return payloads.sum(sums, factors, first, min(first + SPAN_TILES, last), rule.clips)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -20,7 +20,6 @@ from chain.certificate import Result
 from chain.codec import decode
 from chain.genesis import Params
 from consensus.effects import Alarm
-from fl.blobs import BlobKind
 from fl.execution import Accepted
 from fl.records import Entry, JobRules, JobStatus, Phase, Round
 from fl.rounds import SubmitUpdate
@@ -28,7 +27,7 @@ from fl.state import MAX_VALUE_BYTES, job_of, open_jobs, round_of, rules_of, upd
 from fl.transactions import read
 from node.batchlog import BatchLog
 from node.data.bundles import Told, told
-from node.data.messages import ADDENDS, ADDENDS_BYTES, Closed, Finding
+from node.data.messages import ADDENDS, ADDENDS_BYTES, Closed
 from node.dataplane import ASK_AGAIN_S, DataFault, DataGone, DataPlane
 from node.ports import Offload
 from node.store import Store
@@ -254,6 +253,7 @@ class Aggregator:
         round was over before it could be asked for."""
         job, number = begun.key
         count, life = 0, self._data.life
+        last: Told | None = None
         known = job_of(self._store.state, job)
         if known is None or known.round != number:
             return None
@@ -273,6 +273,9 @@ class Aggregator:
                     stop = min(count + ADDENDS, current.updates.size if fresh is None else fresh.first)
                     updates = await self._offload.run(self._from_logs, begun.key, count, stop)
                 self._check_life(life)
+                if current.phase == Phase.AGGREGATING and count + updates.count == current.updates.size:
+                    last = updates
+                    break
                 await self._data.add(job, number, updates)
                 count += updates.count
             elif current.phase == Phase.AGGREGATING:
@@ -281,12 +284,8 @@ class Aggregator:
                 return None
             else:
                 await begun.moved.wait()
-        for cid, kind in ((current.base, BlobKind.MODEL), (optimizer, BlobKind.OPTIMIZER)):
-            if cid and await self._data.obtain(cid, kind) is not Finding.OK:
-                raise DataFault("NO_SPACE", "there is no room for what the round starts from")
-        self._check_life(life)
         begun.closing = True
-        return await self._data.close(
+        closing = self._data.close(
             job,
             number,
             current.updates.root(),
@@ -295,6 +294,7 @@ class Aggregator:
             current.base,
             optimizer,
         )
+        return await closing if last is None else await _with(self._data.add(job, number, last), closing)
 
     def _check_life(self, life: int) -> None:
         """A data process that began meanwhile knows nothing of what its predecessor was told."""
@@ -336,6 +336,18 @@ class Aggregator:
                 "its arithmetic, its disk or its software is broken"
             )
             self._alarm(Alarm("RESULT_DIVERGED", sentence))
+
+
+async def _with(adding: Coroutine[object, object, None], closing: Coroutine[object, object, Closed]) -> Closed:
+    """Both are asked at once: over there, what closes the round waits for what is added. The first to fail ends the
+    other."""
+    added, closed = asyncio.ensure_future(adding), asyncio.ensure_future(closing)
+    try:
+        await asyncio.gather(added, closed)
+        return closed.result()
+    finally:
+        added.cancel()
+        closed.cancel()
 
 
 def _told_from(accepted: Accepted, start: int) -> Told:

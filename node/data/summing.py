@@ -243,7 +243,7 @@ class Sums:
         """It stays though the blob may go: others may have closed the round long ago, and what it started from is
         then kept by nobody."""
         while True:
-            blob = await self._arrivals.obtain(cid, kind)
+            blob = await self._store.classify(await self._arrivals.obtain(cid, kind), kind)
             with suppress(NoSuchFile):
                 return self._store.view(blob.cid)
 
@@ -515,18 +515,25 @@ class Sums:
             optimizer = await self._moments(current, closing)
             moments = None if optimizer is None else self._store.view(optimizer.cid)
             chunks = closing.model(moments)
-            draft = await self._offload.run(self._store.write, BlobKind.MODEL, chunks, expected_bytes=base_bytes)
+            model = await self._offload.run(self._store.write, BlobKind.MODEL, chunks, expected_bytes=base_bytes)
         except Refused as refused:
-            outcome = closing.failed(refused.code, base)
+            outcome, drafts = closing.failed(refused.code, base), []
         else:
-            current.made.add(draft.cid)
-            model = await self._store.keep(draft)
             outcome = closing.closed(model.cid, base, b"" if optimizer is None else optimizer.cid)
-        current.made.add(outcome.record_cid)
-        record = await self._store.keep(
-            await self._offload.run(self._store.write, BlobKind.RECORD, iter((outcome.record,)))
-        )
-        assert record.cid == outcome.record_cid, "a blob is named by its bytes"
+            drafts = [model]
+        try:
+            drafts.append(await self._offload.run(self._store.write, BlobKind.RECORD, iter((outcome.record,))))
+        except BaseException:
+            for draft in drafts:
+                self._store.drop(draft)
+            raise
+        current.made.update(draft.cid for draft in drafts)
+        # Together, so that the disk is waited for once.
+        kept = await asyncio.gather(*map(self._store.keep, drafts), return_exceptions=True)
+        for each in kept:
+            if isinstance(each, BaseException):
+                raise each
+        assert drafts[-1].cid == outcome.record_cid, "a blob is named by its bytes"
         return outcome
 
     async def _moments(self, current: _Round, closing: Closing) -> Blob | None:

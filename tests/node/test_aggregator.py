@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from fl.execution import Accepted
 from fl.records import Entry
 from node import aggregator
-from node.aggregator import TOLD_AFTER_S, _Sum, _told_from
+from node.aggregator import TOLD_AFTER_S, _Sum, _told_from, _with
+from node.data.messages import Closed
+from node.dataplane import DataFault, DataPlane
+from tests.simulation.cluster import Cluster, genesis_of
+from tests.simulation.jobs import Training
 from tests.simulation.loop import simulate
 
 JOB = bytes(32)
@@ -79,5 +84,58 @@ def test_small_updates_wait_for_others_but_not_for_long_and_large_ones_do_not_wa
             begun = _Sum((JOB, 1))
             taken(begun, sizes)
             assert begun.moved.is_set()
+
+    simulate(main)
+
+
+def test_what_is_left_of_a_frozen_round_is_told_with_the_question_for_its_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    add, close = DataPlane.add, DataPlane.close
+
+    async def counted_add(plane: DataPlane, *args: Any) -> None:
+        said.append("add")
+        await add(plane, *args)
+        said.append("added")
+
+    async def counted_close(plane: DataPlane, *args: Any) -> Closed:
+        said.append("close")
+        return await close(plane, *args)
+
+    monkeypatch.setattr(DataPlane, "add", counted_add)
+    monkeypatch.setattr(DataPlane, "close", counted_close)
+
+    async def main() -> None:
+        cluster = Cluster(genesis_of(4), seed=3)
+        await cluster.start()
+        training = Training(cluster, trainers=4)
+        await training.create()
+        assert await cluster.until(lambda: training.finished(), within=60)
+
+    simulate(main)
+    assert ["add", "close"] in [said[at : at + 2] for at in range(len(said))]
+
+
+def test_whichever_fails_of_the_two_ends_the_other() -> None:
+    async def fails() -> Closed:
+        raise DataFault("SOME", "it failed")
+
+    async def main() -> None:
+        for failing_first in (True, False):
+            ended: list[bool] = []
+
+            async def waits(ended: list[bool] = ended) -> Any:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    ended.append(True)
+                    raise
+
+            pair: tuple[Any, Any] = (fails(), waits()) if failing_first else (waits(), fails())
+            with pytest.raises(DataFault):
+                await _with(*pair)
+            await asyncio.sleep(0)
+            assert ended == [True]
 
     simulate(main)

@@ -20,8 +20,9 @@ from fl.tensors.closing import MAX_CLOSING_BYTES, ClosingRecord, payload_fingerp
 from fl.tensors.encodings import Place
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from fl.updates import form_of
-from node.data.blobs import BlobLimits
+from node.data.blobs import Blob, BlobLimits, BlobStore, Draft
 from node.data.bundles import told
+from node.data.errors import NoSpace
 from node.data.messages import Closed
 from node.data.service import DataLimits
 from node.dataplane import DataFault
@@ -325,14 +326,75 @@ def test_a_model_for_which_there_is_no_room_is_written_once_there_is() -> None:
     on_a_street(1, story)
 
 
-def test_a_model_outlives_the_sweep_of_a_core_that_could_not_know_of_it() -> None:
+def test_a_record_for_which_there_is_no_room_leaves_no_models_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    updates = given(4)
+    refused: list[int] = []
+
+    async def story(street: Street) -> None:
+        house = street.houses[0]
+        assert house.machine.node is not None
+        store, disk = house.machine.node.store, house.machine.node._ports.disk
+        write = store.write
+
+        def without_room(kind: BlobKind, *args: Any, **options: Any) -> Draft:
+            if kind == BlobKind.RECORD and len(refused) < 5:
+                refused.append(sum("draft" in name for name in disk.list("blobs/")))
+                raise NoSpace("no room for a record")
+            return write(kind, *args, **options)
+
+        monkeypatch.setattr(store, "write", without_room)
+        await put_all(house, updates)
+        await add(house, updates)
+        assert (await close(house, 4)).model == model_of(updates)
+        # Each time, that of the attempt.
+        assert refused == [1] * 5
+
+    on_a_street(1, story)
+
+
+def test_the_disk_is_waited_for_once_for_all_that_a_round_ends_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    updates = given(4)
+    under_way: list[int] = [0]
+
+    async def story(street: Street) -> None:
+        house = street.houses[0]
+        await put_all(house, updates)
+        base = await house.plane.zeros(RULES.schema)
+        await add(house, updates)
+        keep = BlobStore.keep
+
+        async def counted(store: BlobStore, draft: Draft) -> Blob:
+            under_way.append(under_way[-1] + 1)
+            try:
+                return await keep(store, draft)
+            finally:
+                under_way.append(under_way[-1] - 1)
+
+        monkeypatch.setattr(BlobStore, "keep", counted)
+        closed = await house.plane.close(JOB, 1, LOG_ROOT, 4, KERNEL_VERSION, base, b"")
+        assert house.machine.is_durable(closed.model) and house.machine.is_durable(closed.record)
+        assert under_way == [0, 1, 2, 1, 0]
+
+    on_a_street(1, story)
+
+
+def test_a_model_outlives_the_sweep_of_a_core_that_could_not_know_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     updates = given(4)
 
     async def story(street: Street) -> None:
         house = street.houses[0]
-        house.machine.traits.sync_ms = (5.0, 5.0)
         await put_all(house, updates)
         await add(house, updates)
+        assert house.machine.node is not None
+        store, record = house.machine.node.store, asyncio.Event()
+        keep = store.keep
+
+        async def kept(draft: Draft) -> Blob:
+            if draft.kind == BlobKind.RECORD:
+                await record.wait()
+            return await keep(draft)
+
+        monkeypatch.setattr(store, "keep", kept)
         closing = asyncio.create_task(close(house, 4))
         model = model_of(updates)
         while house.machine.read(model) is None:
@@ -341,6 +403,7 @@ def test_a_model_outlives_the_sweep_of_a_core_that_could_not_know_of_it() -> Non
         swept, _ = await house.plane.sweep(await house.plane.mark(), [])
         assert swept > 0 and not closing.done()
         token = await house.plane.mark()
+        record.set()
         closed = await closing
         house.plane.drop(JOB, 1)
         await house.plane.sweep(token, [])
