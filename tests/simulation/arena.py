@@ -268,6 +268,11 @@ class Arena(Cluster):
         self.books.read_on(self.chain, self.batch_of, self.chain.height)
         return self.acknowledged.keys() - self.books.ordered
 
+    def uncertified(self) -> int:
+        """Batches that those who stay have made, and that have no certificate yet."""
+        nodes = [host.node for host in self.staying() if host.node is not None]
+        return sum(lot.own for node in nodes for lot in node.replica.availability._desk.lots.uncertified.values())
+
     # Blobs
 
     def check_blobs_held(self, who: str, signed: SignedBatch | None) -> None:

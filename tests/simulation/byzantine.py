@@ -515,7 +515,7 @@ class Adversary:
         self._sequence += 1
         height, horizon = ordering.tree.root.height, ordering.params.horizon
         # More than one transaction some hold before anybody has looked.
-        transactions = (transaction,) * self.chance.choice((1, 2))
+        transactions = (transaction,) * self.chance.choice((1, 2, 2))
         batch = Batch(
             ordering.chain_id, ordering.epoch, self.index, self._sequence, height, height + horizon, transactions
         )

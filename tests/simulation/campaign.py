@@ -118,7 +118,8 @@ class _Run:
         reached: float | None = None
         while loop.time() < begun + LIVENESS_SECONDS and not self._found():
             await asyncio.sleep(LOOK_SECONDS)
-            if marker.done() and self._all_reached(goal) and not arena.outstanding() and arena.models_everywhere():
+            settled = not arena.outstanding() and not arena.uncertified() and arena.models_everywhere()
+            if marker.done() and self._all_reached(goal) and settled:
                 reached = loop.time() - begun
                 break
         marker.cancel()
@@ -159,6 +160,8 @@ class _Run:
         lost = arena.outstanding()
         if lost:
             lines.append(f"{len(lost)} acknowledged transactions are not ordered, of {len(arena.acknowledged)}")
+        if waiting := arena.uncertified():
+            lines.append(f"{waiting} batches have no certificate")
         if not arena.models_everywhere():
             lines.append("somebody lacks the newest model")
         for host in arena.staying():

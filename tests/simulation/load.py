@@ -142,7 +142,7 @@ class Load:
 
     def bad_transaction(self, chance: random.Random, judged: bool) -> bytes:
         """Bytes that no honest validator may vote for: because they are bad, or because nobody can tell yet."""
-        sort = chance.choice(("signature", "bytes", "values")) if judged else "unknown job"
+        sort = chance.choices(("signature", "bytes", "values"), (2, 1, 1))[0] if judged else "unknown job"
         if sort == "bytes":
             return chance.randbytes(100)
         if sort == "signature":
