@@ -27,6 +27,7 @@ from chain.certificate import (
     VoteKind,
 )
 from chain.codec import CodecError, decode, encode
+from chain.transaction import MAX_TRANSACTION_BYTES, Transaction, tx_id, verify_transaction
 from consensus.messages import (
     BatchAnswer,
     BatchOffer,
@@ -259,6 +260,8 @@ class Wire:
         epoch, subject = certificate.epoch, certificate.subject
         if isinstance(certificate, AvailabilityCertificate):
             available = decode(Available, subject, 256)
+            if available.batch not in self.available and not self._is_all_signed(available.batch):
+                self._findings.report("a batch is certified that holds what nobody signed")
             if self.available.setdefault(available.batch, available) != available:
                 self._findings.report("a batch is certified under two descriptions")
         elif certificate.kind == VoteKind.NOTARIZE:
@@ -296,6 +299,16 @@ class Wire:
             result = decode(Result, subject, 256)
             if self.results.setdefault((result.job, result.round), subject) != subject:
                 self._findings.report(f"two results are certified of round {result.round}")
+
+    def _is_all_signed(self, batch: bytes) -> bool:
+        """As far as its bytes were seen."""
+        signed = self.batches.get(batch)
+        transactions = signed.batch.transactions if signed is not None else ()
+        try:
+            read = [decode(Transaction, data, MAX_TRANSACTION_BYTES) for data in transactions]
+        except CodecError:
+            return False
+        return all(verify_transaction(tx, tx_id(tx)) for tx in read)
 
     def _skipped(self, final: int, by: int) -> None:
         self._findings.report(f"the notarized block of view {by} does not stand on the final one of view {final}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from chain.batch import Batch, batch_digest, sign_batch
+from chain.availability import AvailabilityCertificate
+from chain.batch import Batch, SignedBatch, batch_digest, sign_batch
 from chain.block import EMPTY_BODY, HEADER_VERSION, Block, Body, Header, block_digest, body_roots
 from chain.certificate import (
     Certificate,
@@ -17,9 +18,11 @@ from chain.certificate import (
     assemble,
     sign_vote,
 )
-from chain.codec import encode
+from chain.codec import decode, encode
 from chain.genesis import genesis_header
 from chain.hashing import ZERO_DIGEST, Domain, digest
+from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
+from consensus.messages import BatchOffer
 from fl.members import RegisterMember
 from tests.fl.builders import actor, signing_key
 from tests.simulation.audit import Books
@@ -151,6 +154,44 @@ def test_a_liar_s_false_certificate_is_no_violation_and_proves_nothing() -> None
     whole = certificate(VoteKind.NULLIFY, Nullify(1))
     watch.wire.overheard(replace(whole, signatures=(bytes(64), *whole.signatures[1:])))
     assert not watch.found and not watch.wire.nullified
+
+
+def batch_of(*transactions: bytes) -> SignedBatch:
+    return sign_batch(consensus_key(1), Batch(CHAIN, 0, 1, 0, 0, 64, transactions))
+
+
+def availability(signed: SignedBatch, looked: int = 2) -> AvailabilityCertificate:
+    kinds = [VoteKind.AVAILABLE if signer < looked else VoteKind.HELD for signer in range(3)]
+    votes = [vote(kind, signed.reference, signer) for signer, kind in enumerate(kinds)]
+    bits = bytes([sum(1 << signer for signer in range(looked))])
+    return AvailabilityCertificate(0, encode(signed.reference), b"\x07", bits, tuple(each.signature for each in votes))
+
+
+def test_a_certificate_of_a_batch_needs_f_and_one_who_looked_and_said_so() -> None:
+    watch = Watch()
+    signed = batch_of(_registration(1))
+    assert watch.wire.verifies(availability(signed)) and watch.wire.verifies(availability(signed, 3))
+    for bad in (
+        availability(signed, 1),
+        replace(availability(signed), looked=b"\x07"),
+        replace(availability(signed), looked=b"\x0b"),
+        replace(availability(signed), signers=b"\x0b"),
+        Certificate(VoteKind.AVAILABLE, 0, encode(signed.reference), b"\x07", availability(signed, 3).signatures),
+    ):
+        assert not watch.wire.verifies(bad)
+        watch.wire.sent(0, bad)
+    assert len(watch.found) == 5
+
+
+def test_a_certified_batch_that_holds_what_nobody_signed_is_found() -> None:
+    tx = decode(Transaction, _registration(2), MAX_TRANSACTION_BYTES)
+    for bad in (encode(replace(tx, signature=bytes(64))), b"no transaction"):
+        watch = Watch()
+        for signed in (batch_of(_registration(1)), batch_of(_registration(1), bad)):
+            assert not watch.found
+            watch.wire.sent(1, BatchOffer(signed))
+            watch.wire.overheard(availability(signed))
+        assert len(watch.found) == 1
 
 
 def test_two_notarizations_of_a_view_are_found_whoever_shows_them() -> None:
