@@ -131,6 +131,9 @@ def check_in(execution: Execution, call: Call, body: CheckIn) -> Effect:
     return Effect(body.job, body.round)
 
 
+_OVER = (JobStatus.FINISHED, JobStatus.STOPPED)
+
+
 class Collecting(NamedTuple):
     """A round with the updates that the block in execution has added to it so far. They are counted up once, when
     somebody asks for the record or the block ends."""
@@ -231,7 +234,7 @@ def _taking_part(state: State, account: bytes, job_id: bytes) -> tuple[Job, JobR
     job, rules = state.get(Job, job_key(job_id)), state.get(JobRules, rules_key(job_id))
     if job is None or rules is None:
         raise Refused("UNKNOWN_JOB")
-    if job.status in (JobStatus.FINISHED, JobStatus.STOPPED):
+    if job.status in _OVER:
         raise Refused("JOB_CLOSED")
     joined = state.get(Joined, joined_key(job_id, account))
     if joined is None:
@@ -255,20 +258,20 @@ def _open_round(
     execution: Execution, job: Job, rules: JobRules, joined: Joined, body: SubmitUpdate
 ) -> tuple[Collecting, int]:
     """The round that this update answers, while it may."""
-    collecting = execution.state.gathering(Collecting, round_key(body.job, body.round))
+    collecting = _collecting(execution, body.job, rules, body.round) if body.round == job.round else None
     seats = answered(execution.state, body.job, body.round) if collecting is None else collecting.answered
     _check_newest(body.round, job, joined, done=bool(seats >> joined.seat & 1))
-    collecting = collecting or _collecting(execution, body.job, rules, body.round)
     if collecting is None:
         raise Refused("LATE")
     current = collecting.round
-    if current.phase < Phase.COLLECTING:
+    is_open = current.phase == Phase.COLLECTING
+    if not is_open and current.phase < Phase.COLLECTING:
         raise Refused("NOT_COLLECTING")
     listed = candidates(execution.state, body.job, body.round) if is_listed(rules) else None
     if listed is not None and not listed >> joined.seat & 1:
         absent = rules.cohort.check_in_ms and joined.checked_in != body.round
         raise Refused("NOT_CHECKED_IN" if absent else "NOT_DRAWN")
-    if current.phase != Phase.COLLECTING or collecting.size >= rules.maximum:
+    if not is_open or collecting.size >= rules.maximum:
         raise Refused("LATE")
     if current.base != body.base:
         raise Refused("WRONG_BASE")

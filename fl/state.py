@@ -185,8 +185,7 @@ Row = tuple[bytes | None, object | None]
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a block does to the rows of the state, by key, in the order of the keys: what they are from it on, and what
-    they were."""
+    """What a block does to the rows of the state, by key: what they are from it on, and what they were."""
 
     rows: dict[bytes, Row]
     writes: dict[bytes, bytes | None]
@@ -242,28 +241,31 @@ class Gathering(Protocol):
 
 
 class State:
-    """Records decoded once a block, written once a block, and put back when a transaction is refused."""
+    """Records decoded once, written once a block, and put back when a transaction is refused."""
 
-    __slots__ = ("_gatherings", "_known", "_read", "_records", "_stored", "_touched", "_undo")
+    __slots__ = ("_gatherings", "_known", "_read", "_records", "_stored", "_undo")
 
     def __init__(self, read: Read, known: Known | None = None) -> None:
         self._read = read
         self._known = known or Known()
         self._gatherings: set[bytes] = set()
-        self._stored: dict[bytes, bytes | None] = {}
         self._records: dict[bytes, object | None] = {}
-        self._touched: set[bytes] = set()
-        """Keys, of records that may have been put back meanwhile."""
+        """Those that were put, if only for a while."""
+        self._stored: dict[bytes, bytes | None] = {}
+        """What the rows of these hold."""
         self._undo: dict[bytes, object | None] = {}
         """What was there when the mark was set."""
 
     def get(self, cls: type[T], key: bytes) -> T | None:
-        record = self._records[key] if key in self._records else self._load(cls, key)
+        if key in self._records:
+            record = self._records[key]
+        else:
+            record = (self._known.get(key) or self._read_row(cls, key))[1]
         if record is None or type(record) is cls:
             return record
         if not isinstance(record, Gathering):
             raise TypeError(f"{key!r} holds {type(record).__name__}, not {cls.__name__}")
-        self._replace(key, record.gathered())
+        self._replace(cls, key, record.gathered())
         return self.get(cls, key)
 
     def gathering(self, cls: type[T], key: bytes) -> T | None:
@@ -271,36 +273,28 @@ class State:
         record = self._records.get(key)
         return record if type(record) is cls else None
 
-    def _load(self, cls: type[object], key: bytes) -> object | None:
-        found = self._known.get(key)
-        if found is None:
-            data = self._read(key)
-            found = data, read_record(lambda _: data, cls, key)
-            self._known.keep(key, found)
-        self._stored[key], self._records[key] = found
-        return found[1]
+    def _read_row(self, cls: type[object], key: bytes) -> Row:
+        data = self._read(key)
+        row = data, read_record(lambda _: data, cls, key)
+        self._known.keep(key, row)
+        return row
 
     def put(self, key: bytes, record: object) -> None:
-        if key not in self._records:
-            self._load(type(record), key)
-        self._replace(key, record)
+        self._replace(type(record), key, record)
 
     def gather(self, cls: type[object], key: bytes, gathering: Gathering) -> None:
         """`gathering` stands for the record of this kind."""
-        if key not in self._records:
-            self._load(cls, key)
         self._gatherings.add(key)
-        self._replace(key, gathering)
+        self._replace(cls, key, gathering)
 
     def delete(self, key: bytes, cls: type[object]) -> None:
-        if key not in self._records:
-            self._load(cls, key)
-        self._replace(key, None)
+        self._replace(cls, key, None)
 
-    def _replace(self, key: bytes, record: object | None) -> None:
+    def _replace(self, cls: type[object], key: bytes, record: object | None) -> None:
+        if key not in self._records:
+            self._stored[key], self._records[key] = self._known.get(key) or self._read_row(cls, key)
         if key not in self._undo:
             self._undo[key] = self._records[key]
-            self._touched.add(key)
         self._records[key] = record
 
     def mark(self) -> None:
@@ -320,8 +314,8 @@ class State:
             if isinstance(record := self._records[key], Gathering):
                 self._records[key] = record.gathered()
         changes = Changes({}, {}, {})
-        for key in sorted(self._touched):
-            record, before = self._records[key], self._stored[key]
+        for key, before in sorted(self._stored.items()):
+            record = self._records[key]
             data = None if record is None else encode(record)
             if data != before:
                 changes.rows[key], changes.writes[key], changes.replaced[key] = (data, record), data, before
