@@ -36,7 +36,7 @@ def test_batches_cost_offers_votes_and_certificates() -> None:
     assert found["references_a_block"] > 1
     kinds = found["messages_by_kind"]
     assert 0.7 < kinds["BatchOffer"] / (0.75 * found["references_a_block"]) < 1.3
-    assert kinds["Certificate"] >= kinds["BatchOffer"]
+    assert 0.8 < kinds["AvailabilityCertificate"] / kinds["BatchOffer"] < 1.25
 
 
 def test_a_seed_gives_the_same_figures_again() -> None:
