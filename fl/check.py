@@ -1,5 +1,5 @@
-"""The verdict on a transaction's bytes: what admission asks, and what votes for a batch attest, some of them all but the
-signature.
+"""The verdict on a transaction's bytes: what admission asks, and what votes for a batch attest, some of them all but
+the signature.
 
 It is a pure function of the bytes, the chain's parameters, and rules of jobs, which never change. So it is
 the same on every node and at every time, and execution relies on it instead of repeating it. Where a blob takes the
