@@ -39,10 +39,10 @@ class ReadOnlyDisk:
         self._gone: set[str] = set()
         self._lock: int | None = None
 
-    def append(self, name: str, data: bytes) -> None:
+    def append(self, name: str, *pieces: bytes) -> None:
         raise DiskFailure(f"{name} is only to be read")
 
-    async def sync(self, name: str) -> None:
+    async def sync(self, *names: str) -> None:
         """Nothing was changed."""
 
     async def write_whole(self, name: str, data: bytes) -> None:

@@ -21,7 +21,7 @@ class BatchLog:
         """Of those that have no row yet."""
 
     def append(self, record: BatchStored) -> int:
-        number, location = self.log.append_at(BATCH_KIND, batch_entry(record))
+        number, location = self.log.append_at(BATCH_KIND, *batch_entry(record))
         digest = record.signed.reference.batch
         self._unsynced.append((number, digest, location))
         self._newest[digest] = location

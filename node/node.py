@@ -59,7 +59,7 @@ from node.progress import Progress
 from node.readings import ReadBatches
 from node.records import journal_entry, read_journal_entry
 from node.retention import Keeping, Retention
-from node.segments import LogExists, SegmentedLog
+from node.segments import LogExists, SegmentedLog, Writer
 from node.serving import Serving
 from node.store import JournalMark, Store, begin_journal
 
@@ -219,8 +219,9 @@ class Node:
         chain_id, params = genesis.chain_id, genesis.params
         # The rows name their format and their chain, so they come first: opening a log may change it.
         store = Store(ports.kv, chain_id)
-        journal = await SegmentedLog.open(ports.disk, JOURNAL)
-        batches = BatchLog(await SegmentedLog.open(ports.disk, BATCHES), store)
+        writer = Writer(ports.disk)
+        batches = BatchLog(await SegmentedLog.open(ports.disk, BATCHES, writer=writer), store)
+        journal = await SegmentedLog.open(ports.disk, JOURNAL, writer=writer)
         store.check_logs(journal.last, batches.log.last)
         sets = validator_sets(genesis)
         executed = await Executor.prepare(genesis, store, genesis_lineage(genesis, sets[0]))
@@ -338,6 +339,7 @@ class Node:
             await self.ports.links.close()
         if self._failure is not None:
             raise self._failure
+        self.journal.rest()
 
     @property
     def failure(self) -> NodeFailure | None:

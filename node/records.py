@@ -42,8 +42,9 @@ _VOTED = {True: b"\xc3", False: b"\xc2"}
 both ways."""
 
 
-def batch_entry(record: BatchStored) -> bytes:
-    return b"".join((_TWO_FIELDS, record.signed.encoded, _VOTED[record.voted]))
+def batch_entry(record: BatchStored) -> tuple[bytes, bytes, bytes]:
+    """In pieces: a batch is not copied to be written."""
+    return _TWO_FIELDS, record.signed.encoded, _VOTED[record.voted]
 
 
 def read_batch_entry(payload: bytes) -> BatchStored:

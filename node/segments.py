@@ -17,9 +17,11 @@ on. The log refuses to open and names file and offset.
 The mark is four bytes drawn for each log. It lets the search for intact records behind a bad one run at the
 speed of `bytes.find`, and nobody who does not know it can hide bytes in a payload that look like a record.
 
-Since what was synced last is the most precious, a record without payload follows as soon as nobody waits for
-a sync any more. Only damage that takes this receipt too is not seen here. Whoever keeps a number of this log
-elsewhere (the state's rows do) compares it with `last` after opening.
+Since what was synced last is the most precious, a record without payload says so once nobody has asked for a
+sync for a tenth of a second. Only damage that takes this receipt too is not seen here. Whoever keeps a number of this
+log elsewhere (the state's rows do) compares it with `last` after opening.
+
+Logs that belong together have one writer, and are synced in one go, in the order in which they joined.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ _SEGMENT = struct.Struct("<8sI4sQQI")
 _RECORD = struct.Struct("<4sIIBQQ")
 _CHECKED = struct.Struct("<IBQQ")
 _MARK_BYTES = 4
+IDLE_S = 0.1
+"""Nobody asks for a sync for so long before a receipt is written: the records of a burst say it themselves."""
 _RECEIPT = 255
 """A record without number and payload of its own that says what the last sync of a burst made durable."""
 
@@ -95,8 +99,11 @@ class _Segment:
     size: int
 
 
-def _checksum(size_bytes: int, kind: int, number: int, durable: int, payload: bytes | memoryview) -> int:
-    return crc32(payload, crc32(_CHECKED.pack(size_bytes, kind, number, durable)))
+def _checksum(size_bytes: int, kind: int, number: int, durable: int, *payload: bytes | memoryview) -> int:
+    checksum = crc32(_CHECKED.pack(size_bytes, kind, number, durable))
+    for piece in payload:
+        checksum = crc32(piece, checksum)
+    return checksum
 
 
 def _record_at(data: bytes, offset: int, mark: bytes) -> _Record | None:
@@ -149,10 +156,105 @@ def _head(disk: Disk, name: str) -> _Head | None:
     return _Head(mark, first, durable)
 
 
+class Writer:
+    """Syncs some logs: whoever asks while a sync is under way waits for the next, together with all others. Of what was
+    appended when one begins, that of a log is durable before anything of the log that joined after it."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._logs: list[SegmentedLog] = []
+        self._waiters: list[tuple[SegmentedLog, int, asyncio.Future[None]]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
+        """Ends a pause."""
+
+    def join(self, log: SegmentedLog) -> None:
+        self._logs.append(log)
+
+    async def durable(self, log: SegmentedLog, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiters.append((log, number, waiter))
+        if self._task is None:
+            self._task = loop.create_task(self._run(), name="sync logs")
+        elif self._idle is not None:
+            _end(self._idle)
+        await waiter
+
+    def rest(self) -> None:
+        for log in self._logs:
+            log.acknowledge()
+
+    def fail(self, failure: DiskFailure) -> None:
+        for log in self._logs:
+            log.failure = log.failure or failure
+        for _, _, waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(failure)
+        self._waiters.clear()
+
+    async def _run(self) -> None:
+        try:
+            while await self._somebody_waits():
+                await self._sync()
+            self.rest()
+        except DiskFailure as failure:
+            self.fail(failure)
+        finally:
+            self._task = None
+            for _, _, waiter in self._waiters:
+                waiter.cancel()
+            self._waiters.clear()
+
+    async def _somebody_waits(self) -> bool:
+        """At once, or before the pause is over."""
+        if not self._waiters:
+            loop = asyncio.get_running_loop()
+            self._idle = loop.create_future()
+            timer = loop.call_later(IDLE_S, _end, self._idle)
+            try:
+                await self._idle
+            finally:
+                timer.cancel()
+                self._idle = None
+        # Whoever came between the end of the pause and this moment is not left behind.
+        return bool(self._waiters)
+
+    async def _sync(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        begun = [(log, log.last, log.take_unsynced()) for log in self._logs]
+        await self._disk.sync(*(name for _, _, names in begun for name in names))
+        for log, last, names in begun:
+            if names:
+                log.has_synced(last, loop.time() - began)
+        waiting, self._waiters = self._waiters, []
+        for entry in waiting:
+            log, number, waiter = entry
+            if number > log.synced:
+                self._waiters.append(entry)
+            elif not waiter.done():
+                waiter.set_result(None)
+
+
+def _end(pause: asyncio.Future[None]) -> None:
+    if not pause.done():
+        pause.set_result(None)
+
+
 class SegmentedLog:
     """Opened by `create` or `open`; one owner, one event loop."""
 
-    def __init__(self, disk: Disk, directory: str, mark: bytes, segments: list[_Segment], last: int, limit: int):
+    def __init__(
+        self,
+        disk: Disk,
+        directory: str,
+        mark: bytes,
+        segments: list[_Segment],
+        last: int,
+        limit: int,
+        writer: Writer | None = None,
+    ) -> None:
         self._disk = disk
         self._directory = directory
         self._mark = mark
@@ -160,12 +262,14 @@ class SegmentedLog:
         self._last = last
         self._synced = last
         self._segment_bytes = limit
+        self._acknowledged = 0
+        """What the newest record says to be durable."""
         self._unsynced: dict[str, None] = {}
-        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
-        self._writer: asyncio.Task[None] | None = None
-        self._failure: DiskFailure | None = None
+        self._writer = writer or Writer(disk)
+        self._writer.join(self)
+        self.failure: DiskFailure | None = None
         self.on_sync: Callable[[float], None] = lambda seconds: None
-        """Told how long each sync took."""
+        """Told how long each sync took, with what was synced in the same go."""
 
     @classmethod
     async def create(
@@ -185,7 +289,9 @@ class SegmentedLog:
         return log
 
     @classmethod
-    async def open(cls, disk: Disk, directory: str, segment_bytes: int = SEGMENT_BYTES) -> SegmentedLog:
+    async def open(
+        cls, disk: Disk, directory: str, segment_bytes: int = SEGMENT_BYTES, writer: Writer | None = None
+    ) -> SegmentedLog:
         """Cuts off a torn tail and makes durable what a killed process left in the page cache.
 
         The segments before the tail are checked as they are replayed. Raises LogMissing, CorruptLog,
@@ -194,7 +300,7 @@ class SegmentedLog:
         names = disk.list(f"{directory}/")
         if not names:
             raise LogMissing(f"there is no log in {directory}; restore it, or see `quorate node init`")
-        log = cls(disk, directory, b"", [], 0, segment_bytes)
+        log = cls(disk, directory, b"", [], 0, segment_bytes, writer)
         await log._recover([_index(directory, name) for name in names])
         return log
 
@@ -221,15 +327,17 @@ class SegmentedLog:
         """Returns the record's number. Raises DiskFull with the log as it was: a later append may succeed."""
         return self.append_at(kind, payload)[0]
 
-    def append_at(self, kind: int, payload: bytes) -> tuple[int, Location]:
+    def append_at(self, kind: int, *payload: bytes) -> tuple[int, Location]:
+        """The payload may come in pieces."""
         self._check()
         if not 0 <= kind < _RECEIPT:
             raise ValueError(f"kinds are 0 to {_RECEIPT - 1}, not {kind}")
-        if len(payload) > RECORD_LIMIT_BYTES:
-            raise ValueError(f"a record of {len(payload)} bytes is over the limit of {RECORD_LIMIT_BYTES}")
+        size_bytes = sum(map(len, payload))
+        if size_bytes > RECORD_LIMIT_BYTES:
+            raise ValueError(f"a record of {size_bytes} bytes is over the limit of {RECORD_LIMIT_BYTES}")
         if self._segments[-1].size >= self._segment_bytes:
             self._roll()
-        location = self._put(kind, payload)
+        location = self._put(kind, size_bytes, *payload)
         self._last += 1
         return self._last, location
 
@@ -240,12 +348,7 @@ class SegmentedLog:
             return
         if number > self._last:
             raise ValueError(f"record {number} was never appended; the last is {self._last}")
-        loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
-        self._waiters.append((number, waiter))
-        if self._writer is None:
-            self._writer = loop.create_task(self._sync(), name=f"sync {self._directory}")
-        await waiter
+        await self._writer.durable(self, number)
 
     def read(self, location: Location) -> bytes:
         """The payload there. Raises CorruptLog."""
@@ -288,34 +391,49 @@ class SegmentedLog:
             await self._sync_file(_name(self._directory, self._segments[-1].index))
 
     def _check(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
 
-    def _fail(self, failure: DiskFailure) -> None:
-        self._failure = self._failure or failure
-        for _, waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_exception(failure)
-        self._waiters.clear()
-
-    def _put(self, kind: int, payload: bytes) -> Location:
-        segment, number, size_bytes = self._segments[-1], self._last + 1, len(payload)
-        checksum = _checksum(size_bytes, kind, number, self._synced, payload)
+    def _put(self, kind: int, size_bytes: int, *payload: bytes) -> Location:
+        segment, number = self._segments[-1], self._last + 1
+        checksum = _checksum(size_bytes, kind, number, self._synced, *payload)
         head = _RECORD.pack(self._mark, size_bytes, checksum, kind, number, self._synced)
-        self._write(_name(self._directory, segment.index), head + payload)
+        self._write(_name(self._directory, segment.index), head, *payload)
         location = Location(segment.index, segment.size + _RECORD.size, size_bytes)
         segment.size += _RECORD.size + size_bytes
         return location
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, name: str, *pieces: bytes) -> None:
         try:
-            self._disk.append(name, data)
+            self._disk.append(name, *pieces)
         except DiskFull:
             raise
         except DiskFailure as failure:
-            self._fail(failure)
+            self._writer.fail(failure)
             raise
         self._unsynced[name] = None
+        self._acknowledged = self._synced
+
+    def rest(self) -> None:
+        """Nothing is to come: leave receipts, in the logs of the same writer as well."""
+        self._writer.rest()
+
+    # What the writer does
+
+    def take_unsynced(self) -> list[str]:
+        """Files to be synced, the older ones first; the caller syncs them."""
+        names, self._unsynced = list(self._unsynced), {}
+        return names
+
+    def has_synced(self, last: int, seconds: float) -> None:
+        self._synced = max(self._synced, last)
+        self.on_sync(seconds)
+
+    def acknowledge(self) -> None:
+        """Write a receipt if no record says yet how far the log is durable."""
+        if self._acknowledged < self._synced:
+            with suppress(DiskFull):
+                self._put(_RECEIPT, 0)
 
     def _roll(self) -> None:
         index = self._segments[-1].index + 1 if self._segments else 1
@@ -329,35 +447,8 @@ class SegmentedLog:
         try:
             await self._disk.sync(name)
         except DiskFailure as failure:
-            self._fail(failure)
+            self._writer.fail(failure)
             raise
-
-    async def _sync(self) -> None:
-        """The one writer: whoever asks while a sync is under way waits for the next, together with all
-        others."""
-        loop = asyncio.get_running_loop()
-        try:
-            while self._waiters:
-                target, names = self._last, self._unsynced
-                self._unsynced = {}
-                began = loop.time()
-                for name in names:
-                    await self._disk.sync(name)
-                self.on_sync(loop.time() - began)
-                self._synced = max(self._synced, target)
-                for number, waiter in self._waiters:
-                    if number <= target and not waiter.done():
-                        waiter.set_result(None)
-                self._waiters = [entry for entry in self._waiters if entry[0] > target]
-            with suppress(DiskFull):
-                self._put(_RECEIPT, b"")
-        except DiskFailure as failure:
-            self._fail(failure)
-        finally:
-            self._writer = None
-            for _, waiter in self._waiters:
-                waiter.cancel()
-            self._waiters.clear()
 
     async def _recover(self, indices: list[int]) -> None:
         heads = [_head(self._disk, _name(self._directory, index)) for index in indices]

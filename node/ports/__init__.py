@@ -117,12 +117,13 @@ class Clock(Protocol):
 class Disk(Protocol):
     """Files below one directory of this node. Only `sync` and `write_whole` make anything durable."""
 
-    def append(self, name: str, data: bytes) -> None:
-        """All of `data` or nothing; creates the file. Raises DiskFull with the file unchanged, or
-        DiskFailure."""
+    def append(self, name: str, *pieces: bytes) -> None:
+        """All of the pieces, one after the other, or nothing; creates the file. Raises DiskFull with the file
+        unchanged, or DiskFailure."""
 
-    async def sync(self, name: str) -> None:
-        """Makes durable all that was done to the file before the call, and its place in its directory."""
+    async def sync(self, *names: str) -> None:
+        """Makes durable all that was done to the files before the call, and their places in their directories: of each
+        file before anything of the next."""
 
     async def write_whole(self, name: str, data: bytes) -> None:
         """Replaces the file, durably: after a crash it holds the old bytes or the new ones, never a mixture.

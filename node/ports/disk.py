@@ -17,6 +17,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import ReferenceType, ref
@@ -87,16 +88,18 @@ class FileDisk:
         self._locks: dict[str, int] = {}
         self._threads = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="disk")
 
-    def append(self, name: str, data: bytes) -> None:
+    def append(self, name: str, *pieces: bytes) -> None:
+        size_bytes = sum(map(len, pieces))
         with self._guard:
             self._check(name)
             file = self._file(name, create=True)
             file.unsynced = True
-            view = memoryview(data)
             written = 0
             try:
-                while written < len(view):
-                    written += os.pwrite(file.descriptor, view[written:], file.size + written)
+                written = os.pwritev(file.descriptor, pieces, file.size)
+                while written < size_bytes:
+                    rest = memoryview(b"".join(pieces))[written:]
+                    written += os.pwritev(file.descriptor, (rest,), file.size + written)
             except OSError as error:
                 failure = _failure(error, f"cannot append to {name}")
                 try:
@@ -150,22 +153,29 @@ class FileDisk:
         """A map lasts for as long as any part of its view does."""
         return [each for each in self._maps.get(name, ()) if each() is not None]
 
-    async def sync(self, name: str) -> None:
-        with self._guard:
-            self._check(name)
-            file = self._file(name)
-            directories = self._unsettled(name)
-            file.unsynced = False
-            file.in_use += 1
+    async def sync(self, *names: str) -> None:
+        begun: list[tuple[str, _Open, dict[str, int]]] = []
 
         def over(failed: bool) -> None:
             with self._guard:
-                file.unsynced |= failed
-                self._let_go(file)
-                if not failed:
-                    self._settle(directories)
+                for _, file, directories in begun:
+                    file.unsynced |= failed
+                    self._let_go(file)
+                    if not failed:
+                        self._settle(directories)
 
-        await self._in_thread(self._sync_now, (name, file.descriptor, tuple(directories)), over)
+        with self._guard:
+            try:
+                for name in names:
+                    self._check(name)
+                    file = self._file(name)
+                    file.unsynced = False
+                    file.in_use += 1
+                    begun.append((name, file, self._unsettled(name)))
+            except DiskFailure:
+                over(True)
+                raise
+        await self._in_thread(self._sync_now, (begun,), over)
 
     async def write_whole(self, name: str, data: bytes) -> None:
         with self._guard:
@@ -422,17 +432,39 @@ class FileDisk:
     ) -> None:
         """A caller that is cancelled does not stop the thread: `over(failed)` waits for the end of the
         work."""
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
-        future.add_done_callback(lambda done: over(done.cancelled() or done.exception() is not None))
-        await asyncio.shield(future)
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
 
-    def _sync_now(self, name: str, descriptor: int, directories: Iterable[str]) -> None:
-        try:
-            os.fdatasync(descriptor)
-        except OSError as error:
-            self._failed[name] = _failure(error, f"cannot sync {name}")
-            raise self._failed[name] from error
-        self._sync_directories(directories)
+        def finish(failure: BaseException | None) -> None:
+            over(failure is not None)
+            if ended.done():
+                return
+            if failure is None:
+                ended.set_result(None)
+            else:
+                ended.set_exception(failure)
+
+        def run() -> None:
+            failure: BaseException | None = None
+            try:
+                work(*arguments)
+            except BaseException as error:
+                failure = error
+            # A loop that is closed wants to know of nothing.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(finish, failure)
+
+        self._threads.submit(run)
+        await ended
+
+    def _sync_now(self, begun: Iterable[tuple[str, _Open, Iterable[str]]]) -> None:
+        for name, file, directories in begun:
+            try:
+                os.fdatasync(file.descriptor)
+            except OSError as error:
+                self._failed[name] = _failure(error, f"cannot sync {name}")
+                raise self._failed[name] from error
+            self._sync_directories(directories)
 
     def _sync_directories(self, directories: Iterable[str]) -> None:
         for directory in directories:

@@ -47,7 +47,7 @@ async def test_what_is_appended_is_read_at_once_and_held_once_it_is_durable(tmp_
 @pytest.mark.parametrize("voted", [False, True])
 def test_an_entry_is_the_encoding_of_its_record(voted: bool) -> None:
     record = BatchStored(SIGNED, voted)
-    assert batch_entry(record) == encode(record)
+    assert b"".join(batch_entry(record)) == encode(record)
     assert read_batch_entry(encode(record)) == record
 
 

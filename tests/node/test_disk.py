@@ -37,7 +37,8 @@ def half_written(number: int) -> Callable[[int, Any, int], int]:
         calls += 1
         if calls > 1:
             raise OSError(number, os.strerror(number))
-        return real(descriptor, bytes(data)[: len(data) // 2], offset)
+        whole = b"".join(data) if isinstance(data, tuple) else bytes(data)
+        return real(descriptor, whole[: len(whole) // 2], offset)
 
     return write
 
@@ -49,7 +50,7 @@ async def test_a_write_that_found_no_room_is_taken_back(
     disk = FileDisk(tmp_path)
     disk.append("f", b"whole")
     with monkeypatch.context() as patch:
-        patch.setattr("os.pwrite", half_written(number))
+        patch.setattr("os.pwritev", half_written(number))
         with pytest.raises(DiskFull, match="no space left"):
             disk.append("f", b"0123456789")
     assert (tmp_path / "f").read_bytes() == b"whole"
@@ -65,7 +66,7 @@ async def test_a_file_whose_half_write_cannot_be_taken_back_is_failed(
     disk = FileDisk(tmp_path)
     disk.append("f", b"whole")
     with monkeypatch.context() as patch:
-        patch.setattr("os.pwrite", half_written(errno.ENOSPC))
+        patch.setattr("os.pwritev", half_written(errno.ENOSPC))
         patch.setattr("os.ftruncate", failing(errno.EIO))
         with pytest.raises(DiskFailure):
             disk.append("f", b"0123456789")

@@ -12,7 +12,7 @@ import pytest
 
 from node.ports import Disk, DiskFailure, DiskFull, Ports
 from node.ports.disk import FileDisk
-from node.segments import CorruptLog, Location, LogExists, LogMissing, SegmentedLog
+from node.segments import IDLE_S, CorruptLog, Location, LogExists, LogMissing, SegmentedLog, Writer
 from tests.simulation.loop import Crash, simulate
 from tests.simulation.network import Network
 from tests.simulation.ports import Machine
@@ -138,6 +138,68 @@ def test_one_sync_serves_all_who_wait() -> None:
     one_machine(body)
 
 
+def test_logs_of_one_writer_are_synced_together_and_in_their_order() -> None:
+    async def body(machine: Machine) -> None:
+        disk = machine.boot().disk
+        for name in ("batches", "journal"):
+            await SegmentedLog.create(disk, name, fixed)
+        writer = Writer(disk)
+        batches, journal = [await SegmentedLog.open(disk, name, writer=writer) for name in ("batches", "journal")]
+        synced: list[tuple[int, int]] = []
+
+        def note(_: int, kind: str) -> None:
+            if kind == "disk.synced":
+                kept = [bytes(machine.disk.entries[f"{name}/0000000001"].durable) for name in ("batches", "journal")]
+                synced.append((kept[0].count(b"batch"), kept[1].count(b"vote")))
+
+        machine.on_operation = note
+        journal.append(1, b"vote")
+        batches.append(1, b"batch")
+        await journal.durable(1)
+        assert batches.synced == 1
+        assert synced == [(1, 0), (1, 1)]
+        await batches.durable(1)
+        assert len(synced) == 2
+
+    one_machine(body)
+
+
+def test_a_burst_leaves_one_receipt_behind_it() -> None:
+    async def body(machine: Machine) -> None:
+        log = await SegmentedLog.create(machine.boot().disk, "journal", fixed)
+        empty_bytes = log.size_bytes
+        for _ in range(5):
+            await log.durable(log.append(1, b"vote"))
+            await asyncio.sleep(IDLE_S / 2)
+        size_bytes = log.size_bytes
+        await asyncio.sleep(2 * IDLE_S)
+        receipt_bytes = log.size_bytes - size_bytes
+        assert receipt_bytes == 29
+        assert size_bytes == empty_bytes + 5 * (receipt_bytes + len(b"vote"))
+        await asyncio.sleep(2 * IDLE_S)
+        assert log.size_bytes == size_bytes + receipt_bytes
+
+    one_machine(body)
+
+
+def test_whoever_asks_as_the_pause_ends_is_not_left_behind() -> None:
+    async def body(machine: Machine) -> None:
+        log = await SegmentedLog.create(machine.boot().disk, "journal", fixed)
+        moment = asyncio.Event()
+
+        def at_the_end_of_the_pause(_: int, kind: str) -> None:
+            if kind == "disk.synced":
+                asyncio.get_running_loop().call_later(IDLE_S, moment.set)
+
+        machine.on_operation = at_the_end_of_the_pause
+        await log.durable(log.append(1, b"vote"))
+        await moment.wait()
+        await log.durable(log.append(1, b"vote"))
+        assert log.synced == 2
+
+    one_machine(body)
+
+
 def test_durable_means_synced_and_not_before() -> None:
     async def body(machine: Machine) -> None:
         log = await SegmentedLog.create(machine.boot().disk, "journal", fixed)
@@ -224,6 +286,7 @@ def test_no_damaged_byte_costs_a_durable_record_unnoticed(tmp_path: Path) -> Non
     async def body() -> None:
         disk = FileDisk(tmp_path)
         await filled(disk, 24)
+        await asyncio.sleep(2 * IDLE_S)
         names = disk.list("journal/")
         assert len(names) >= 3
         content = {name: disk.read(name) for name in names}

@@ -84,9 +84,9 @@ class SimulatedDisk:
         self._power = power
         self._writing: set[str] = set()
 
-    def append(self, name: str, data: bytes) -> None:
+    def append(self, name: str, *pieces: bytes) -> None:
         check_name(name)
-        self._append(name, data)
+        self._append(name, b"".join(pieces))
 
     def write_at(self, name: str, offset: int, data: Buffer) -> None:
         check_name(name)
@@ -120,9 +120,10 @@ class SimulatedDisk:
         del data[-1]
         return False
 
-    async def sync(self, name: str) -> None:
-        check_name(name)
-        await self._sync(name)
+    async def sync(self, *names: str) -> None:
+        for name in names:
+            check_name(name)
+            await self._sync(name)
 
     async def write_whole(self, name: str, data: bytes) -> None:
         check_name(name)
