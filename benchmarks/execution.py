@@ -59,7 +59,7 @@ from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from fl.transactions import KIND_OF_BODY, read_all
 from fl.updates import form_of
 from fl.weights import EXAMPLES
-from node import dataplane, executor
+from node import dataplane, executor, garbage
 from node.admission import Admission
 from node.aggregator import Aggregator
 from node.data.messages import MESSAGES, Add, Done, Opened, to_frame
@@ -422,8 +422,7 @@ async def measure_case(updates: int, members: int, jobs: int, blocks: int) -> di
         try:
             for _ in range(WARM_UP_BLOCKS):
                 await chain.round_trip(chain.updates(updates))
-            gc.collect()
-            gc.freeze()
+            garbage.settle()
             steps = Steps()
             executed = chain.node.executor.executed.receipts
             whole = [await chain.round_trip(chain.updates(updates)) for _ in range(blocks)]
