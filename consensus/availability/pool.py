@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from chain.batch import MAX_BATCH_TRANSACTIONS
+from chain.frozen import record
 
 POOL_BYTES = 32 * 1024 * 1024
 POOL_TRANSACTIONS = 65_536
@@ -15,7 +15,7 @@ TRANSACTION_OVERHEAD_BYTES = 3
 """The length before each: transactions are shorter than 64 KiB."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Waiting:
     id: bytes
     transaction: bytes
