@@ -39,7 +39,7 @@ from fl.tensors.encodings import Place
 from fl.tensors.layout import layout_of
 from fl.updates import form_of
 from node.data.arrivals import Arrivals
-from node.data.blobs import Blob, BlobStore
+from node.data.blobs import Blob, BlobStore, Draft
 from node.data.bundles import unpacked
 from node.data.errors import NoSpace
 from node.data.messages import Add, Addend, Begin, Close, Closed
@@ -511,18 +511,14 @@ class Sums:
 
     async def _written(self, current: _Round, closing: Closing, base: bytes, base_bytes: int) -> AggregationOutcome:
         """The outcome, once its blobs are durable here."""
+        code, optimizer = "", None
         try:
             optimizer = await self._moments(current, closing)
-            moments = None if optimizer is None else self._store.view(optimizer.cid)
-            chunks = closing.model(moments)
-            model = await self._offload.run(self._store.write, BlobKind.MODEL, chunks, expected_bytes=base_bytes)
         except Refused as refused:
-            outcome, drafts = closing.failed(refused.code, base), []
-        else:
-            outcome = closing.closed(model.cid, base, b"" if optimizer is None else optimizer.cid)
-            drafts = [model]
+            code = refused.code
+        drafts: list[Draft] = []
         try:
-            drafts.append(await self._offload.run(self._store.write, BlobKind.RECORD, iter((outcome.record,))))
+            outcome = await self._offload.run(self._drafted, drafts, closing, code, optimizer, base, base_bytes)
         except BaseException:
             for draft in drafts:
                 self._store.drop(draft)
@@ -534,6 +530,23 @@ class Sums:
             if isinstance(each, BaseException):
                 raise each
         assert drafts[-1].cid == outcome.record_cid, "a blob is named by its bytes"
+        return outcome
+
+    def _drafted(
+        self, drafts: list[Draft], closing: Closing, code: str, optimizer: Blob | None, base: bytes, base_bytes: int
+    ) -> AggregationOutcome:
+        """Writes the model, unless there is none, and the record."""
+        outcome: AggregationOutcome | None = None
+        if not code:
+            try:
+                chunks = closing.model(None if optimizer is None else self._store.view(optimizer.cid))
+                drafts.append(self._store.write(BlobKind.MODEL, chunks, expected_bytes=base_bytes))
+                outcome = closing.closed(drafts[-1].cid, base, b"" if optimizer is None else optimizer.cid)
+            except Refused as refused:
+                code = refused.code
+        if outcome is None:
+            outcome = closing.failed(code, base)
+        drafts.append(self._store.write(BlobKind.RECORD, iter((outcome.record,))))
         return outcome
 
     async def _moments(self, current: _Round, closing: Closing) -> Blob | None:

@@ -15,9 +15,11 @@ import os
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 from node.data.messages import FRAME_BYTES
 from node.ports import PipeDown, PipeEvent, PipeUp
@@ -39,7 +41,10 @@ SILENT_S = 60.0
 """One that says nothing for so long, after its first frame, hangs as well: it tells its figures each second."""
 
 _LENGTH_BYTES = 4
-_BUFFER_BYTES = 256 * 1024
+_BUFFER_BYTES = 64 * 1024
+
+UNHEARD_BYTES = 512 * 1024
+"""Of frames that have come and wait to be heard. With more than that, nothing is read; a frame may go beyond it."""
 
 _HOUSE = str(Path(__file__).resolve().parents[2])
 
@@ -50,46 +55,129 @@ class BrokenFrame(Exception):
     """A length that no frame has: the two programs differ."""
 
 
+class _Frames(asyncio.BufferedProtocol):
+    """What comes, as frames: small ones together from one buffer, a large one straight into its own."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self._arrived: deque[bytes] = deque()
+        self._arrived_bytes = 0
+        self._paused = False
+        self._over = False
+        self._broken: BrokenFrame | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self._room = memoryview(bytearray(_BUFFER_BYTES))
+        self._held = 0
+        """Bytes in it that are not part of a frame yet."""
+        self._large: bytearray | None = None
+        self._filled = 0
+
+    # What the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._room[self._held :] if self._large is None else memoryview(self._large)[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._large is None:
+            self._held += nbytes
+            self._cut()
+        else:
+            self._filled += nbytes
+            if self._filled == len(self._large):
+                self._take(bytes(self._large))
+                self._large = None
+        if self._arrived_bytes > UNHEARD_BYTES or self._broken is not None:
+            self._pause()
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._over = True
+        self._wake()
+
+    # Frames
+
+    def _cut(self) -> None:
+        at = 0
+        while self._held - at >= _LENGTH_BYTES and self._large is None:
+            length = int.from_bytes(self._room[at : at + _LENGTH_BYTES], "big")
+            if length > FRAME_BYTES:
+                self._broken = BrokenFrame(f"a frame of {length} bytes, where {FRAME_BYTES} are allowed")
+                self._held = 0
+                return
+            at += _LENGTH_BYTES
+            here = self._room[at : min(at + length, self._held)]
+            at += len(here)
+            if len(here) == length:
+                self._take(bytes(here))
+            else:
+                self._large, self._filled = bytearray(length), len(here)
+                self._large[: self._filled] = here
+        self._room[: self._held - at] = self._room[at : self._held]
+        self._held -= at
+
+    def _take(self, frame: bytes) -> None:
+        self._arrived.append(frame)
+        self._arrived_bytes += len(frame)
+
+    def _pause(self) -> None:
+        if not self._paused and not self._over and self.transport is not None:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def next(self) -> bytes | None:
+        """None at the end. May be cancelled and called again without loss. Raises BrokenFrame."""
+        while not self._arrived:
+            if self._broken is not None:
+                raise self._broken
+            if self._over:
+                return None
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        frame = self._arrived.popleft()
+        self._arrived_bytes -= len(frame)
+        if self._paused and self._arrived_bytes <= UNHEARD_BYTES and self._broken is None and not self._over:
+            assert self.transport is not None
+            self._paused = False
+            self.transport.resume_reading()
+        return frame
+
+
 class _End:
     """One end of a socket pair, as frames."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._length: int | None = None
+    def __init__(self, transport: asyncio.Transport, frames: _Frames) -> None:
+        self._transport = transport
+        self._frames = frames
 
     @classmethod
     async def over(cls, end: socket.socket) -> _End:
-        return cls(*await asyncio.open_unix_connection(sock=end, limit=_BUFFER_BYTES))
+        return cls(*await asyncio.get_running_loop().create_unix_connection(_Frames, sock=end))
 
     @property
     def unread_bytes(self) -> int:
-        return self._writer.transport.get_write_buffer_size()
+        return self._transport.get_write_buffer_size()
 
     def send(self, frame: bytes) -> bool:
         if len(frame) > FRAME_BYTES:
             raise ValueError(f"a frame has at most {FRAME_BYTES} bytes, not {len(frame)}")
-        if self._writer.is_closing():
+        if self._transport.is_closing():
             return False
-        self._writer.writelines((len(frame).to_bytes(_LENGTH_BYTES, "big"), frame))
+        self._transport.writelines((len(frame).to_bytes(_LENGTH_BYTES, "big"), frame))
         return True
 
     async def receive(self) -> bytes | None:
         """None at the end. May be cancelled and called again without loss."""
-        try:
-            if self._length is None:
-                length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES), "big")
-                if length > FRAME_BYTES:
-                    raise BrokenFrame(f"a frame of {length} bytes, where {FRAME_BYTES} are allowed")
-                self._length = length
-            frame = await self._reader.readexactly(self._length)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return None
-        self._length = None
-        return frame
+        return await self._frames.next()
 
     def close(self) -> None:
-        self._writer.close()
+        self._transport.close()
 
 
 class _Life:

@@ -248,3 +248,62 @@ async def test_no_secret_is_on_the_command_line_or_in_the_environment(program: t
             assert b"Sesame" not in Path(f"/proc/{pipe.pid}/{place}").read_bytes()
     finally:
         await pipe.close()
+
+
+class _Transport:
+    """Says whether it was told to stop reading."""
+
+    reading = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+def come(frames: pipes._Frames, data: bytes, most: int) -> None:
+    """As an event loop that has never more than so many bytes at a time."""
+    while data:
+        room = frames.get_buffer(-1)
+        size = min(most, len(room), len(data))
+        assert size, "there is always room for more"
+        room[:size] = data[:size]
+        frames.buffer_updated(size)
+        data = data[size:]
+
+
+@pytest.mark.parametrize("most", [1, 3, 7, 1_000, 100_000])
+async def test_frames_are_the_same_however_their_bytes_are_cut(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(pipes, "_BUFFER_BYTES", 16)
+    sent = [bytes([at]) * size for at, size in enumerate((0, 1, 11, 12, 13, 0, 300, 5, 16, 20, 2_000, 3))]
+    frames = pipes._Frames()
+    frames.connection_made(_Transport())  # type: ignore[arg-type]
+    come(frames, b"".join(len(each).to_bytes(4, "big") + each for each in sent), most)
+    assert [await frames.next() for _ in sent] == sent
+    frames.connection_lost(None)
+    assert await frames.next() is None
+
+
+async def test_nothing_more_is_read_while_too_much_waits_to_be_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipes, "UNHEARD_BYTES", 100)
+    frames, transport = pipes._Frames(), _Transport()
+    frames.connection_made(transport)  # type: ignore[arg-type]
+    frame = (60).to_bytes(4, "big") + bytes(60)
+    come(frames, frame, 64)
+    assert transport.reading
+    come(frames, frame, 64)
+    assert not transport.reading
+    await frames.next()
+    assert transport.reading
+
+
+async def test_a_length_that_no_frame_has_is_told_after_what_came_before_it() -> None:
+    frames, transport = pipes._Frames(), _Transport()
+    frames.connection_made(transport)  # type: ignore[arg-type]
+    come(frames, (1).to_bytes(4, "big") + b"a" + (FRAME_BYTES + 1).to_bytes(4, "big"), 9)
+    assert not transport.reading
+    assert await frames.next() == b"a"
+    with pytest.raises(pipes.BrokenFrame):
+        await frames.next()
+    assert not transport.reading
