@@ -59,7 +59,7 @@ from fl.tensors.layout import AVERAGED, Schema, TensorSpec
 from fl.transactions import KIND_OF_BODY, read_all
 from fl.updates import form_of
 from fl.weights import EXAMPLES
-from node import dataplane, executor, garbage
+from node import aggregator, dataplane, executor, garbage
 from node.admission import Admission
 from node.aggregator import Aggregator
 from node.data.messages import MESSAGES, Add, Done, Opened, to_frame
@@ -343,7 +343,7 @@ class Chain:
 
     async def _add(self, *args: Any) -> None:
         await DataPlane.add(self.node.data, *args)
-        self._told += len(args[-1])
+        self._told += args[-1].count
 
     def _batch(self, creator: int, transactions: Sequence[Transaction]) -> SignedBatch:
         self._sequence += 1
@@ -409,7 +409,9 @@ def timed_steps(node: Node, steps: Steps) -> list[Callable[[], None]]:
         steps.time(StateTree, "apply", "tree"),
         steps.time(LevelKv, "get", "rows read"),
         steps.time(LevelKv, "write", "rows written"),
-        steps.time(Aggregator, "_addends", "aggregator"),
+        steps.time(Aggregator, "_from_logs", "aggregator"),
+        steps.time(aggregator, "_told_from", "aggregator"),
+        steps.time(Aggregator, "executed", "aggregator"),
         steps.time(dataplane, "to_frame", "aggregator"),
         steps.time(Admission, "executed", "admission"),
     ]
