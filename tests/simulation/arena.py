@@ -139,8 +139,8 @@ class Arena(Cluster):
         self.on_sent: list[OnSent] = []
         self.bad_transaction: Callable[..., bytes] = lambda chance, judged: b""
         self.bad_blob: Callable[..., tuple[bytes, bytes, bytes] | None] = lambda chance: None
-        self.on_promise: list[Callable[[Station], None]] = []
-        """Called with whoever has told a client that its transaction will be ordered."""
+        self.on_promise: list[Callable[[Station, bytes], None]] = []
+        """Called with whoever has told a client that its transaction will be ordered, and with that."""
         self.on_trouble: Callable[[Station], None] = lambda station: None
         super().__init__(genesis, scenario.seed, conditions, extra=len(self.twins))
 
@@ -216,7 +216,7 @@ class Arena(Cluster):
             if node is None:
                 return []
             answers = await node.admission.submit(transactions)
-            for answer in answers:
+            for data, answer in zip(transactions, answers, strict=True):
                 if answer.id is None:
                     continue
                 [standing] = await node.admission.wait([node.admission.standing(answer.id)], wait, within)
@@ -225,7 +225,7 @@ class Arena(Cluster):
                 if promised and host.honest:
                     self.acknowledged.setdefault(answer.id, host.machine.name)
                     for tell in self.on_promise:
-                        tell(host)
+                        tell(host, data)
         except (Busy, Crash):
             return []
         return answers

@@ -200,9 +200,13 @@ def _told(failure: BaseException) -> str:
 
 
 def run_seed(seed: int, direct: bool = True) -> Outcome:
+    return run_scenario(draw(seed), direct)
+
+
+def run_scenario(scenario: Scenario, direct: bool = True) -> Outcome:
     """With `direct` off, nothing is asked of frames as they leave: a broken promise must show in its consequences."""
     begun = time.process_time()
-    run = _Run(draw(seed), direct)
+    run = _Run(scenario, direct)
     with remembered():
         try:
             simulate(run.main, collected=True)
@@ -210,7 +214,7 @@ def run_seed(seed: int, direct: bool = True) -> Outcome:
             if _told(failure) not in run.violations:
                 run.violations.append(_told(failure))
     run.finish()
-    return Outcome(seed, run.event_hash, tuple(run.violations), dict(run.stats), time.process_time() - begun)
+    return Outcome(scenario.seed, run.event_hash, tuple(run.violations), dict(run.stats), time.process_time() - begun)
 
 
 # The command

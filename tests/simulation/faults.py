@@ -9,13 +9,14 @@ from typing import Any
 
 from chain.certificate import Vote, VoteKind
 from chain.codec import decode, encode
-from consensus.messages import Proposal
-from fl.records import Account
+from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
+from consensus.messages import BatchOffer, Proposal
+from fl.records import Account, Kind
 from tests.simulation.arena import Arena, Station
 from tests.simulation.loop import Crash, drawn_from
 from tests.simulation.network import Conditions
 from tests.simulation.ports import Traits
-from tests.simulation.scenario import Feature, Scenario
+from tests.simulation.scenario import TRAPS, Feature, Scenario
 
 DEFAULT = Traits()
 AT_ONCE_S = 0.01
@@ -72,12 +73,12 @@ class Faults:
             Feature.POWER_CUTS: self._power_cuts,
             Feature.DATA_KILLS: self._data_kills,
             Feature.BULK_CUTS: self._bulk_cuts,
-            Feature.LAST_WORDS: self._last_words,
+            Feature.BARE_QUORUM: self._bare_quorum,
         }
         for feature in self.scenario.features:
             if feature in kinds:
                 self._start(kinds[feature]())
-            elif feature is not Feature.SOLITUDE:
+            elif feature not in TRAPS:
                 self._count(feature)
         if self.scenario.doomed:
             self._start(self._dooms())
@@ -203,12 +204,17 @@ class Faults:
     async def _power_cuts(self) -> None:
         await self._again(self.chance.choice((2.0, 5.0)), self._cut_power)
 
-    def _cut_power(self, spared: int | None = None) -> None:
+    def _cut_power(self) -> None:
         """All machines at once, or most; back one after the other, or together."""
         self._count(Feature.POWER_CUTS)
         together = self._outage() if self.chance.random() < 0.7 else None
-        if spared is None:
-            spared = self.chance.choice((0, 0, 0, 1, self.scenario.f))
+        self._crash_all_but(self.chance.choice((0, 0, 0, 1, self.scenario.f)), together)
+
+    def _flicker(self) -> None:
+        """All machines that are left, and they are back soon."""
+        self._crash_all_but(0, self.chance.uniform(0.05, 0.2))
+
+    def _crash_all_but(self, spared: int, together: float | None) -> None:
         hosts = [host for host in self.arena.hosts if host.machine.running and not host.gone]
         for host in self.chance.sample(hosts, max(0, len(hosts) - spared)):
             if together is not None:
@@ -267,26 +273,37 @@ class Faults:
             host.machine.crash()
         elif how == "soon":
             loop.call_later(self.chance.uniform(0, 0.02), host.machine.crash)
+        elif how == "all that are left":
+            self._count(Feature.BARE_QUORUM)
+            loop.call_later(self.chance.uniform(0, 0.02), self._flicker)
         else:
             loop.call_later(self.chance.uniform(0, 0.02), self._cut_power)
 
-    async def _last_words(self) -> None:
-        """All machines lose power at once when a client has been told something, one of their logs being slow."""
-        waiting, log = False, self.chance.choice(("batches/", "batches/", "journal/"))
-        for host in self.arena.hosts:
-            host.machine.traits.lagging[log] = (100.0, 1_000.0)
+    async def _last_words(self, host: Station) -> None:
+        """It tells a client what that will not send again, and is lost for good, while the others, whose disks have
+        been slow since they were offered it, lose power."""
+        offered: set[bytes] = set()
 
-        def promised(_: Station) -> None:
-            nonlocal waiting
-            if waiting and not self.over:
-                waiting = False
+        def sent(who: Station, message: object) -> None:
+            if who is host and isinstance(message, BatchOffer) and not self.over:
+                offered.update(message.signed.batch.transactions)
+                for other in self.arena.hosts:
+                    other.machine.traits.lagging.update({"": (100.0, 1_000.0)} if other is not host else {})
+
+        def promised(who: Station, data: bytes) -> None:
+            at_stake = decode(Transaction, data, MAX_TRANSACTION_BYTES).kind == Kind.REGISTER_MEMBER
+            if who is host and at_stake and data in offered and not host.gone and not self.over:
                 self._count(Feature.LAST_WORDS)
-                self._cut_power(spared=0)
+                self._doom(host)
+                self._flicker()
 
+        await self._pause(self.scenario.seconds / 4)
+        self.arena.on_sent.append(sent)
         self.arena.on_promise.append(promised)
-        while True:
-            await self._pause(0.5)
-            waiting = True
+        while not host.gone:
+            await asyncio.sleep(0.2)
+            for other in self.arena.hosts:
+                other.machine.traits.lagging.clear()
 
     async def _solitude(self, host: Station) -> None:
         """For a while it reaches none but clients, and then it is lost for good, with what it promised meanwhile."""
@@ -296,16 +313,28 @@ class Faults:
         await asyncio.sleep(self.chance.uniform(1.0, 4.0))
         self._doom(host)
 
+    async def _bare_quorum(self) -> None:
+        """As few as can go on lose power together, when they have given up a view and nobody may know of it."""
+        while True:
+            await self._pause(0.5)
+            self._aim = (VoteKind.NULLIFY, "all that are left")
+
     async def _dooms(self) -> None:
-        """Those who are lost for good go after a promise to a client, after a time with nobody but clients, or at
-        some moment."""
-        if Feature.SOLITUDE in self.scenario.features:
-            await self._solitude(self.arena.hosts[self.scenario.doomed[0]])
-            return
+        """Those who are lost for good go after a promise to a client, or at some moment, unless a trap says when."""
         doomed = list(self.scenario.doomed)
+        if Feature.LAST_WORDS in self.scenario.features:
+            await self._last_words(self.arena.hosts[doomed[0]])
+            return
+        if Feature.SOLITUDE in self.scenario.features:
+            await self._solitude(self.arena.hosts[doomed[0]])
+            return
+        if Feature.BARE_QUORUM in self.scenario.features:
+            for index in doomed:
+                self._doom(self.arena.hosts[index])
+            return
         after_promise = set(doomed) if self.chance.random() < 0.6 else set()
 
-        def promised(host: Station) -> None:
+        def promised(host: Station, _: bytes) -> None:
             if host.index in after_promise and self.arena.findings.counts["promises"] > 2:
                 after_promise.discard(host.index)
                 self._doom(host)
@@ -332,6 +361,8 @@ class Faults:
             account = decode(Account, medium.rows[key], 1024)
             spoilt = encode(replace(account, floor=account.floor + 1 + self.chance.randrange(3)))
             medium.rows[key] = medium.durable[key] = spoilt
+            # Until it starts again, it may know better than its disk.
+            self.arena.hosts[index].machine.kill()
 
     async def _disk_full(self) -> None:
         self.arena.limits = replace(self.arena.limits, disk_reserve_bytes=self.chance.choice((0, 32_768)))

@@ -36,8 +36,9 @@ class Feature(StrEnum):
     POWER_CUTS = "power cuts"
     DATA_KILLS = "killed data processes"
     BULK_CUTS = "cuts of bulk connections"
-    LAST_WORDS = "power cuts at a promise"
+    LAST_WORDS = "lost for good at a promise, power cut for all"
     SOLITUDE = "lost for good in solitude"
+    BARE_QUORUM = "power cuts of a bare quorum"
 
 
 class Vice(StrEnum):
@@ -79,8 +80,8 @@ LOUD = (Vice.FORGE, Vice.GARBAGE, Vice.BAD_BATCH)
 """Each act of these costs the link to whoever receives it, so a validator with them can do little else."""
 
 
-TRAPS = (Feature.LAST_WORDS, Feature.SOLITUDE)
-"""Laid for the moment at which a client trusts what it was told. A few seeds have one of them."""
+TRAPS = (Feature.LAST_WORDS, Feature.SOLITUDE, Feature.BARE_QUORUM)
+"""Laid for the moment at which a client trusts what it was told, or at which every vote counts. Some seeds have one."""
 WITHOUT_OUTAGES = (Feature.DUPLICATION, Feature.REORDERING, Feature.SLOW_NODES)
 
 
@@ -177,14 +178,20 @@ def _hasty(scenario: Scenario, chance: random.Random) -> Scenario:
 
 
 def _with_trap(scenario: Scenario, chance: random.Random) -> Scenario:
-    if chance.random() >= 0.2:
-        return scenario
-    trap = chance.choice(TRAPS)
-    if trap is Feature.SOLITUDE:
-        if scenario.byzantine or scenario.rotten is not None:
-            return scenario
-        scenario = replace(scenario, doomed=(chance.randrange(scenario.n),))
-    return replace(scenario, features=(*scenario.features, trap))
+    if may_have_trap(scenario) and chance.random() < 0.7:
+        return with_trap(scenario, chance.choice(TRAPS))
+    return scenario
+
+
+def may_have_trap(scenario: Scenario) -> bool:
+    """Among four honest ones, of whom one may be lost for good."""
+    return scenario.n == 4 and not scenario.byzantine and scenario.rotten is None and not scenario.hasty
+
+
+def with_trap(scenario: Scenario, trap: Feature) -> Scenario:
+    features = tuple(feature for feature in scenario.features if feature not in TRAPS)
+    doomed = scenario.doomed or (scenario.seed % scenario.n,)
+    return replace(scenario, features=(*features, trap), doomed=doomed)
 
 
 def _faulty(chance: random.Random, n: int) -> list[int]:

@@ -7,21 +7,29 @@ move them; within a hundred seeds each must be found all the same.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import chain
 
 import pytest
 
-from tests.simulation.campaign import run_seed
+from tests.simulation.campaign import run_scenario, run_seed
 from tests.simulation.guards import GUARDS, broken
-from tests.simulation.scenario import draw
+from tests.simulation.scenario import TRAPS, Scenario, draw, may_have_trap, with_trap
 
-SEARCHED = 100
+PLAYED = range(1, 101)
+TRAPPED = 400
+"""Seeds of which some may have a trap: then it is one after the other of these."""
 
 
 @cache
 def _passes_whole(seed: int) -> bool:
     return run_seed(seed).passed
+
+
+def _trapped() -> Iterator[Scenario]:
+    for scenario in filter(may_have_trap, map(draw, range(1, TRAPPED + 1))):
+        yield from (with_trap(scenario, trap) for trap in TRAPS)
 
 
 def _first_to_notice(name: str, seeds: Iterable[int]) -> int | None:
@@ -35,7 +43,7 @@ def test_a_broken_guard_is_found_out_and_a_whole_one_is_not(name: str) -> None:
     known = GUARDS[name].seed
     found = _first_to_notice(name, [known])
     if found is None:
-        found = _first_to_notice(name, range(1, SEARCHED + 1))
+        found = _first_to_notice(name, PLAYED)
         warnings.warn(f"seed {known} is blind to the guard '{name}' by now; {found} is not", stacklevel=1)
     assert found is not None, f"the campaign is blind to the guard '{name}'"
     assert _passes_whole(found)
@@ -44,7 +52,7 @@ def test_a_broken_guard_is_found_out_and_a_whole_one_is_not(name: str) -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", GUARDS)
 def test_the_known_seed_is_the_first_to_find_a_guard(name: str) -> None:
-    assert _first_to_notice(name, range(1, SEARCHED + 1)) == GUARDS[name].seed
+    assert _first_to_notice(name, PLAYED) == GUARDS[name].seed
 
 
 @pytest.mark.nightly
@@ -61,4 +69,4 @@ def test_the_known_seed_is_the_first_to_find_a_guard(name: str) -> None:
 )
 def test_what_comes_of_a_lost_promise_is_found_without_looking_at_disks(name: str) -> None:
     with broken(name):
-        assert any(not run_seed(seed, direct=False).passed for seed in range(1, SEARCHED + 1))
+        assert any(not run_scenario(each, direct=False).passed for each in chain(_trapped(), map(draw, PLAYED)))
