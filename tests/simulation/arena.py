@@ -137,7 +137,7 @@ class Arena(Cluster):
         )
         self.promised_blobs: set[bytes] = set()
         self.on_sent: list[OnSent] = []
-        self.bad_transaction: Callable[..., bytes] = lambda chance, judged: b""
+        self.bad_transaction: Callable[..., bytes] = lambda chance, *sorts: b""
         self.bad_blob: Callable[..., tuple[bytes, bytes, bytes] | None] = lambda chance: None
         self.on_promise: list[Callable[[Station, bytes], None]] = []
         """Called with whoever has told a client that its transaction will be ordered, and with that."""

@@ -128,6 +128,8 @@ class Adversary:
         self._unchecked: list[bytes] = []
         self._sequence = 1_000_000 + station.index * 100_000
         self._muted = False
+        self._sly = drawn_from(arena.seed, station.machine.name, "sly").random() < 0.5
+        """Of bad batches it offers those alone of which who holds them cannot tell."""
         self._reached = frozenset(self.peers.values())
         if Vice.TWIN in vices:
             self._part()
@@ -492,9 +494,12 @@ class Adversary:
             self.arena.network.inject(self.station.machine.name, self._keys[peer], channel, frame)
 
     def _offer_bad(self) -> None:
+        if self._sly:
+            self._offer(self.arena.bad_transaction(self.chance, "signature"), 2)
+            return
         bad = self.arena.bad_blob(self.chance) if self.chance.random() < 0.4 else None
         if bad is None:
-            self._offer(self.arena.bad_transaction(self.chance, judged=True))
+            self._offer(self.arena.bad_transaction(self.chance, "signature", "bytes", "values"))
         else:
             self.arena.spawn(self._offer_bad_blob(*bad))
 
@@ -507,15 +512,15 @@ class Adversary:
 
     def _offer_unjudged(self) -> None:
         """Nobody can tell yet whether this batch is good, so nobody may vote for it."""
-        self._offer(self.arena.bad_transaction(self.chance, judged=False))
+        self._offer(self.arena.bad_transaction(self.chance, "unknown job"))
 
-    def _offer(self, transaction: bytes) -> None:
+    def _offer(self, transaction: bytes, times: int = 0) -> None:
         ordering = self.ordering
         assert ordering is not None, "acts are for a node that runs"
         self._sequence += 1
         height, horizon = ordering.tree.root.height, ordering.params.horizon
         # More than one transaction some hold before anybody has looked.
-        transactions = (transaction,) * self.chance.choice((1, 2, 2))
+        transactions = (transaction,) * (times or self.chance.choice((1, 2)))
         batch = Batch(
             ordering.chain_id, ordering.epoch, self.index, self._sequence, height, height + horizon, transactions
         )

@@ -140,9 +140,10 @@ class Load:
         """A transaction that belongs to nobody's plans: its account is its own."""
         return self.arena.sign("after-all", self._registration())
 
-    def bad_transaction(self, chance: random.Random, judged: bool) -> bytes:
-        """Bytes that no honest validator may vote for: because they are bad, or because nobody can tell yet."""
-        sort = chance.choices(("signature", "bytes", "values"), (2, 1, 1))[0] if judged else "unknown job"
+    def bad_transaction(self, chance: random.Random, *sorts: str) -> bytes:
+        """Bytes that no honest validator may vote for: since they are bad (`signature`, `bytes`, `values`), or since
+        nobody can tell yet (`unknown job`)."""
+        sort = chance.choice(sorts)
         if sort == "bytes":
             return chance.randbytes(100)
         if sort == "signature":
