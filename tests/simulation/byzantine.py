@@ -128,8 +128,8 @@ class Adversary:
         self._unchecked: list[bytes] = []
         self._sequence = 1_000_000 + station.index * 100_000
         self._muted = False
-        self._sly = drawn_from(arena.seed, station.machine.name, "sly").random() < 0.5
-        """Of bad batches it offers those alone of which who holds them cannot tell."""
+        self._sly = self.chance.randrange(4) if Vice.BAD_BATCH in vices else 0
+        """So many bad batches come first of which who holds them cannot tell; for others links are cut."""
         self._reached = frozenset(self.peers.values())
         if Vice.TWIN in vices:
             self._part()
@@ -494,10 +494,11 @@ class Adversary:
             self.arena.network.inject(self.station.machine.name, self._keys[peer], channel, frame)
 
     def _offer_bad(self) -> None:
-        if self._sly:
+        if self._sly > 0:
+            self._sly -= 1
             self._offer(self.arena.bad_transaction(self.chance, "signature"), 2)
             return
-        bad = self.arena.bad_blob(self.chance) if self.chance.random() < 0.4 else None
+        bad = self.arena.bad_blob(self.chance) if self.chance.random() < 0.7 else None
         if bad is None:
             self._offer(self.arena.bad_transaction(self.chance, "signature", "bytes", "values"))
         else:
