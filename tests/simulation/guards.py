@@ -387,7 +387,7 @@ GUARDS: dict[str, Guard] = {
     "expired batch accepted": Guard(_expired_taken, 61, lambda scenario: scenario.hasty),
     "batch ordered twice": Guard(_ordered_twice, 3),
     "vote without the blob": Guard(_voted_without_the_blob, 5),
-    "blob unjudged": Guard(_blob_unjudged, 79, _liar(Vice.BAD_BATCH)),
+    "blob unjudged": Guard(_blob_unjudged, 72, _liar(Vice.BAD_BATCH)),
     "blob not durable": Guard(_blob_not_durable, 1),
     "blobs of rounds forgotten": Guard(_blobs_of_rounds_forgotten, 1),
     "wrong root unnoticed": Guard(_wrong_root_unnoticed, 36, lambda scenario: scenario.rotten is not None),
