@@ -22,6 +22,7 @@ from fl.client.errors import QuorateError, TimedOut, Unreachable
 
 PATIENCE_MS = 600_000
 """For the aggregation of a round: the validators of a network do not share one machine's processors; these do."""
+INTERVAL_MS = Params().min_block_interval_ms
 _READY_S = 90.0
 _LEVEL_S = 120.0
 _LOOK_S = 0.02
@@ -107,11 +108,13 @@ class Stage:
     say: Callable[[str], None] = field(default=lambda text: None)
 
     @contextmanager
-    def validators(self, count: int, trainers: int, update_rounds: int | None = None) -> Iterator[Validators]:
+    def validators(
+        self, count: int, trainers: int, update_rounds: int | None = None, interval_ms: int = INTERVAL_MS
+    ) -> Iterator[Validators]:
         self.say("compiling, if that was not done on this machine")
         compile_kernels()
         place = Path(tempfile.mkdtemp(prefix="net-", dir=self.directory))
-        params = Params(aggregation_base_ms=PATIENCE_MS)
+        params = Params(aggregation_base_ms=PATIENCE_MS, min_block_interval_ms=interval_ms)
         net = LocalNetwork.create(place, Plan(count, trainers, params=params, update_rounds=update_rounds))
         try:
             for name in net.members:

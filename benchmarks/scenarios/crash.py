@@ -101,7 +101,11 @@ SCENARIOS = (
         "One validator killed under load, and started again: rate, pause, catching up, nothing lost.",
         2.5,
         VALIDATORS
-        | {name: each for name, each in LOAD_SETTINGS.items() if name not in ("samples", "floor_updates", "profile")}
+        | {
+            name: each
+            for name, each in LOAD_SETTINGS.items()
+            if name not in ("interval_ms", "samples", "floor_updates", "profile")
+        }
         | {
             "trainers": Setting(512, 32, "who each have an update in every round"),
             "window_s": Setting(5.0, 1.0, "seconds of a window"),

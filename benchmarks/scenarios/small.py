@@ -16,7 +16,7 @@ from benchmarks import floors
 from benchmarks.campaign import LOAD, Generator, Plan
 from benchmarks.checks import nothing_lost
 from benchmarks.figures import LESS, MORE, Case, Figure, Floor, Latency, medians
-from benchmarks.network import Snapshot, Stage, Validators
+from benchmarks.network import INTERVAL_MS, Snapshot, Stage, Validators
 from benchmarks.probes import Probing
 from benchmarks.processes import Span, Watch
 from benchmarks.profiling import sampled, shares_of
@@ -58,7 +58,8 @@ def plan_of(settings: Settings, running: Validators, name: str, a_second: float 
 
 def measured(settings: Settings, stage: Stage, validators: int, name: str) -> Case:
     trainers, samples = int(settings.trainers), int(settings.samples)
-    with stage.validators(validators, trainers + samples) as running:
+    interval_ms = int(settings.interval_ms)
+    with stage.validators(validators, trainers + samples, interval_ms=interval_ms) as running:
         stage.say("one at a time, at rest")
         rest = Probing(running.net, running.net.trainers[trainers:]).series("rest") if samples else []
         plan = plan_of(settings, running, name.replace(" ", "-"))
@@ -156,6 +157,7 @@ LOAD_SETTINGS = {
     "together": Setting(64, 16, "updates sent together, and waited for"),
     "at_once": Setting(8, 2, "times so many are on their way to each validator"),
     "streamed": Setting(True, True, "on streams (/v1/ingest); false: each together is an HTTP request"),
+    "interval_ms": Setting(INTERVAL_MS, INTERVAL_MS, "between two blocks at least: the chain's own parameter"),
     "samples": Setting(100, 5, "updates one at a time, at rest; 0: none"),
     "warm_s": Setting(5.0, 1.0, "seconds of load before figures are taken"),
     "floor_updates": Setting(4096, 256, "updates of a pass of the floor; 0: no floor"),

@@ -161,7 +161,11 @@ SCENARIOS = (
         "Half an hour of small updates at a steady pace beside large ones: memory and disk.",
         32,
         VALIDATORS
-        | {name: each for name, each in LOAD_SETTINGS.items() if name not in ("samples", "floor_updates", "profile")}
+        | {
+            name: each
+            for name, each in LOAD_SETTINGS.items()
+            if name not in ("interval_ms", "samples", "floor_updates", "profile")
+        }
         | {
             "trainers": Setting(512, 32, "of small updates, who each have one in every round"),
             "a_second": Setting(400.0, 100.0, "small updates sent a second; 0: as many as go"),
