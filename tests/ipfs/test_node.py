@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from hashlib import sha256
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import numpy as np
@@ -13,6 +14,7 @@ from chain.cid import cid_text
 from cli.localnets import LocalNetwork, Plan
 from fl.client.network import AsyncNetwork, connect_async
 from tests.ipfs.others import installed, run
+from tests.node.load import until
 from tests.node.networks import door_of, local_network
 
 PARAMETERS = 700_000
@@ -25,9 +27,19 @@ async def creator_of(network: LocalNetwork) -> AsyncNetwork:
 
 
 def blob_at(door: str, cid: str) -> bytes:
-    with urlopen(f"{door}/v1/blobs/{cid}", timeout=60) as answer:
-        data: bytes = answer.read()
-    return data
+    """Once it is there: a job is final when a quorum holds its model, and the others fetch it then."""
+    found: list[bytes] = []
+
+    def held() -> bool:
+        try:
+            with urlopen(f"{door}/v1/blobs/{cid}", timeout=60) as answer:
+                found.append(answer.read())
+        except HTTPError as error:
+            assert error.code == 404
+        return bool(found)
+
+    until(f"{door} holds {cid}", held)
+    return found[0]
 
 
 @pytest.mark.slow
