@@ -193,6 +193,9 @@ class Proposals:
         has_room = unexecuted_loads(tip, height) < self.params.execution_window
         return has_room and self._availability.pending_batches(taken.batch, tip.height + 1)
 
+    def interval_ms(self, now_ms: int) -> int:
+        return self._availability.interval_ms(now_ms)
+
     def block_due_in(self, root: Lineage, wall_ms: int) -> int | None:
         wanted = self._wants_block_at
         if wanted is None:

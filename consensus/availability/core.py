@@ -206,9 +206,11 @@ class Availability:
 
     def _ordered(self, height: int, digests: tuple[bytes, ...], now: Now, out: Output) -> None:
         desk = self._desk
+        transactions = 0
         for digest in digests:
             lot = desk.lots.order(digest, height + guards.VOTE_AHEAD + desk.params.horizon)
             if lot is not None:
+                transactions += lot.reference.transactions
                 desk.spare(lot, out)
                 self._creation.ordered(lot)
                 self._certifying.closed(lot)
@@ -218,6 +220,7 @@ class Availability:
             want = desk.pulls.get(digest)
             if want is not None:
                 desk.pulls.want(digest, Why.NEEDED, desk.committee.sources, now.mono_ms)
+        desk.ordered(transactions, now.mono_ms)
         self._voting.review(now, out)
 
     def _need(self, digests: tuple[bytes, ...], now: Now, out: Output) -> None:
@@ -350,6 +353,10 @@ class Availability:
         """What a leader names in its block of this height: `taken` says what the block's unfinal ancestry names
         already, `blocked` that execution is too far behind for any batch."""
         return () if blocked else self._desk.lots.candidates(taken, height)
+
+    def interval_ms(self, now_ms: int) -> int:
+        """Between blocks that this validator makes."""
+        return self._desk.interval_ms(now_ms)
 
     def pending_batches(self, taken: Callable[[bytes], bool], height: int) -> bool:
         """Whether there is a candidate at all."""

@@ -150,7 +150,7 @@ class Creation:
             out.events.append(TransactionsExpired(tuple(expired)))
         if packed:
             self._sealed_ms = now.mono_ms
-            self._pace_ms = guards.pace_ms(len(packed), desk.params)
+            self._pace_ms = guards.pace_ms(len(packed), desk.interval_ms(now.mono_ms))
             self._last = self._offer(packed, now, out).digest
 
     def _offer(self, packed: list[Waiting], now: Now, out: Output) -> Lot:

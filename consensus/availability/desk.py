@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from chain.batch import SignedBatch
 from chain.genesis import Params
+from consensus.availability import guards
 from consensus.availability.committee import Committee
 from consensus.availability.inputs import BatchHere, CheckSpared, Referable
 from consensus.availability.lots import Lot, Lots
@@ -23,6 +24,15 @@ class Desk:
         self.final = 0
         self.executed = 0
         self.muted = False
+        self._busy_until_ms = 0
+
+    def ordered(self, transactions: int, now_ms: int) -> None:
+        """By a block that is final."""
+        if guards.is_stream(transactions):
+            self._busy_until_ms = now_ms + guards.BUSY_MS
+
+    def interval_ms(self, now_ms: int) -> int:
+        return guards.interval_ms(now_ms, self._busy_until_ms, self.params)
 
     def release(self, digest: bytes, out: Output) -> Offer | None:
         """Takes out an offer whose verdict no longer matters."""

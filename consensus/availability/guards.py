@@ -161,11 +161,24 @@ def may_seal(now_ms: int, sealed_ms: int | None, settled: bool, full: bool, in_f
     return now_ms >= seal_at(sealed_ms, settled, full, in_flight, pace_ms)
 
 
-def pace_ms(last: int, params: Params) -> int:
+def pace_ms(last: int, interval_ms: int) -> int:
     """Between batches, of which the last held so many transactions. All that a creator certifies within one interval
     of blocks is ordered by one block at the earliest, and each batch costs votes and a certificate; a few transactions
     are not kept waiting for more to come."""
-    return max(SEAL_GAP_MS, params.min_block_interval_ms) if last > FEW else SEAL_GAP_MS
+    return max(SEAL_GAP_MS, interval_ms) if last > FEW else SEAL_GAP_MS
+
+
+def is_stream(transactions: int) -> bool:
+    """Whether a block that ordered so many says that more will come than the next few blocks need hold."""
+    return transactions >= STREAM
+
+
+def interval_ms(now_ms: int, busy_until_ms: int, params: Params) -> int:
+    """Between blocks, and batches of one creator. A block with its batches costs as much as some forty transactions:
+    of a stream, fewer and larger ones order more. Nobody gives a leader up for it: a follower waits that long too."""
+    if now_ms >= busy_until_ms:
+        return params.min_block_interval_ms
+    return max(params.min_block_interval_ms, min(params.delta_ms, BUSY_INTERVAL_MS))
 
 
 def may_seal_alone(in_flight: int) -> bool:
@@ -175,6 +188,10 @@ def may_seal_alone(in_flight: int) -> bool:
 
 SEAL_GAP_MS = 10
 SEAL_PATIENCE_MS = 1_000
+STREAM = 32
+BUSY_MS = 1_000
+"""For so long after a block that says that there is a stream."""
+BUSY_INTERVAL_MS = 250
 FEW = 2
 """Transactions of a batch that say that there is no stream of them."""
 ALONE_IN_FLIGHT = 24

@@ -454,6 +454,7 @@ class Ordering:
         self._book.at(number)
 
     def _act(self) -> None:
+        self.timing.interval_ms = self.payload.interval_ms(self._now.mono_ms)
         while True:
             before = self.view
             self._update_pending()

@@ -50,6 +50,10 @@ class Payload(Protocol):
     def waiting(self, tip: Lineage, taken: Taken) -> bool:
         """Is there something that a block on this tip could carry?"""
 
+    def interval_ms(self, now_ms: int) -> int:
+        """How long a leader waits since its parent: the least that a chain allows, or longer under a load that larger
+        blocks serve better."""
+
     def block_due_in(self, root: Lineage, wall_ms: int) -> int | None:
         """Milliseconds until the state machine waits for a block that no final one satisfies; None if it never does."""
 

@@ -26,6 +26,8 @@ class Timing:
         self._params = params
         self._n = n
         self._f = f
+        self.interval_ms = params.min_block_interval_ms
+        """Between blocks now."""
         self.is_pending = False
         self.next_ms: int | None = None
         self.given_up: Counter[tuple[str, int]] = Counter()
@@ -115,7 +117,7 @@ class Timing:
 
     def _patience_ms(self, view: View) -> int:
         deltas = 2 if view.slot is Slot.EMPTY else 3
-        return self._grown(deltas * self._params.delta_ms + self._params.min_block_interval_ms)
+        return self._grown(deltas * self._params.delta_ms + self.interval_ms)
 
     def _gives_up_at(self, view: View) -> int:
         since = max(self._entered_ms, self._pending_since)
@@ -130,9 +132,9 @@ class Timing:
 
     def too_soon(self, now: Now, parent: Lineage) -> bool:
         """A leader waits for the interval since it first saw the parent, and while its header would be ahead."""
-        interval = self._params.min_block_interval_ms
-        paced_ms = self._seen.get(parent.digest, now.mono_ms - interval) + interval
-        ahead_ms = parent.time_ms + interval - now.wall_ms - self._params.drift_ms
+        seen_ms = self._seen.get(parent.digest)
+        paced_ms = now.mono_ms if seen_ms is None else seen_ms + self.interval_ms
+        ahead_ms = parent.time_ms + self._params.min_block_interval_ms - now.wall_ms - self._params.drift_ms
         wait_ms = max(paced_ms - now.mono_ms, ahead_ms)
         if wait_ms > 0:
             self._wakes.append(now.mono_ms + wait_ms)

@@ -58,8 +58,10 @@ def genesis_of(n: int, params: Params | None = None) -> Genesis:
 class AlwaysPending:
     """A payload that is empty, valid and never satisfied, or whatever a test sets."""
 
-    def __init__(self) -> None:
+    def __init__(self, interval_ms: int) -> None:
         self.pending = True
+        self.busy_interval_ms: int | None = None
+        self._interval_ms = interval_ms
         self.verdict = Verdict.VALID
         self.ends_at: int | None = None
         """The height of the block that names another validator set."""
@@ -75,6 +77,9 @@ class AlwaysPending:
 
     def waiting(self, tip: Lineage, taken: Taken) -> bool:
         return self.pending
+
+    def interval_ms(self, now_ms: int) -> int:
+        return self._interval_ms if self.busy_interval_ms is None else self.busy_interval_ms
 
     def block_due_in(self, root: Lineage, wall_ms: int) -> int | None:
         return None
@@ -100,7 +105,7 @@ class Bare:
         self.drop: Callable[[int, int, object], bool] = lambda source, target, message: False
         self.heap: list[tuple[int, int, Callable[[], None]]] = []
         self.sequence = itertools.count()
-        self.payloads = [AlwaysPending() for _ in range(n)]
+        self.payloads = [AlwaysPending(params.min_block_interval_ms) for _ in range(n)]
         self.journals = [Journal() for _ in range(n)]
         self.final: list[list[tuple[int, Block]]] = [[] for _ in range(n)]
         self.events: list[list[object]] = [[] for _ in range(n)]

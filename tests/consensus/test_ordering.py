@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
+
 from chain.genesis import Params
 from tests.consensus.bare import Bare
 
@@ -98,3 +100,16 @@ def test_lossy_links_only_slow_it_down() -> None:
     net.run(60_000)
     net.assert_agreement()
     assert min(net.heights()) > 50
+
+
+@pytest.mark.parametrize("busy", [4, 3])
+def test_a_busy_chain_makes_fewer_blocks_and_gives_nobody_up(busy: int) -> None:
+    """Nor does one who has not noticed yet that it is busy."""
+    net = Bare(4, Params(), delay_ms=10)
+    for payload in net.payloads[:busy]:
+        payload.busy_interval_ms = 250
+    net.run(20_000)
+    net.assert_agreement()
+    fewest, most = (70, 80) if busy == 4 else (80, 100)
+    assert fewest < min(net.heights()) <= max(net.heights()) < most
+    assert not any(core.timing.reasons for core in net.cores)

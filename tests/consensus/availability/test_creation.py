@@ -10,6 +10,7 @@ from chain.codec import encode
 from chain.genesis import Params
 from consensus.availability import (
     BatchStored,
+    Ordered,
     PoolFull,
     SequenceReserved,
     TransactionsExpired,
@@ -108,6 +109,34 @@ def test_a_stream_is_sealed_once_an_interval_of_blocks() -> None:
     # One alone is no stream any more.
     world.now_ms += guards.SEAL_GAP_MS
     assert sealed(world.step(0, submit(5))) == [bytes_of(5)]
+
+
+def ordered(out: Output) -> Ordered:
+    return Ordered(1, tuple(record.signed.reference.batch for record in out.persist if isinstance(record, BatchStored)))
+
+
+@pytest.mark.parametrize(("transactions", "interval_ms"), [(guards.STREAM - 1, 50), (guards.STREAM, 250)])
+def test_after_a_block_of_many_transactions_batches_and_blocks_are_fewer(transactions: int, interval_ms: int) -> None:
+    world = World(1)
+    world.step(0, ordered(world.step(0, submit(*range(transactions)))))
+    assert world.core(0).interval_ms(world.now_ms) == interval_ms
+    world.now_ms += 300
+    assert sealed(world.step(0, submit(100, 101, 102))) != []
+    world.now_ms += interval_ms - 1
+    assert sealed(world.step(0, submit(103))) == []
+    world.now_ms += 1
+    assert sealed(world.step(0, Tick())) == [bytes_of(103)]
+    world.now_ms += guards.BUSY_MS
+    assert world.core(0).interval_ms(world.now_ms) == Params().min_block_interval_ms
+
+
+@pytest.mark.parametrize(("least_ms", "delta_ms", "interval_ms"), [(50, 40, 50), (50, 100, 100), (300, 250, 300)])
+def test_a_busy_interval_is_never_less_than_the_chain_allows_nor_longer_than_a_message_may_take(
+    least_ms: int, delta_ms: int, interval_ms: int
+) -> None:
+    params = replace(Params(), min_block_interval_ms=least_ms, delta_ms=delta_ms)
+    assert guards.interval_ms(999, 1_000, params) == interval_ms
+    assert guards.interval_ms(1_000, 1_000, params) == least_ms
 
 
 def test_a_stream_that_fills_a_whole_batch_does_not_wait_for_the_interval() -> None:
