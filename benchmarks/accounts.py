@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chain.cid import raw_cid
-from chain.codec import encode
-from chain.keys import SigningKey
-from chain.transaction import account_id, sign_transaction
+from chain.codec import encode, pack
+from chain.hashing import Domain, signing_bytes
+from chain.keys import ED25519, SIGNATURE_BYTES, SigningKey
+from chain.transaction import Transaction, account_id, id_of, sign_transaction
 from cli.http import Place as Door
 from cli.http import fetch
 from cli.localnets import LocalNetwork
@@ -34,7 +36,7 @@ class Account:
     """One key, and the next nonce that it signs with."""
 
     def __init__(self, chain_id: bytes, key: SigningKey) -> None:
-        self._chain_id = chain_id
+        self.chain_id = chain_id
         self.key = key
         self._nonce = 0
         self.id = account_id(key.public)
@@ -50,11 +52,14 @@ class Account:
         account._nonce = int(fetch(Door(net.members["v0"].rpc), f"/v1/accounts/{account.id.hex()}")["next_nonce"])
         return account
 
-    def sign(self, body: object) -> bytes:
+    def stamp(self) -> tuple[int, int]:
+        """A nonce that is not used again, and the time until which it is good."""
         nonce, self._nonce = self._nonce, self._nonce + 1
-        until_ms = time.time_ns() // 1_000_000 + HOUR_MS
+        return nonce, time.time_ns() // 1_000_000 + HOUR_MS
+
+    def sign(self, body: object) -> bytes:
         kind = KIND_OF_BODY[type(body)]
-        return encode(sign_transaction(self.key, self._chain_id, self.id, nonce, until_ms, kind, encode(body)))
+        return encode(sign_transaction(self.key, self.chain_id, self.id, *self.stamp(), kind, encode(body)))
 
 
 def rules_of(name: str, parameters: int, trainers: int, rounds: int = 1, encoding: str = "q8") -> JobRules:
@@ -99,10 +104,56 @@ class InlineUpdates:
         self._form = form_of(rules, 0)
         place = Place(job, 1, bytes(32))
         self._values = encode_update(self._form, place, {"w": values})[len(self._form.header(place)) :]
+        self._round: _Round | None = None
 
     def signed(self, account: Account, round_: int, base: bytes) -> bytes:
-        payload = self._form.header(Place(self.job, round_, account.id)) + self._values
-        return account.sign(SubmitUpdate(self.job, round_, base, 10, (), 0, raw_cid(payload), payload))
+        chosen = account.chain_id, round_, base
+        if self._round is None or self._round.chosen != chosen:
+            payload = self._form.header(Place(self.job, round_, _MEMBER)) + self._values
+            self._round = _Round(chosen, SubmitUpdate(self.job, round_, base, 10, (), 0, _CID, payload))
+        return self._round.signed(account)
+
+
+_MEMBER, _CID = sha256(b"a member").digest(), raw_cid(b"a payload")
+_KEY = ED25519 + sha256(b"a key").digest()
+_NONCE, _UNTIL_MS = 2**64 - 2, 2**64 - 1
+
+
+class _Round:
+    """All updates of one round. They differ in who sends them, and when: one is encoded with something else in these
+    places, and cut there."""
+
+    def __init__(self, chosen: tuple[bytes, int, bytes], body: SubmitUpdate) -> None:
+        self.chosen = chosen
+        chain_id, _, _ = chosen
+        kind = int(KIND_OF_BODY[SubmitUpdate])
+        unsigned = Transaction(chain_id, _MEMBER, _KEY, _NONCE, _UNTIL_MS, kind, encode(body), bytes(SIGNATURE_BYTES))
+        whole = encode(unsigned)[:-SIGNATURE_BYTES]
+        self._pieces = _cut(whole, _MEMBER, _KEY, pack(_NONCE), pack(_UNTIL_MS), _CID, body.payload)
+        self._payload = _cut(body.payload, _MEMBER.hex().encode())
+        self._message = signing_bytes(Domain.TX, chain_id, 0, b"")
+
+    def signed(self, account: Account) -> bytes:
+        (to_member, to_values), (nonce, until_ms) = self._payload, account.stamp()
+        payload = b"".join((to_member, account.id.hex().encode(), to_values))
+        to_sender, to_key, to_nonce, to_until, to_cid, to_payload, to_signature = self._pieces
+        unsigned = b"".join(
+            (
+                *(to_sender, account.id, to_key, account.key.public, to_nonce, pack(nonce), to_until, pack(until_ms)),
+                *(to_cid, raw_cid(payload), to_payload, payload, to_signature),
+            )
+        )
+        return unsigned + account.key.sign(self._message + id_of(unsigned + bytes(SIGNATURE_BYTES)))
+
+
+def _cut(whole: bytes, *places: bytes) -> list[bytes]:
+    """What is between these, which follow each other in the whole, each once."""
+    pieces = []
+    for each in places:
+        piece, found, whole = whole.partition(each)
+        assert found
+        pieces.append(piece)
+    return [*pieces, whole]
 
 
 def some_values(count: int, seed: int = 1) -> NDArray[Any]:

@@ -18,7 +18,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -30,7 +30,7 @@ import aiohttp
 from benchmarks.accounts import Account, InlineUpdates, rules_of, some_values
 from benchmarks.child import Child
 from benchmarks.probes import create, join
-from benchmarks.submitting import Submitting, streamed
+from benchmarks.submitting import Submitting, Updates, streamed
 from chain.cid import parse_cid
 from cli.localnets import LocalNetwork
 from fl.client.errors import QuorateError
@@ -104,7 +104,7 @@ class Campaign:
         self._submitting = submitting
         self._trainers = [Account.of(net, name) for name in net.trainers[: plan.trainers]]
         self._updates: dict[str, InlineUpdates] = {}
-        self._ready: asyncio.Queue[Sequence[bytes]] = asyncio.Queue()
+        self._ready: asyncio.Queue[Updates] = asyncio.Queue()
         self._under_way = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._signing: set[asyncio.Task[None]] = set()
@@ -195,7 +195,7 @@ class Campaign:
                 members = self._trainers[start : start + self._plan.together]
                 signed = [updates.signed(member, round_, base) for member in members]
                 self.outcome.update_bytes = len(signed[0])
-                self._ready.put_nowait(signed)
+                self._ready.put_nowait(Updates(signed, updates.job, round_))
                 # So that answers are read in between.
                 await asyncio.sleep(0)
 
@@ -203,17 +203,17 @@ class Campaign:
 
     async def _lane(self, node: int) -> None:
         while not self._over:
-            transactions = await self._next()
+            updates = await self._next()
             began = time.monotonic()
             if self._plan.a_second:
-                began = await self._in_turn(len(transactions))
+                began = await self._in_turn(len(updates.transactions))
             self._under_way += 1
             try:
-                await self._count(node, transactions, began)
+                await self._count(node, updates, began)
             finally:
                 self._under_way -= 1
 
-    async def _next(self) -> Sequence[bytes]:
+    async def _next(self) -> Updates:
         wanted = time.monotonic()
         try:
             return await self._ready.get()
@@ -228,21 +228,21 @@ class Campaign:
         await asyncio.sleep(due - time.monotonic())
         return due
 
-    async def _count(self, node: int, transactions: Sequence[bytes], began: float) -> None:
-        for identity, status in await self._send(node, transactions):
+    async def _count(self, node: int, updates: Updates, began: float) -> None:
+        for identity, status in await self._send(node, updates):
             if status == OK:
                 self._acknowledged(identity)
             else:
                 self.outcome.refused[status] = self.outcome.refused.get(status, 0) + 1
         ended = time.monotonic()
-        self.outcome.answers.append(Answered(ended, ended - began, len(transactions)))
+        self.outcome.answers.append(Answered(ended, ended - began, len(updates.transactions)))
 
-    def _acknowledged(self, identity: str) -> None:
+    def _acknowledged(self, identity: bytes) -> None:
         self.outcome.acknowledged += 1
         if len(self.outcome.drawn) < DRAWN:
-            self.outcome.drawn.append(identity)
-        elif (place := self._draw.randrange(self.outcome.acknowledged)) < DRAWN:
-            self.outcome.drawn[place] = identity
+            self.outcome.drawn.append(identity.hex())
+        elif (place := int(self._draw.random() * self.outcome.acknowledged)) < DRAWN:
+            self.outcome.drawn[place] = identity.hex()
 
 
 async def _serve(told: Connection, plan: Plan) -> None:

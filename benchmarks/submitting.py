@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -13,8 +14,9 @@ from chain.codec import decode, pack
 from cli.localnets import LocalNetwork
 from fl.client.errors import QuorateError
 from fl.client.ingest import Answer, Ingest
+from fl.execution import OK
 from fl.ingest import RECEIPT_BYTES
-from fl.records import Receipt
+from fl.records import Kind, Receipt
 
 TOGETHER = 64
 """Transactions a request, unless a load says otherwise."""
@@ -24,8 +26,23 @@ _FEW = 4
 """Requests on their way to each node while a load prepares."""
 
 
-Fate = tuple[str, str]
+Fate = tuple[bytes, str]
 """Of a transaction that was executed: its id, and the status of its receipt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Updates:
+    """Of one round, to be sent together."""
+
+    transactions: Sequence[bytes]
+    job: bytes
+    round: int
+
+    @property
+    def taken(self) -> bytes:
+        """What an encoded receipt holds, of the kind, if it is that of an update which the round has taken, and else
+        not."""
+        return b"".join(map(pack, (int(Kind.SUBMIT_UPDATE), OK, self.job, self.round)))
 
 
 class Submitting:
@@ -68,8 +85,9 @@ class Submitting:
             self.again += 1
             await asyncio.sleep(pause)
 
-    async def fates(self, node: int, transactions: Sequence[bytes]) -> list[Fate]:
-        return [(each["id"], each["receipt"]["status"]) for each in await self.executed(node, transactions)]
+    async def fates(self, node: int, updates: Updates) -> list[Fate]:
+        answers = await self.executed(node, updates.transactions)
+        return [(bytes.fromhex(each["id"]), each["receipt"]["status"]) for each in answers]
 
     async def all_executed(self, transactions: Sequence[bytes]) -> None:
         """In any order, by all nodes."""
@@ -82,15 +100,19 @@ class Submitting:
         await asyncio.gather(*(lane(node) for node in range(len(self.nodes)) for _ in range(_FEW)))
 
 
-async def streamed(streams: Ingest, transactions: Sequence[bytes]) -> list[Fate]:
+async def streamed(streams: Ingest, updates: Updates) -> list[Fate]:
     """By whichever node has room."""
-    return [_fate(each) for each in await streams.send_all(transactions)]
+    taken = updates.taken
+    return [
+        (each.id, OK if taken in each.receipt else _status(each))
+        for each in await streams.send_all(updates.transactions)
+    ]
 
 
-def _fate(answer: Answer) -> Fate:
+def _status(answer: Answer) -> str:
     if not answer.receipt:
         raise QuorateError("LOAD_REFUSED", f"A node answered {answer.status} {answer.code}.", "Look at its log.")
-    return answer.id.hex(), decode(Receipt, answer.receipt, RECEIPT_BYTES).status
+    return decode(Receipt, answer.receipt, RECEIPT_BYTES).status
 
 
 def _pause_s(status: int, content: dict[str, Any]) -> float:

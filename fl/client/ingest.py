@@ -46,7 +46,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _HEARTBEAT_S = 30.0
 _CROWDED = frozenset({"BUSY", "DISK_FULL"})
 """Said of the node, not of the transaction: another node may take it at once."""
-_FAR = {"available": 1, "final": 2, "executed": 3, "proven": 4, "expired": 5}
+_FAR = ("available", "final", "executed", "proven", "expired")
 
 
 class _Gathering:
@@ -180,6 +180,7 @@ class _Stream:
     def __init__(self, door: Ingest, url: str, wanted: str) -> None:
         self._door = door
         self._wanted = wanted
+        self._enough = frozenset(_FAR[_FAR.index(wanted) :])
         self.url = url
         self.reason = ""
         """Why the node does not take what it is sent."""
@@ -238,16 +239,17 @@ class _Stream:
                 parcel = self._sent.pop(answer.number, None)
                 if parcel is None:
                     raise CodecError("it answers what was not asked")
-                self._settle(parcel, answer)
+                if answer.status in self._enough:
+                    parcel.answered(answer)
+                else:
+                    self._settle(parcel, answer)
             self._room.set()
 
     def _settle(self, parcel: _Parcel, answer: Answer) -> None:
+        """Of one that has not come far enough."""
         door, loop = self._door, asyncio.get_running_loop()
         if answer.status != REFUSED:
-            if _FAR.get(answer.status, 0) >= _FAR[self._wanted]:
-                parcel.answered(answer)
-            else:
-                door.put_back([parcel])
+            door.put_back([parcel])
         elif not answer.retry_after_s:
             parcel.answered(answer)
         elif answer.code in _CROWDED:

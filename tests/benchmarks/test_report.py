@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,15 @@ from benchmarks.scenarios import scenarios
 from benchmarks.scenarios.crash import pause
 from benchmarks.scenarios.soak import growth_an_hour
 from benchmarks.schema import Invalid, check
+from benchmarks.submitting import Updates
 from benchmarks.windows import cost_us, rate, rate_curve, starved
-from chain.codec import decode
+from chain.cid import raw_cid
+from chain.codec import decode, encode
 from chain.keys import SigningKey
-from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
+from chain.transaction import MAX_TRANSACTION_BYTES, Transaction, tx_id, verify_transaction
 from fl.client.errors import BadFile, BadInput
+from fl.execution import OK
+from fl.records import Kind, Receipt
 from fl.rounds import SubmitUpdate
 from fl.tensors.encodings import Place, encode_update
 from fl.updates import form_of
@@ -224,12 +229,49 @@ def test_growth_is_of_the_second_half() -> None:
 # Loads and scenarios
 
 
-def test_an_update_encoded_once_is_the_update_that_a_client_encodes() -> None:
-    rules, values = rules_of("job", 100, 3), some_values(100)
-    account, job = Account(bytes(32), SigningKey.from_seed(bytes(32))), bytes(range(32))
-    data = InlineUpdates(job, rules, values).signed(account, 12, rules.initial)
-    body = decode(SubmitUpdate, decode(Transaction, data, MAX_TRANSACTION_BYTES).body, MAX_TRANSACTION_BYTES)
-    assert body.payload == encode_update(form_of(rules, 0), Place(job, 12, account.id), {"w": np.asarray(values)})
+def keyed(number: int) -> Account:
+    return Account(bytes(32), SigningKey.from_seed(bytes([number] * 32)))
+
+
+def test_an_update_encoded_once_is_the_update_that_a_client_encodes_and_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules, values, job = rules_of("job", 100, 3), some_values(100), bytes(range(32))
+    form, updates = form_of(rules, 0), InlineUpdates(job, rules, values)
+    monkeypatch.setattr("benchmarks.accounts.time.time_ns", lambda: 1_700_000_000_123_456_789)
+    twins = [(keyed(number), keyed(number)) for number in (1, 2)]
+    base = rules.initial
+    # More than 127 in each: a nonce, as a round, takes more bytes then.
+    for round_ in (*range(1, 140), 9_999, 10_000):
+        for theirs, ours in twins:
+            payload = encode_update(form, Place(job, round_, theirs.id), {"w": np.asarray(values)})
+            body = SubmitUpdate(job, round_, base, 10, (), 0, raw_cid(payload), payload)
+            assert updates.signed(ours, round_, base) == theirs.sign(body)
+        base = raw_cid(base)
+
+
+def test_of_the_same_round_another_base_and_another_chain_are_other_updates() -> None:
+    rules, job = rules_of("job", 100, 3), bytes(32)
+    updates, base = InlineUpdates(job, rules, some_values(100)), raw_cid(b"another")
+    updates.signed(keyed(1), 1, rules.initial)
+    read = decode(Transaction, updates.signed(keyed(1), 1, base), MAX_TRANSACTION_BYTES)
+    assert decode(SubmitUpdate, read.body, MAX_TRANSACTION_BYTES).base == base
+    elsewhere = Account(bytes(31) + b"\x01", SigningKey.from_seed(bytes(32)))
+    read = decode(Transaction, updates.signed(elsewhere, 1, base), MAX_TRANSACTION_BYTES)
+    assert read.chain == elsewhere.chain_id and verify_transaction(read, tx_id(read))
+
+
+def test_a_receipt_is_known_by_its_bytes_to_be_of_an_update_that_the_round_took() -> None:
+    job = bytes(range(32))
+    good = Receipt(job, 300, job, 7, job, 200, Kind.SUBMIT_UPDATE, OK, job, 300, 9, 10)
+    taken = Updates((), job, 300).taken
+    assert taken in encode(good)
+    others: list[dict[str, Any]] = [
+        {"status": "ROUND_CLOSED"},
+        {"round": 299},
+        {"job": bytes(32)},
+        {"kind": Kind.CHECK_IN},
+    ]
+    for other in others:
+        assert taken not in encode(replace(good, **other))
 
 
 def test_the_page_names_every_scenario_and_no_other() -> None:
