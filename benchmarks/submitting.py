@@ -42,7 +42,8 @@ class Updates:
     def taken(self) -> bytes:
         """What an encoded receipt holds, of the kind, if it is that of an update which the round has taken, and else
         not."""
-        return b"".join(map(pack, (int(Kind.SUBMIT_UPDATE), OK, self.job, self.round)))
+        in_a_row = pack((int(Kind.SUBMIT_UPDATE), OK, self.job, self.round))
+        return in_a_row[1:]
 
 
 class Submitting:
