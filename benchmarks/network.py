@@ -14,7 +14,7 @@ from typing import Any
 from urllib.request import urlopen
 
 from benchmarks.links import received_bytes
-from benchmarks.processes import cpu_seconds, roles
+from benchmarks.processes import Processors, cpu_seconds, roles
 from chain.genesis import Params
 from cli.http import Place, fetch
 from cli.localnets import LocalNetwork, Plan, compile_kernels
@@ -33,13 +33,14 @@ _EXECUTED = re.compile(r"^quorate_transactions_total\{result=\"ok\"\} (\S+)$", r
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """By validator, how many transactions it has executed, when it said so, and the bytes that its links received
-    (empty where the system does not say); by role, processor time."""
+    (empty where the system does not say); by role, processor time; and what the machine's processors had done."""
 
     at_s: float
     executed: Mapping[str, int]
     told_s: Mapping[str, float]
     cpu_s: Mapping[str, float]
     received: Mapping[str, int] = field(default_factory=dict)
+    processors: Processors = field(default_factory=Processors.now)
 
 
 class Validators:

@@ -50,6 +50,20 @@ def cpu_seconds(pid: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Processors:
+    """Seconds of all of this machine's, since it began; those that waited for the disk were idle."""
+
+    idle_s: float
+    all_s: float
+
+    @classmethod
+    def now(cls) -> Processors:
+        used = [int(each) for each in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        ticks = os.sysconf("SC_CLK_TCK")
+        return cls(sum(used[3:5]) / ticks, sum(used) / ticks)
+
+
+@dataclass(frozen=True, slots=True)
 class Moment:
     """What a process had used at a moment of the monotonic clock."""
 

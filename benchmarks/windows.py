@@ -46,6 +46,12 @@ def cost_us(window: Window, kinds: Sequence[str]) -> float:
     return seconds / max(1, count) * 1e6
 
 
+def idle(window: Window) -> float:
+    """The share of the machine's processors that nobody used."""
+    before, after = (each.processors for each in window)
+    return (after.idle_s - before.idle_s) / max(1e-9, after.all_s - before.all_s)
+
+
 def link_bytes(window: Window) -> float:
     """That a validator's links received, for an update that it executed."""
     before, after = window
@@ -76,6 +82,7 @@ def figures_of(windows: Sequence[Window], outcome: Outcome) -> dict[str, Figure]
         "one signature made": Figure("µs", signing),
         **links,
         "load generator, an update": Figure("µs", load),
+        "processors idle": Figure("%", tuple(100 * idle(each) for each in windows)),
         "time without an update to send": Figure("%", tuple(100 * starved(outcome, span_of(each)) for each in windows)),
     }
 

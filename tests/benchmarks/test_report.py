@@ -22,7 +22,7 @@ from benchmarks.figures import LESS, MORE, Case, Check, Curve, Figure, Floor, La
 from benchmarks.links import received_by_links
 from benchmarks.machine import machine, versions
 from benchmarks.network import Snapshot
-from benchmarks.processes import Span
+from benchmarks.processes import Processors, Span
 from benchmarks.profiling import shares_of
 from benchmarks.report import SCHEMA, markdown, read_report, report_of
 from benchmarks.scenario import Scenario
@@ -31,7 +31,7 @@ from benchmarks.scenarios.crash import pause
 from benchmarks.scenarios.soak import growth_an_hour
 from benchmarks.schema import Invalid, check
 from benchmarks.submitting import Updates
-from benchmarks.windows import cost_us, rate, rate_curve, starved
+from benchmarks.windows import cost_us, idle, rate, rate_curve, starved
 from chain.cid import raw_cid
 from chain.codec import decode, encode
 from chain.keys import SigningKey
@@ -203,6 +203,15 @@ def test_the_cost_is_shared_by_all_that_validators_executed() -> None:
 def test_time_without_an_update_to_send_is_a_share_of_all_places() -> None:
     outcome = Outcome(lanes=2, starved=[(0.0, 12.0), (14.0, 1.0), (30.0, 5.0)])
     assert starved(outcome, Span(10.0, 20.0)) == pytest.approx((2.0 + 1.0) / 10 / 2)
+
+
+def test_idle_is_a_share_of_what_all_processors_could_have_done() -> None:
+    before, after = window(1000, 10.0)
+    before = replace(before, processors=Processors(50.0, 200.0))
+    assert idle((before, replace(after, processors=Processors(55.0, 220.0)))) == pytest.approx(0.25)
+    assert idle((before, before)) == 0
+    earlier, later = Processors.now(), Processors.now()
+    assert 0 < earlier.idle_s < earlier.all_s <= later.all_s
 
 
 def test_answers_are_counted_in_the_second_in_which_they_came() -> None:
