@@ -81,21 +81,31 @@ class Client:
             return None
         return read_passphrase(self.passphrase or "prompt")
 
-    def ask(self, path: str) -> dict[str, Any]:
-        """From the first node that answers, unproven: for lists, and for what is on its way."""
+    def ask_each(self, path: str) -> Iterator[dict[str, Any]]:
+        """From one node after the other, unproven: for what is on its way, of which some know more than others. Raises
+        what is wrong if none has an answer."""
         failure: QuorateError | None = None
+        answered = False
         for member in read_network(self.network).validators.members:
             if not member.rpc:
                 continue
             try:
-                return fetch(Place(member.rpc), path, timeout_s=5.0)
-            except Unreachable as error:
-                failure = error
-        raise failure or BadFile("NO_ADDRESSES", f"{self.network} names no node that answers clients.", "Get another.")
+                found = fetch(Place(member.rpc), path, timeout_s=5.0)
+            except QuorateError as error:
+                # A node's own word says more than the silence of another.
+                if failure is None or not isinstance(error, Unreachable):
+                    failure = error
+                continue
+            answered = True
+            yield found
+        if not answered:
+            raise failure or BadFile(
+                "NO_ADDRESSES", f"{self.network} names no node that answers clients.", "Get another."
+            )
 
     def pages(self, path: str, name: str, *, dated: bool = True) -> list[dict[str, Any]]:
-        """All of a list, unproven, from a node that is as far as the newest state that is proven here, if the list is
-        `dated`: says of which height it is."""
+        """All of a list, unproven, from a node that is as far as the newest state that is proven here: so the list
+        says, if it is `dated`, and else the node proves it before."""
         from fl.client.nodes import Behind, Node, Reply, Request, Unusable
 
         async def work(network: AsyncNetwork) -> list[dict[str, Any]]:
@@ -111,6 +121,8 @@ class Client:
                 return rows, following
 
             async def all_of(node: Node) -> list[dict[str, Any]]:
+                if not dated and (reached := (await network.reader.head_of(node)).height) < newest:
+                    raise Behind(f"its head is of height {reached}, and {newest} is proven")
                 found: list[dict[str, Any]] = []
                 query = {"limit": str(PAGE)}
                 while True:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +16,10 @@ from fl.client.errors import BadInput
 if TYPE_CHECKING:
     from fl.client.network import AsyncNetwork
     from fl.client.receipt import Receipt
+
+
+_FAR = ("accepted", "available", "final", "expired", "executed", "proven")
+"""A node that another's batch has not reached yet takes what was executed for expired."""
 
 
 @click.group()
@@ -37,8 +42,9 @@ def _id(_: click.Context, __: click.Parameter, text: str) -> bytes:
 @client_options
 @reading
 def status(client: Client, identity: bytes) -> None:
-    """Say how far a transaction is, as one node tells it: accepted, available, final, executed, proven or expired."""
-    found = client.ask(f"/v1/transactions/{identity.hex()}")
+    """Say how far a transaction is, as the node tells it that knows most: accepted, available, final, executed, proven
+    or expired."""
+    found = _furthest(client.ask_each(f"/v1/transactions/{identity.hex()}"))
     receipt = found.get("receipt") or {}
     shown = {
         "id": found["id"],
@@ -46,6 +52,21 @@ def status(client: Client, identity: bytes) -> None:
         **{f"receipt {name}": value for name, value in receipt.items()},
     }
     tell(found, lambda: fields(shown))
+
+
+def _furthest(told: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Each node has its own part of what is on its way, and one of them may be behind the others."""
+    found: dict[str, Any] = {}
+    for each in told:
+        if not found or _far(each) > _far(found):
+            found = each
+        if found["status"] == _FAR[-1]:
+            break
+    return found
+
+
+def _far(told: dict[str, Any]) -> int:
+    return _FAR.index(told["status"]) if told["status"] in _FAR else -1
 
 
 @tx.command()

@@ -53,3 +53,31 @@ def test_what_the_chain_refuses_is_said_with_its_code(chain: Running) -> None:
     assert (ran.code, ran.data["code"]) == (2, "BAD_KEY")
     ran = run(chain, "revoke", "creator")
     assert (ran.code, ran.data["code"]) == (2, "NOT_CONFIRMED")
+
+
+def test_a_member_is_listed_from_its_registration_on_whichever_node_is_behind(chain: Running) -> None:
+    run(chain, "register", "alice", NEW.public.hex())
+    for current in chain.faces:
+        for face in chain.faces:
+            face.frozen_at = None if face is current else chain.chain.height - 1
+        assert "alice" in {each["name"] for each in run(chain, "list").data}
+
+
+def test_a_transaction_is_as_far_as_any_node_knows(chain: Running) -> None:
+    made = run(chain, "register", "alice", NEW.public.hex()).data
+    network = ("--network", chain.network_file(), "--home", "home", "--json")
+
+    def standing() -> str:
+        return str(quorate("tx", "status", made["tx"], *network).data.get("status"))
+
+    for current in chain.faces:
+        for face in chain.faces:
+            face.frozen_at = None if face is current else chain.chain.height - 1
+        assert standing() == "proven"
+    for face in chain.faces:
+        face.frozen_at = chain.chain.height - 1
+    (taker,) = (face for face in chain.faces if face.submitted)
+    assert standing() == "available"
+    taker.down = True
+    ran = quorate("tx", "status", made["tx"], *network)
+    assert (ran.code, ran.data["code"]) == (1, "UNKNOWN_TRANSACTION")

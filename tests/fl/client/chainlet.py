@@ -28,6 +28,7 @@ from chain.genesis import Genesis, genesis_header
 from chain.keys import SigningKey
 from chain.light import HandOver, ReceiptBundle, StateBundle
 from chain.log import EMPTY, Frontier, frontier_at, prove
+from chain.transaction import id_of
 from chain.tree import StateTree
 from fl.accounts import free_account
 from fl.aggregation import Aggregation, AggregationRules, Update
@@ -37,9 +38,9 @@ from fl.errors import CODES, DecidedBy, PendingJob, Refused
 from fl.execution import AggregationTask
 from fl.jobs import CreateJob
 from fl.machine import genesis_state
-from fl.records import JobRules, Role
+from fl.records import JobRules, Member, Role
 from fl.rounds import SubmitUpdate, entries_of
-from fl.state import EVENTS, RECEIPTS, State, joined_key
+from fl.state import EVENTS, MAX_VALUE_BYTES, RECEIPTS, State, joined_key, member_key
 from fl.tensors.closing import payload_fingerprint
 from fl.tensors.encodings import Place
 from fl.transactions import read
@@ -312,6 +313,7 @@ class Chainlet:
             route("GET", "/v1/state/{key}", self._state),
             route("*", "/v1/blobs{rest:.*}", self._redirect),
             route("POST", "/v1/transactions", self._submit),
+            route("GET", "/v1/transactions/{id}", self._standing),
             route("GET", "/v1/transactions/{id}/receipt", self._receipt),
             route("GET", "/v1/events/ws", self._events),
             route("GET", "/v1/events", self._list_events),
@@ -319,6 +321,7 @@ class Chainlet:
             route("GET", "/v1/jobs/{job}/rounds/{round}/updates/raw", self._entries),
             route("GET", "/v1/batches/{digest}/raw", self._raw_batch),
             route("GET", "/v1/jobs/{job}/members", self._members),
+            route("GET", "/v1/members", self._list_members),
         ]
 
     def _height(self, face: Face) -> int:
@@ -387,6 +390,15 @@ class Chainlet:
             held = face.door.whole[demand.claim.cid]
             self.spread(held.data, held.kind, held.owner)
 
+    async def _standing(self, face: Face, request: web.Request) -> web.Response:
+        identity = request.match_info["id"]
+        index = self.receipt_of.get(bytes.fromhex(identity))
+        if index is not None and self.ledger.receipts[index].height <= self._height(face):
+            return web.json_response({"id": identity, "status": "proven"})
+        if any(id_of(data).hex() == identity for data in face.submitted):
+            return web.json_response({"id": identity, "status": "available"})
+        return _problem("UNKNOWN_TRANSACTION", 404)
+
     async def _receipt(self, face: Face, request: web.Request) -> web.Response:
         index = self.receipt_of.get(bytes.fromhex(request.match_info["id"]))
         height = self._height(face)
@@ -411,6 +423,23 @@ class Chainlet:
         page = [account for account in rows if account >= after][:3]
         following = page[-1] if len(page) == 3 else None
         return web.json_response({"members": [{"account": account} for account in page[:2]], "next": following})
+
+    async def _list_members(self, face: Face, request: web.Request) -> web.Response:
+        prefix, height = member_key(b""), self._height(face)
+        found = {key: self.state_bundle(key, height).value for key in self.ledger.state if key.startswith(prefix)}
+        members = [
+            {
+                "account": key[len(prefix) :].hex(),
+                "name": member.name,
+                "roles": list(member.roles),
+                "organisation": member.organisation,
+                "registrar": False,
+                "revoked": member.revoked,
+            }
+            for key, value in sorted(found.items())
+            if value is not None and (member := decode(Member, value, MAX_VALUE_BYTES))
+        ]
+        return web.json_response({"members": members, "next": None})
 
     async def _raw_batch(self, face: Face, request: web.Request) -> web.Response:
         signed = self.batches[bytes.fromhex(request.match_info["digest"])]
