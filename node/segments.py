@@ -163,23 +163,23 @@ class Writer:
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self._logs: list[SegmentedLog] = []
-        self._waiters: list[tuple[SegmentedLog, int, asyncio.Future[None]]] = []
-        self._task: asyncio.Task[None] | None = None
-        self._idle: asyncio.Future[None] | None = None
-        """Ends a pause."""
+        self._syncing = False
+        self._waiters: list[asyncio.Future[None]] = []
+        """For the end of the sync that is under way."""
+        self._pause: asyncio.TimerHandle | None = None
+        self._synced_at = 0.0
 
     def join(self, log: SegmentedLog) -> None:
         self._logs.append(log)
 
     async def durable(self, log: SegmentedLog, number: int) -> None:
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-        self._waiters.append((log, number, waiter))
-        if self._task is None:
-            self._task = loop.create_task(self._run(), name="sync logs")
-        elif self._idle is not None:
-            _end(self._idle)
-        await waiter
+        while log.synced < number:
+            if not self._syncing:
+                await self._sync()
+                continue
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
 
     def rest(self) -> None:
         for log in self._logs:
@@ -188,58 +188,57 @@ class Writer:
     def fail(self, failure: DiskFailure) -> None:
         for log in self._logs:
             log.failure = log.failure or failure
-        for _, _, waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_exception(failure)
-        self._waiters.clear()
-
-    async def _run(self) -> None:
-        try:
-            while await self._somebody_waits():
-                await self._sync()
-            self.rest()
-        except DiskFailure as failure:
-            self.fail(failure)
-        finally:
-            self._task = None
-            for _, _, waiter in self._waiters:
-                waiter.cancel()
-            self._waiters.clear()
-
-    async def _somebody_waits(self) -> bool:
-        """At once, or before the pause is over."""
-        if not self._waiters:
-            loop = asyncio.get_running_loop()
-            self._idle = loop.create_future()
-            timer = loop.call_later(IDLE_S, _end, self._idle)
-            try:
-                await self._idle
-            finally:
-                timer.cancel()
-                self._idle = None
-        # Whoever came between the end of the pause and this moment is not left behind.
-        return bool(self._waiters)
+        self._wake(failure)
 
     async def _sync(self) -> None:
+        """By whoever comes first. If that one gives up, another who waits begins anew."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         begun = [(log, log.last, log.take_unsynced()) for log in self._logs]
-        await self._disk.sync(*(name for _, _, names in begun for name in names))
-        for log, last, names in begun:
-            if names:
-                log.has_synced(last, loop.time() - began)
-        waiting, self._waiters = self._waiters, []
-        for entry in waiting:
-            log, number, waiter = entry
-            if number > log.synced:
-                self._waiters.append(entry)
-            elif not waiter.done():
+        self._syncing = True
+        try:
+            await self._disk.sync(*(name for _, _, names in begun for name in names))
+        except DiskFailure as failure:
+            self.fail(failure)
+            raise
+        except BaseException:
+            for log, _, names in begun:
+                log.put_back(names)
+            raise
+        else:
+            self._synced_at = loop.time()
+            for log, last, names in begun:
+                if names:
+                    log.has_synced(last, self._synced_at - began)
+            if self._pause is None:
+                self._pause = loop.call_at(self._synced_at + IDLE_S, self._paused)
+        finally:
+            self._syncing = False
+            self._wake()
+
+    def _wake(self, failure: DiskFailure | None = None) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if waiter.done():
+                continue
+            if failure is None:
                 waiter.set_result(None)
+            else:
+                waiter.set_exception(failure)
 
-
-def _end(pause: asyncio.Future[None]) -> None:
-    if not pause.done():
-        pause.set_result(None)
+    def _paused(self) -> None:
+        """Once it is so long that a sync has ended; a timer of its own for each would cost more than the receipt."""
+        loop = asyncio.get_running_loop()
+        self._pause = None
+        if self._syncing:
+            return
+        rests_at = self._synced_at + IDLE_S
+        if loop.time() < rests_at:
+            self._pause = loop.call_at(rests_at, self._paused)
+            return
+        # Whoever appends next is told of the failure.
+        with suppress(DiskFailure):
+            self.rest()
 
 
 class SegmentedLog:
@@ -424,6 +423,10 @@ class SegmentedLog:
         """Files to be synced, the older ones first; the caller syncs them."""
         names, self._unsynced = list(self._unsynced), {}
         return names
+
+    def put_back(self, names: list[str]) -> None:
+        """What was taken and not synced after all."""
+        self._unsynced = dict.fromkeys([*names, *self._unsynced])
 
     def has_synced(self, last: int, seconds: float) -> None:
         self._synced = max(self._synced, last)

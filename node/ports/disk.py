@@ -8,21 +8,20 @@ forgets it.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import mmap
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from weakref import ReferenceType, ref
 
 from node.ports import TEMPORARY, AlreadyLocked, Buffer, DiskFailure, DiskFull, NoSuchFile, check_name
+from node.ports.threads import Threads
 
 _OPEN_FILES = 64
 """Descriptors kept open; beyond, the one used longest ago is closed unless it waits for a sync."""
@@ -86,7 +85,7 @@ class FileDisk:
         self._maps: dict[str, list[ReferenceType[mmap.mmap]]] = {}
         """Of files that were viewed."""
         self._locks: dict[str, int] = {}
-        self._threads = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="disk")
+        self._threads = Threads(_SYNC_THREADS, "disk")
 
     def append(self, name: str, *pieces: bytes) -> None:
         size_bytes = sum(map(len, pieces))
@@ -175,7 +174,7 @@ class FileDisk:
             except DiskFailure:
                 over(True)
                 raise
-        await self._in_thread(self._sync_now, (begun,), over)
+        await self._threads.run(partial(self._sync_now, begun), over)
 
     async def write_whole(self, name: str, data: bytes) -> None:
         with self._guard:
@@ -195,7 +194,7 @@ class FileDisk:
                 if not failed:
                     self._settle(directories)
 
-        await self._in_thread(self._write_now, (name, data, tuple(directories)), over)
+        await self._threads.run(partial(self._write_now, name, data, tuple(directories)), over)
 
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes:
         with self._guard:
@@ -304,7 +303,7 @@ class FileDisk:
         self._locks[name] = descriptor
 
     def close(self) -> None:
-        self._threads.shutdown(wait=True)
+        self._threads.close()
         for file in self._open.values():
             os.close(file.descriptor)
         self._open.clear()
@@ -316,7 +315,10 @@ class FileDisk:
         return self._root / name
 
     def _check(self, name: str) -> None:
-        check_name(name)
+        if name not in self._open:
+            check_name(name)
+        if not self._failed:
+            return
         for failed in (name, *(f"{directory}/" for directory in self._above(name))):
             if failed in self._failed:
                 raise DiskFailure(f"{name} failed before: {self._failed[failed]}; restart after mending the disk")
@@ -426,36 +428,6 @@ class FileDisk:
         file.in_use -= 1
         if file.orphan and not file.in_use:
             os.close(file.descriptor)
-
-    async def _in_thread(
-        self, work: Callable[..., None], arguments: tuple[object, ...], over: Callable[[bool], None]
-    ) -> None:
-        """A caller that is cancelled does not stop the thread: `over(failed)` waits for the end of the
-        work."""
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
-
-        def finish(failure: BaseException | None) -> None:
-            over(failure is not None)
-            if ended.done():
-                return
-            if failure is None:
-                ended.set_result(None)
-            else:
-                ended.set_exception(failure)
-
-        def run() -> None:
-            failure: BaseException | None = None
-            try:
-                work(*arguments)
-            except BaseException as error:
-                failure = error
-            # A loop that is closed wants to know of nothing.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(finish, failure)
-
-        self._threads.submit(run)
-        await ended
 
     def _sync_now(self, begun: Iterable[tuple[str, _Open, Iterable[str]]]) -> None:
         for name, file, directories in begun:

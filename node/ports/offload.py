@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from threading import Condition
 from typing import Generic, ParamSpec, TypeVar, cast
+
+from node.ports.threads import Threads
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -60,25 +62,22 @@ class _Shared(Generic[_T]):
 class ThreadOffload:
     def __init__(self, workers: int = 2, backlog: int = BACKLOG) -> None:
         self._workers = workers
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="offload")
+        self._threads = Threads(workers, "offload")
         self._slots = asyncio.Semaphore(backlog)
 
     async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         await self._slots.acquire()
-        loop = asyncio.get_running_loop()
+
+        # A cancelled caller does not stop the thread: its slot is free when the work is over, not before.
+        def over(_: bool) -> None:
+            self._slots.release()
+
         try:
-            future = self._threads.submit(function, *args, **kwargs)
+            ended = self._threads.run(partial(function, *args, **kwargs), over)
         except BaseException:
             self._slots.release()
             raise
-
-        # A cancelled caller does not stop the thread: its slot is free when the work is over, not before.
-        def over(_: Future[_T]) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._slots.release)
-
-        future.add_done_callback(over)
-        return await asyncio.wrap_future(future)
+        return await ended
 
     def spread(self, pieces: Sequence[Callable[[], _T]]) -> list[_T]:
         """The call that has this work keeps its own thread. The others take a piece each time that it is their turn:
@@ -97,9 +96,9 @@ class ThreadOffload:
 
         # Closed: whoever has the work does the rest of it.
         with suppress(RuntimeError):
-            self._threads.submit(turn)
+            self._threads.add(turn)
 
     def close(self) -> None:
         """Drops what is queued and waits for what is running: it may use a port that is closed next, and LevelDB
         does not survive that."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.close(drop=True)

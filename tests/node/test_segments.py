@@ -229,6 +229,21 @@ def test_a_waiter_that_gives_up_takes_nobody_with_it() -> None:
     one_machine(body)
 
 
+def test_a_sync_whose_caller_gave_up_is_made_again() -> None:
+    async def body(machine: Machine) -> None:
+        log = await SegmentedLog.create(machine.boot().disk, "journal", fixed)
+        kept = machine.disk.entries["journal/0000000001"]
+        waiting = asyncio.ensure_future(log.durable(log.append(1, b"vote")))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert log.synced == 0 and b"vote" not in kept.durable
+        await log.durable(1)
+        assert log.synced == 1 and b"vote" in kept.durable
+
+    one_machine(body)
+
+
 def test_after_a_failed_sync_everything_raises_for_good() -> None:
     async def body(machine: Machine) -> None:
         log = await SegmentedLog.create(machine.boot().disk, "journal", fixed)
