@@ -53,6 +53,7 @@ __all__ = [
     "encode",
     "from_plain",
     "pack",
+    "packed",
     "to_plain",
     "unpack",
 ]
@@ -73,10 +74,11 @@ PublicKey = Annotated[bytes, Length(33, 33)]
 """A key-type byte (1 = Ed25519) and the key."""
 Signature = Annotated[bytes, Length(64, 64)]
 
-_packed: Callable[[Plain], bytes] = msgpack.packb
+packed: Callable[[Plain], bytes] = msgpack.packb
+"""As `pack`, of values that nothing outside of a record's annotations can be: they are not looked at again."""
 if msgpack.Packer.__module__ != "msgpack.fallback":
     # One packer, and its buffer, for all threads: compiled, it calls nothing back, so none comes between.
-    _packed = msgpack.Packer().pack
+    packed = msgpack.Packer().pack
 
 
 def to_plain(record: object) -> tuple[Plain, ...]:
@@ -91,7 +93,7 @@ def from_plain(cls: type[T], plain: Plain) -> T:
 
 def encode(record: object) -> bytes:
     codec = CODECS.get(type(record)) or compiled(type(record))
-    return _packed(codec.write(record))
+    return packed(codec.write(record))
 
 
 def decode(cls: type[T], data: bytes, limit: int) -> T:
@@ -112,7 +114,7 @@ def decode(cls: type[T], data: bytes, limit: int) -> T:
 
 def pack(plain: Plain) -> bytes:
     _check_plain(plain, 0)
-    return _packed(plain)
+    return packed(plain)
 
 
 def unpack(data: bytes, limit: int) -> Plain:

@@ -12,7 +12,7 @@ The root commits to the size as well, so that a proof cannot be read against a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated
@@ -54,21 +54,30 @@ class LogProof:
 
 
 def leaf_digest(data: bytes) -> bytes:
-    state = _LEAF_STATE.copy()
-    state.update(data)
-    return state.digest()
+    return leaf_digests((data,))[0]
+
+
+def leaf_digests(leaves: Iterable[bytes]) -> list[bytes]:
+    copy, digests = _LEAF_STATE.copy, []
+    for data in leaves:
+        state = copy()
+        state.update(data)
+        digests.append(state.digest())
+    return digests
 
 
 def _parent(left: bytes, right: bytes) -> bytes:
-    state = _NODE_STATE.copy()
-    state.update(left)
-    state.update(right)
-    return state.digest()
+    return _parents((left, right))[0]
 
 
 def _parents(nodes: Sequence[bytes]) -> list[bytes]:
     """Of neighbours, two by two; a last one without a neighbour has none."""
-    return [_parent(nodes[at], nodes[at + 1]) for at in range(0, len(nodes) - 1, 2)]
+    copy, parents, each = _NODE_STATE.copy, [], iter(nodes)
+    for left, right in zip(each, each):  # noqa: B905
+        state = copy()
+        state.update(left + right)
+        parents.append(state.digest())
+    return parents
 
 
 def _joined(peaks: tuple[bytes, ...]) -> bytes:

@@ -10,7 +10,7 @@ them is looked at: joining and leaving count them first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from fl.execution import Execution
@@ -62,25 +62,30 @@ def seated(state: State, job_id: bytes) -> int:
 
 def candidates(state: State, job_id: bytes, number: int) -> int | None:
     """Of the newest round; None where that is everyone who joined before it."""
+    seats = candidate_seats(state, job_id, number)
+    return None if seats is None else read_seats(seats)
+
+
+def candidate_seats(state: State, job_id: bytes, number: int) -> bytes | None:
     listed = state.get(Candidates, candidates_key(job_id))
-    return read_seats(listed.seats) if listed is not None and listed.round == number else None
+    return listed.seats if listed is not None and listed.round == number else None
 
 
-def answered(state: State, job_id: bytes, number: int) -> int:
+def answered(state: State, job_id: bytes, number: int) -> bytes:
     """Whose updates this round holds; nobody's, if a later one holds any."""
     found = state.get(Answered, answered_key(job_id))
-    return read_seats(found.seats) if found is not None and found.round == number else 0
+    return found.seats if found is not None and found.round == number else b""
 
 
 def has_answered(answered: Answered | None, number: int, joined: Joined) -> bool:
     """This member, to this round."""
     if answered is None or answered.round != number or number < joined.from_round:
         return False
-    return bool(read_seats(answered.seats) >> joined.seat & 1)
+    return has_seat(answered.seats, joined.seat)
 
 
-def put_answered(state: State, job_id: bytes, number: int, seats: int) -> None:
-    state.put(answered_key(job_id), Answered(number, written_seats(seats)))
+def put_answered(state: State, job_id: bytes, number: int, seats: bytes) -> None:
+    state.put(answered_key(job_id), Answered(number, seats))
 
 
 def put_candidates(state: State, job_id: bytes, number: int, seats: int) -> None:
@@ -112,8 +117,7 @@ def leave(execution: Execution, job_id: bytes, job: Job, account: bytes, joined:
     state.put(job_key(job_id), replace(job, members=job.members - 1))
     current = state.get(Round, round_key(job_id, job.round))
     if current is not None and joined.from_round <= current.number:
-        has_answered = answered(state, job_id, current.number) >> joined.seat & 1
-        if not has_answered:
+        if not has_seat(answered(state, job_id, current.number), joined.seat):
             _wait_no_longer(state, job_id, current, joined.seat)
     execution.touched.add(job_id)
     execution.event(EventKind.JOB_LEFT, job_id, subject=account)
@@ -171,6 +175,20 @@ def read_seats(seats: bytes | bytearray) -> int:
 
 def written_seats(seats: int) -> bytes:
     return seats.to_bytes((seats.bit_length() + 7) // 8, "little")
+
+
+def has_seat(seats: bytes, seat: int) -> bool:
+    """Without reading the others."""
+    place = seat >> 3
+    return place < len(seats) and bool(seats[place] >> (seat & 7) & 1)
+
+
+def with_seats(seats: bytes, more: Collection[int]) -> bytes:
+    """These, of which there is one at least, and `more`."""
+    table = bytearray(seats.ljust((max(more) >> 3) + 1, b"\0"))
+    for seat in more:
+        table[seat >> 3] |= 1 << (seat & 7)
+    return bytes(table)
 
 
 def places_of(seats: int) -> Iterator[int]:

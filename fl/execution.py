@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from chain.block import Item
-from chain.codec import encode
+from chain.codec import Plain, encode, packed
 from chain.genesis import Params
-from chain.log import EMPTY, Frontier, NewNode, extend, leaf_digest
+from chain.log import EMPTY, Frontier, NewNode, extend, leaf_digests
 from fl.errors import Refused
-from fl.records import Entry, Event, EventKind, Meta, OpenJob, OpenJobs, Receipt
+from fl.records import Entry, Event, EventKind, Meta, OpenJob, OpenJobs
 from fl.state import EVENTS, META, OPEN_JOBS, RECEIPTS, Changes, Known, Read, State
 from fl.tensors.layout import Schema
 
@@ -111,14 +111,15 @@ class BlockOutcome:
         return self.changes.writes
 
 
-class Call(NamedTuple):
-    """The transaction in execution, as its handler sees it."""
+@dataclass(slots=True)
+class Call:
+    """The transaction in execution, as its handler sees it. Those of a batch are one object, one after the other."""
 
-    tx_id: bytes
-    sender: bytes
-    key: bytes
     batch: bytes
-    place: int
+    tx_id: bytes = b""
+    sender: bytes = b""
+    key: bytes = b""
+    place: int = 0
 
 
 class Effect(NamedTuple):
@@ -140,9 +141,11 @@ class Execution:
         "aggregations",
         "block",
         "events",
+        "ids",
         "logs",
         "models",
         "receipts",
+        "refused",
         "state",
         "touched",
     )
@@ -150,7 +153,11 @@ class Execution:
     def __init__(self, read: Read, block: BlockInput, known: Known | None = None) -> None:
         self.state = State(read, known)
         self.block = block
-        self.receipts: list[Receipt] = []
+        self.receipts: list[tuple[Plain, ...]] = []
+        """The fields of each `Receipt`."""
+        self.ids: list[bytes] = []
+        """Of the transactions that have them."""
+        self.refused = 0
         self.events: list[Event] = []
         self.logs: list[Growth] = []
         self.accepted: list[Accepted] = []
@@ -167,7 +174,7 @@ class Execution:
 
     def log(self, name: bytes, frontier: Frontier, leaves: Sequence[bytes]) -> Frontier:
         """The frontier of this log with these leaves behind it."""
-        longer, nodes = extend(frontier, [leaf_digest(leaf) for leaf in leaves])
+        longer, nodes = extend(frontier, leaf_digests(leaves))
         self.logs.append(Growth(name, frontier.size, tuple(leaves), tuple(nodes)))
         return longer
 
@@ -203,18 +210,17 @@ class Execution:
         self.state.put(OPEN_JOBS, OpenJobs(tuple(each for each in self.open_jobs() if each.job != job)))
 
     def outcome(self) -> BlockOutcome:
-        receipts = tuple([encode(receipt) for receipt in self.receipts])
-        events = tuple([encode(event) for event in self.events])
+        receipts = tuple(map(packed, self.receipts))
+        events = tuple(map(encode, self.events))
         if receipts:
-            executed = sum(receipt.status == OK for receipt in self.receipts)
-            self.count(executed=executed, refused=len(receipts) - executed)
+            self.count(executed=len(receipts) - self.refused, refused=self.refused)
         for name, leaves in ((RECEIPTS, receipts), (EVENTS, events)):
             if leaves:
                 self.state.put(name, self.log(name, self.state.get(Frontier, name) or EMPTY, leaves))
         return BlockOutcome(
             changes=self.state.changes(),
             receipts=receipts,
-            ids=tuple([receipt.tx_id for receipt in self.receipts]),
+            ids=tuple(self.ids),
             events=events,
             logs=tuple(self.logs),
             accepted=tuple(self.accepted),

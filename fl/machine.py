@@ -9,6 +9,8 @@ Execution checks neither signatures nor tensors; a batch is ordered only after h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from chain.genesis import Genesis, GenesisError
 from chain.hashing import ZERO_DIGEST
 from chain.transaction import account_id
@@ -17,7 +19,7 @@ from fl.epochs import announce_due_set, begin_epoch, write_genesis_sets
 from fl.errors import Refused
 from fl.execution import NO_EFFECT, OK, AggregationTask, BlockInput, BlockOutcome, Call, Execution
 from fl.members import ROLES, add_member, is_name
-from fl.records import NEVER, EventKind, Member, Receipt, Registrars
+from fl.records import NEVER, EventKind, Member, Registrars
 from fl.results import apply_item
 from fl.state import NEXT_VALIDATORS, REGISTRARS, Known, Read, account_key, open_jobs
 from fl.transactions import Reading
@@ -42,8 +44,7 @@ def execute_block(read: Read, block: BlockInput, known: Known | None = None) -> 
     execution = Execution(read, block, known)
     begin_epoch(execution)
     for batch, transactions in block.batches:
-        for index, reading in enumerate(transactions):
-            _execute_transaction(execution, batch, index, reading)
+        _execute_batch(execution, batch, transactions)
     for item in block.items:
         apply_item(execution, item)
     advance_jobs(execution)
@@ -110,48 +111,38 @@ def _skip(execution: Execution, batch: bytes, index: int, refused: Refused) -> N
         execution.event(EventKind.TRANSACTION_SKIPPED, subject=batch, code=refused.code, value=index)
 
 
-def _execute_transaction(execution: Execution, batch: bytes, index: int, reading: Reading | Refused) -> None:
-    block, state = execution.block, execution.state
-    if isinstance(reading, Refused):
-        _skip(execution, batch, index, reading)
-        return
-    tx, row, body = reading.tx, reading.row, reading.body
-    try:
-        if tx.chain != block.chain_id:
-            raise Refused("WRONG_CHAIN")
-        account = free_account(state, tx, block.time_ms, block.params.nonce_window)
-    except Refused as refused:
-        _skip(execution, batch, index, refused)
-        return
-    state.put(account_key(tx.sender), with_nonce_used(account, tx.nonce))
-    call = Call(reading.id, tx.sender, tx.key, batch, index)
-    execution.mark()
-    status, effect = OK, NO_EFFECT
-    try:
-        if tx.valid_until_ms > block.time_ms + block.params.max_validity_ms:
-            raise Refused("VALID_UNTIL_FAR")
-        effect = row.execute(execution, call, body)
-    except Refused as refused:
-        status = refused.code
-    except (ArithmeticError, LookupError, TypeError, ValueError):
-        # A mistake of ours that one transaction reaches must not halt every validator at every restart.
-        status = "FAULT"
-    if status != OK:
-        execution.roll_back()
-        row.refused(execution, call, body, status)
-    execution.receipts.append(
-        Receipt(
-            tx_id=call.tx_id,
-            height=block.height,
-            batch=batch,
-            index=index,
-            sender=tx.sender,
-            nonce=tx.nonce,
-            kind=tx.kind,
-            status=status,
-            job=effect.job,
-            round=effect.round,
-            position=effect.position,
-            weight=effect.weight,
-        )
-    )
+def _execute_batch(execution: Execution, batch: bytes, transactions: Sequence[Reading | Refused]) -> None:
+    block, state, call = execution.block, execution.state, Call(batch)
+    now_ms, window, height = block.time_ms, block.params.nonce_window, block.height
+    latest_ms = now_ms + block.params.max_validity_ms
+    for index, reading in enumerate(transactions):
+        if isinstance(reading, Refused):
+            _skip(execution, batch, index, reading)
+            continue
+        tx, row, body = reading.tx, reading.row, reading.body
+        try:
+            if tx.chain != block.chain_id:
+                raise Refused("WRONG_CHAIN")
+            account = free_account(state, tx, now_ms, window)
+        except Refused as refused:
+            _skip(execution, batch, index, refused)
+            continue
+        state.settle(account_key(tx.sender), with_nonce_used(account, tx.nonce))
+        execution.mark()
+        call.tx_id, call.sender, call.key, call.place = reading.id, tx.sender, tx.key, index
+        status, effect = OK, NO_EFFECT
+        try:
+            if tx.valid_until_ms > latest_ms:
+                raise Refused("VALID_UNTIL_FAR")
+            effect = row.execute(execution, call, body)
+        except Refused as refused:
+            status = refused.code
+        except (ArithmeticError, LookupError, TypeError, ValueError):
+            # A mistake of ours that one transaction reaches must not halt every validator at every restart.
+            status = "FAULT"
+        if status != OK:
+            execution.roll_back()
+            execution.refused += 1
+            row.refused(execution, call, body, status)
+        execution.ids.append(call.tx_id)
+        execution.receipts.append((call.tx_id, height, batch, index, tx.sender, tx.nonce, tx.kind, status, *effect))

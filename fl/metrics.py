@@ -7,6 +7,7 @@ loss diverged does not hide the others'.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import mul
 
 from fl.records import (
     METRIC_MARKS,
@@ -28,15 +29,18 @@ NO_SUM = MetricSum(bytes(_WIDE_BYTES), 0, 0)
 def with_values(sums: tuple[MetricSum, ...], answers: Sequence[tuple[tuple[int, ...], int]]) -> tuple[MetricSum, ...]:
     """With these members' values and examples. At most 2^17 updates of at most 2^32 examples: 112 bits hold the sum of
     products."""
-    return tuple([_with_values(each, [(values[at], of) for values, of in answers]) for at, each in enumerate(sums)])
+    examples = [of for _, of in answers]
+    return tuple([_with_values(each, [values[at] for values, _ in answers], examples) for at, each in enumerate(sums)])
 
 
-def _with_values(sum_: MetricSum, values: Sequence[tuple[int, int]]) -> MetricSum:
-    numbers = [each for each in values if each[0] not in METRIC_MARKS]
-    total = int.from_bytes(sum_.total, "big", signed=True) + sum([value * examples for value, examples in numbers])
-    examples = sum_.examples + sum([examples for _, examples in numbers])
-    marked = sum_.marked + len(values) - len(numbers)
-    return MetricSum(total.to_bytes(_WIDE_BYTES, "big", signed=True), examples, marked)
+def _with_values(sum_: MetricSum, values: list[int], examples: list[int]) -> MetricSum:
+    given = len(values)
+    if not METRIC_MARKS.isdisjoint(values):
+        places = [place for place, value in enumerate(values) if value not in METRIC_MARKS]
+        values, examples = [values[place] for place in places], [examples[place] for place in places]
+    total = int.from_bytes(sum_.total, "big", signed=True) + sum(map(mul, values, examples))
+    marked = sum_.marked + given - len(values)
+    return MetricSum(total.to_bytes(_WIDE_BYTES, "big", signed=True), sum_.examples + sum(examples), marked)
 
 
 def mean(sum_: MetricSum) -> int:

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from chain.cid import raw_cid
-from chain.codec import I64, U8, U64, Count, Digest, Length, decode, encode
+from chain.codec import I64, U8, U64, Count, Digest, Length, decode, packed
 from chain.genesis import Params
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
 from fl.blobs import Demand, update_demand
-from fl.cohort import answered, candidates, is_listed, members_in_cohort, put_answered, put_candidates
+from fl.cohort import (
+    answered,
+    candidate_seats,
+    candidates,
+    has_seat,
+    is_listed,
+    members_in_cohort,
+    put_answered,
+    put_candidates,
+    with_seats,
+)
 from fl.errors import PendingJob, Refused
 from fl.execution import Accepted, AggregationTask, Call, Effect, Execution
 from fl.members import member_in_role
@@ -117,7 +127,8 @@ def _check_has_check_in(rules: JobRules) -> None:
 def check_in(execution: Execution, call: Call, body: CheckIn) -> Effect:
     state = execution.state
     member_in_role(state, call.sender, Role.TRAINER)
-    job, rules, joined = _taking_part(state, call.sender, body.job)
+    job, rules = _unfinished(state, body.job)
+    joined = _joined(state, body.job, call.sender)
     _check_has_check_in(rules)
     _check_newest(body.round, job, joined, done=joined.checked_in == body.round)
     current = state.get(Round, round_key(body.job, body.round))
@@ -134,91 +145,128 @@ def check_in(execution: Execution, call: Call, body: CheckIn) -> Effect:
 _OVER = (JobStatus.FINISHED, JobStatus.STOPPED)
 
 
-class Collecting(NamedTuple):
-    """A round with the updates that the block in execution has added to it so far. They are counted up once, when
-    somebody asks for the record or the block ends."""
+_EntryFields = tuple[bytes, bytes, int, int, int, bytes, bytes, int]
+"""Of an `Entry`, in their order."""
 
-    execution: Execution
-    job: bytes
-    key: bytes
-    """Of the round's record."""
-    round: Round
-    rules: JobRules
-    size: int
-    answered: int
-    """Seats."""
-    newest: _Taken | None = None
 
-    def with_update(self, entry: Entry, body: SubmitUpdate, seat: int) -> Collecting:
-        """At position `size`."""
-        newest = _Taken(entry, encode(entry), body, self.newest)
-        answered = self.answered | 1 << seat
-        return Collecting(self.execution, self.job, self.key, self.round, self.rules, self.size + 1, answered, newest)
+class Intake:
+    """Where a job takes updates in the block in execution: what is the same for all of them, and what it has taken.
 
-    def _taken(self) -> list[_Taken]:
-        taken, each = [], self.newest
-        while each is not None:
-            taken.append(each)
-            each = each.before
-        return taken[::-1]
+    From the first one on it stands for the record of its round: they are counted up once, when somebody asks for that
+    or the block ends."""
+
+    __slots__ = (
+        "_execution",
+        "_first",
+        "_taken",
+        "answered",
+        "bodies",
+        "colleagues",
+        "entries",
+        "id",
+        "is_open",
+        "job",
+        "key",
+        "listed",
+        "round",
+        "rules",
+    )
+
+    def __init__(self, execution: Execution, job_id: bytes, job: Job, rules: JobRules) -> None:
+        state, self._execution = execution.state, execution
+        self.id, self.job, self.rules = job_id, job, rules
+        self.key = round_key(job_id, job.round)
+        self.round = current = state.get(Round, self.key)
+        self.is_open = current is not None and current.phase == Phase.COLLECTING
+        self._first = 0 if current is None else current.updates.size
+        self.answered = answered(state, job_id, job.round)
+        """Seats, as the block found them."""
+        self.entries: list[_EntryFields] = []
+        self.bodies: list[SubmitUpdate] = []
+        self._taken: set[int] = set()
+        """Seats of whose members it has taken one."""
+        self.look_up(job)
+
+    def look_up(self, job: Job) -> None:
+        """What others may change while it stands for the round."""
+        state, listed = self._execution.state, is_listed(self.rules)
+        self.job = job
+        self.listed = candidate_seats(state, self.id, job.round) if listed else None
+        self.colleagues: dict[str, int] = {"": 1}
+        """By organisation, its members in the cohort."""
+
+    @property
+    def has_room(self) -> bool:
+        return self.is_open and self._first + len(self.entries) < self.rules.maximum
+
+    def has_answered(self, seat: int) -> bool:
+        return seat in self._taken or has_seat(self.answered, seat)
+
+    def colleagues_in(self, current: Round, organisation: str) -> int:
+        known = self.colleagues.get(organisation)
+        if known is None:
+            known = members_in_cohort(self._execution.state, self.id, current, organisation)
+            self.colleagues[organisation] = known
+        return known
+
+    def take(self, call: Call, body: SubmitUpdate, seat: int, weight: int) -> int:
+        """At the position that is returned. Nothing may go wrong after that."""
+        entries, taken = self.entries, len(self.entries)
+        if not taken:
+            self._execution.state.gather(Round, self.key, self)
+            self._execution.touched.add(self.id)
+        entries.append((call.tx_id, call.sender, body.round, weight, body.group, body.cid, call.batch, call.place))
+        self.bodies.append(body)
+        self._taken.add(seat)
+        return self._first + taken
 
     def gathered(self) -> Round:
-        current, taken, first = self.round, self._taken(), self.round.updates.size
+        execution, current, bodies = self._execution, self.round, self.bodies
+        assert current is not None, "what is not open takes nothing"
+        entries = tuple([Entry(*each) for each in self.entries])
         weights = list(current.weights)
-        for each in taken:
-            weights[each.body.group] += each.entry.weight
-        leaves, entries = [each.leaf for each in taken], tuple([each.entry for each in taken])
-        payloads = tuple([each.body.payload for each in taken])
-        self.execution.accepted.append(Accepted(self.job, current.number, first, entries, payloads))
-        put_answered(self.execution.state, self.job, current.number, self.answered)
-        reached = first < self.rules.minimum <= self.size
+        for entry in entries:
+            weights[entry.group] += entry.weight
+        first, name = current.updates.size, updates_log(self.id, current.number)
+        payloads = tuple([body.payload for body in bodies])
+        execution.accepted.append(Accepted(self.id, current.number, first, entries, payloads))
+        put_answered(execution.state, self.id, current.number, with_seats(self.answered, self._taken))
+        reached = first < self.rules.minimum <= first + len(entries)
         return replace(
             current,
-            updates=self.execution.log(updates_log(self.job, current.number), current.updates, leaves),
+            updates=execution.log(name, current.updates, list(map(packed, self.entries))),
             weights=tuple(weights),
-            examples=current.examples + sum([each.body.examples for each in taken]),
-            sums=with_values(current.sums, [(each.body.metrics, each.body.examples) for each in taken]),
-            minimum_ms=max(1, self.execution.block.time_ms) if reached else current.minimum_ms,
+            examples=current.examples + sum([body.examples for body in bodies]),
+            sums=with_values(current.sums, [(body.metrics, body.examples) for body in bodies]),
+            minimum_ms=max(1, execution.block.time_ms) if reached else current.minimum_ms,
         )
 
 
-class _Taken(NamedTuple):
-    entry: Entry
-    leaf: bytes
-    body: SubmitUpdate
-    before: _Taken | None
-
-
-def _collecting(execution: Execution, job_id: bytes, rules: JobRules, number: int) -> Collecting | None:
-    """Of a round that there is."""
-    key = round_key(job_id, number)
-    known = execution.state.gathering(Collecting, key)
-    if known is not None:
-        return known
-    current = execution.state.get(Round, key)
-    if current is None:
-        return None
-    seats = answered(execution.state, job_id, number)
-    return Collecting(execution, job_id, key, current, rules, current.updates.size, seats)
+def _intake(execution: Execution, job_id: bytes) -> Intake:
+    state = execution.state
+    job, rules = _unfinished(state, job_id)
+    intake = state.gathering(Intake, round_key(job_id, job.round))
+    if intake is None:
+        intake = Intake(execution, job_id, job, rules)
+    else:
+        intake.look_up(job)
+    state.derived[job_id] = intake
+    return intake
 
 
 def submit_update(execution: Execution, call: Call, body: SubmitUpdate) -> Effect:
     state = execution.state
     member = member_in_role(state, call.sender, Role.TRAINER)
-    job, rules, joined = _taking_part(state, call.sender, body.job)
-    open_for = _open_buffer if rules.discounts else _open_round
-    collecting, age = open_for(execution, job, rules, joined, body)
+    intake = state.derived.get(body.job) or _intake(execution, body.job)
+    joined, rules = _joined(state, body.job, call.sender), intake.rules
+    current, age = (_open_buffer if rules.discounts else _open_round)(state, intake, joined, body)
     # The sums of a round hold no more than these bounds allow for.
     _check_numbers(body, rules)
-    current, position = collecting.round, collecting.size
-    colleagues = members_in_cohort(state, body.job, current, member.organisation) if member.organisation else 1
+    colleagues = intake.colleagues_in(current, member.organisation)
     weight = weight_of(rules, body.examples, joined.examples, colleagues, age)
     if not weight:
         raise Refused("NO_WEIGHT")
-    entry = Entry(call.tx_id, call.sender, body.round, weight, body.group, body.cid, call.batch, call.place)
-    state.gather(Round, collecting.key, collecting.with_update(entry, body, joined.seat))
-    execution.touched.add(body.job)
-    return Effect(body.job, current.number, position, weight)
+    return Effect(body.job, current.number, intake.take(call, body, joined.seat, weight), weight)
 
 
 def tell_refusal(execution: Execution, call: Call, body: SubmitUpdate, code: str) -> None:
@@ -230,16 +278,20 @@ def tell_refusal(execution: Execution, call: Call, body: SubmitUpdate, code: str
         execution.event(EventKind.UPDATE_REFUSED, body.job, number, call.sender, code)
 
 
-def _taking_part(state: State, account: bytes, job_id: bytes) -> tuple[Job, JobRules, Joined]:
+def _unfinished(state: State, job_id: bytes) -> tuple[Job, JobRules]:
     job, rules = state.get(Job, job_key(job_id)), state.get(JobRules, rules_key(job_id))
     if job is None or rules is None:
         raise Refused("UNKNOWN_JOB")
     if job.status in _OVER:
         raise Refused("JOB_CLOSED")
+    return job, rules
+
+
+def _joined(state: State, job_id: bytes, account: bytes) -> Joined:
     joined = state.get(Joined, joined_key(job_id, account))
     if joined is None:
         raise Refused("NOT_JOINED")
-    return job, rules, joined
+    return joined
 
 
 def _check_newest(number: int, job: Job, joined: Joined, done: bool) -> None:
@@ -254,54 +306,46 @@ def _check_newest(number: int, job: Job, joined: Joined, done: bool) -> None:
         raise Refused("LATE")
 
 
-def _open_round(
-    execution: Execution, job: Job, rules: JobRules, joined: Joined, body: SubmitUpdate
-) -> tuple[Collecting, int]:
+def _open_round(state: State, intake: Intake, joined: Joined, body: SubmitUpdate) -> tuple[Round, int]:
     """The round that this update answers, while it may."""
-    collecting = _collecting(execution, body.job, rules, body.round) if body.round == job.round else None
-    seats = answered(execution.state, body.job, body.round) if collecting is None else collecting.answered
-    _check_newest(body.round, job, joined, done=bool(seats >> joined.seat & 1))
-    if collecting is None:
+    number, seat, current = body.round, joined.seat, intake.round
+    is_newest = number == intake.job.round
+    done = intake.has_answered(seat) if is_newest else has_seat(answered(state, body.job, number), seat)
+    _check_newest(number, intake.job, joined, done)
+    if current is None:
         raise Refused("LATE")
-    current = collecting.round
-    is_open = current.phase == Phase.COLLECTING
-    if not is_open and current.phase < Phase.COLLECTING:
+    if current.phase < Phase.COLLECTING:
         raise Refused("NOT_COLLECTING")
-    listed = candidates(execution.state, body.job, body.round) if is_listed(rules) else None
-    if listed is not None and not listed >> joined.seat & 1:
-        absent = rules.cohort.check_in_ms and joined.checked_in != body.round
+    if intake.listed is not None and not has_seat(intake.listed, seat):
+        absent = intake.rules.cohort.check_in_ms and joined.checked_in != number
         raise Refused("NOT_CHECKED_IN" if absent else "NOT_DRAWN")
-    if not is_open or collecting.size >= rules.maximum:
+    if not intake.has_room:
         raise Refused("LATE")
     if current.base != body.base:
         raise Refused("WRONG_BASE")
-    return collecting, 0
+    return current, 0
 
 
-def _open_buffer(
-    execution: Execution, job: Job, rules: JobRules, joined: Joined, body: SubmitUpdate
-) -> tuple[Collecting, int]:
+def _open_buffer(state: State, intake: Intake, joined: Joined, body: SubmitUpdate) -> tuple[Round, int]:
     """The buffer that takes this update, and how many buffers ago its base was the newest model."""
-    collecting, started = _collecting(execution, body.job, rules, job.round), None
-    if 0 < body.round < job.round:
-        started = execution.state.get(Round, round_key(body.job, body.round))
-    elif collecting is not None and body.round == job.round:
-        started = collecting.round
-    if collecting is None or started is None:
-        raise Refused("WRONG_ROUND", f"The job is at buffer {job.round}.")
-    current = collecting.round
-    if joined.from_round > current.number:
+    number, newest, current = body.round, intake.job.round, intake.round
+    started = state.get(Round, round_key(body.job, number)) if 0 < number < newest else None
+    if number == newest:
+        started = current
+    if current is None or started is None:
+        raise Refused("WRONG_ROUND", f"The job is at buffer {newest}.")
+    if joined.from_round > newest:
         raise Refused("NOT_JOINED")
     if started.base != body.base:
         raise Refused("WRONG_BASE")
-    age = current.number - started.number
-    if age >= len(rules.discounts):
+    age = newest - number
+    if age >= len(intake.rules.discounts):
         raise Refused("TOO_STALE")
-    if current.phase != Phase.COLLECTING or collecting.size >= rules.maximum:
+    if not intake.has_room:
         raise Refused("BUFFER_CLOSED")
-    if collecting.answered >> joined.seat & 1:
+    if intake.has_answered(joined.seat):
         raise Refused("DUPLICATE", "The member has an update in this buffer already; the next one takes another.")
-    return collecting, age
+    return current, age
 
 
 # What is read beside the state

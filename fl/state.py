@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from chain.codec import CodecError, decode, encode
 from fl.records import Evaluation, Job, JobRules, OpenJobs, Round
@@ -196,54 +196,59 @@ class Known:
     """Rows of the newest state as they were read or written last, each with the record in it, as far as there is room:
     those who sent something lately are likely to do so again. It says what the rows say, or nothing."""
 
-    __slots__ = ("_earlier", "_rows", "_size_bytes")
+    __slots__ = ("_earlier", "_size_bytes", "lately")
 
     def __init__(self) -> None:
-        self._rows: dict[bytes, Row] = {}
+        self.lately: dict[bytes, Row] = {}
+        """Most of them."""
         self._earlier: dict[bytes, Row] = {}
         self._size_bytes = 0
 
     @property
     def rows(self) -> dict[bytes, Row]:
-        return {**self._earlier, **self._rows}
+        return {**self._earlier, **self.lately}
 
     def get(self, key: bytes) -> Row | None:
-        found = self._rows.get(key)
+        found = self.lately.get(key)
         if found is None and (found := self._earlier.get(key)) is not None:
             self.keep(key, found)
         return found
 
     def follow(self, changes: Changes) -> None:
         """A block was executed and kept."""
-        rows, before = self._rows, len(self._rows)
+        rows, before = self.lately, len(self.lately)
         rows.update(changes.rows)
         if added := len(rows) - before:
             size_bytes = sum([len(data or b"") for data in changes.writes.values()])
             self._grow(added * (KNOWN_ENTRY_BYTES + size_bytes // len(changes.rows)))
 
     def keep(self, key: bytes, row: Row) -> None:
-        self._rows[key] = row
+        self.lately[key] = row
         self._grow(KNOWN_ENTRY_BYTES + len(row[0] or b""))
 
     def _grow(self, size_bytes: int) -> None:
         """Of those that nobody has asked for since the room was last used up, none is kept."""
         self._size_bytes += size_bytes
         if self._size_bytes > KNOWN_BYTES // 2:
-            self._earlier, self._rows, self._size_bytes = self._rows, {}, 0
+            self._earlier, self.lately, self._size_bytes = self.lately, {}, 0
 
 
 @runtime_checkable
 class Gathering(Protocol):
-    """What stands in the place of a record while transactions of one block add to it: frozen, as records are, and the
-    record itself once somebody asks for that."""
+    """What stands in the place of a record while transactions of one block add to it, and becomes the record once
+    somebody asks for that. A transaction that adds to it can no longer be refused: nothing that was added is taken
+    back."""
 
     def gathered(self) -> object: ...
+
+
+_NOT_PUT = object()
 
 
 class State:
     """Records decoded once, written once a block, and put back when a transaction is refused."""
 
-    __slots__ = ("_gatherings", "_known", "_read", "_records", "_stored", "_undo")
+    __slots__ = ("_gatherings", "_known", "_read", "_records", "_stored", "_undo", "derived")
 
     def __init__(self, read: Read, known: Known | None = None) -> None:
         self._read = read
@@ -255,17 +260,19 @@ class State:
         """What the rows of these hold."""
         self._undo: dict[bytes, object | None] = {}
         """What was there when the mark was set."""
+        self.derived: dict[bytes, Any] = {}
+        """What handlers have made of several records, by whatever they look for. It is dropped when a record changes,
+        unless by `settle` or `gather`."""
 
     def get(self, cls: type[T], key: bytes) -> T | None:
-        if key in self._records:
-            record = self._records[key]
-        else:
-            record = (self._known.get(key) or self._read_row(cls, key))[1]
+        record = self._records.get(key, _NOT_PUT)
+        if record is _NOT_PUT:
+            record = (self._known.lately.get(key) or self._row(cls, key))[1]
         if record is None or type(record) is cls:
             return record
         if not isinstance(record, Gathering):
             raise TypeError(f"{key!r} holds {type(record).__name__}, not {cls.__name__}")
-        self._replace(cls, key, record.gathered())
+        self.put(key, record.gathered())
         return self.get(cls, key)
 
     def gathering(self, cls: type[T], key: bytes) -> T | None:
@@ -273,7 +280,10 @@ class State:
         record = self._records.get(key)
         return record if type(record) is cls else None
 
-    def _read_row(self, cls: type[object], key: bytes) -> Row:
+    def _row(self, cls: type[object], key: bytes) -> Row:
+        known = self._known.get(key)
+        if known is not None:
+            return known
         data = self._read(key)
         row = data, read_record(lambda _: data, cls, key)
         self._known.keep(key, row)
@@ -281,6 +291,13 @@ class State:
 
     def put(self, key: bytes, record: object) -> None:
         self._replace(type(record), key, record)
+        self.derived.clear()
+
+    def settle(self, key: bytes, record: object) -> None:
+        """A record that nothing is derived from, for good: the mark is set behind it."""
+        if key not in self._records:
+            self._stored[key] = (self._known.lately.get(key) or self._row(type(record), key))[0]
+        self._records[key] = record
 
     def gather(self, cls: type[object], key: bytes, gathering: Gathering) -> None:
         """`gathering` stands for the record of this kind."""
@@ -289,10 +306,11 @@ class State:
 
     def delete(self, key: bytes, cls: type[object]) -> None:
         self._replace(cls, key, None)
+        self.derived.clear()
 
     def _replace(self, cls: type[object], key: bytes, record: object | None) -> None:
         if key not in self._records:
-            self._stored[key], self._records[key] = self._known.get(key) or self._read_row(cls, key)
+            self._stored[key], self._records[key] = self._row(cls, key)
         if key not in self._undo:
             self._undo[key] = self._records[key]
         self._records[key] = record
@@ -303,19 +321,22 @@ class State:
 
     def roll_back(self) -> None:
         """To the mark."""
-        self._records.update(self._undo)
-        self._undo.clear()
+        if self._undo:
+            self._records.update(self._undo)
+            self._undo.clear()
+            self.derived.clear()
 
     def changes(self) -> Changes:
         """What differs from the rows read. Nothing is put back after that."""
         # A gathering may know the execution that this state belongs to: the block's garbage would be a cycle.
         self._undo.clear()
+        self.derived.clear()
         for key in self._gatherings:
             if isinstance(record := self._records[key], Gathering):
                 self._records[key] = record.gathered()
         changes = Changes({}, {}, {})
-        for key, before in sorted(self._stored.items()):
-            record = self._records[key]
+        for key in sorted(self._stored):
+            record, before = self._records[key], self._stored[key]
             data = None if record is None else encode(record)
             if data != before:
                 changes.rows[key], changes.writes[key], changes.replaced[key] = (data, record), data, before
