@@ -12,7 +12,7 @@ from consensus.availability.certifying import Certifying
 from consensus.availability.desk import Desk
 from consensus.availability.inputs import Acknowledged, PoolFull, TransactionsExpired
 from consensus.availability.lots import Lot, make_lot
-from consensus.availability.pool import BATCH_OVERHEAD_BYTES, TRANSACTION_OVERHEAD_BYTES, Pool, Waiting
+from consensus.availability.pool import BATCH_OVERHEAD_BYTES, TRANSACTION_OVERHEAD_BYTES, Pool, Waiting, packed_bytes
 from consensus.availability.records import SequenceReserved
 from consensus.effects import ALL, Now, Output, Send
 from consensus.messages import BatchOffer
@@ -54,19 +54,19 @@ class Creation:
 
     def submit(self, transactions: tuple[tuple[bytes, bytes, int], ...], alone: bool, out: Output) -> None:
         refused: list[bytes] = []
-        longest_bytes = self._longest_bytes
+        pool, carried = self._pool, self._carried
+        longest_bytes = self._longest_bytes if self._speaks else 0
         for id, transaction, valid_until_ms in transactions:
-            lot = self._carried.get(id)
-            if not guards.may_pack(id in self._pool, lot is not None):
+            lot = carried.get(id)
+            if not guards.may_pack(id in pool, lot is not None):
                 if lot is not None and guards.may_acknowledge(lot.own, lot.certificate):
                     # The client's answer was lost: what was acknowledged once may be so again.
                     out.acks.append(Acknowledged((id,), lot.digest))
                 continue
-            waiting = Waiting(id, transaction, valid_until_ms, alone)
-            if waiting.packed_bytes > min(self.room(), longest_bytes):
+            if packed_bytes(transaction) > min(pool.room(), longest_bytes):
                 refused.append(id)
             else:
-                self._pool.add(waiting)
+                pool.add(Waiting(id, transaction, valid_until_ms, alone))
         if refused:
             out.events.append(PoolFull(tuple(refused)))
 
@@ -268,7 +268,7 @@ class Creation:
             if self._carried.get(id) is lot:
                 del self._carried[id]
         # It may have been withdrawn and been ordered all the same.
-        self._pool.discard(id for id, _ in lot.cargo)
+        self._pool.discard([id for id, _ in lot.cargo])
 
     def _leave(self, lot: Lot) -> None:
         del self._own[lot.digest]

@@ -15,6 +15,10 @@ TRANSACTION_OVERHEAD_BYTES = 3
 """The length before each: transactions are shorter than 64 KiB."""
 
 
+def packed_bytes(transaction: bytes) -> int:
+    return len(transaction) + TRANSACTION_OVERHEAD_BYTES
+
+
 @record
 class Waiting:
     id: bytes
@@ -23,21 +27,21 @@ class Waiting:
     alone: bool = False
     """Goes into a batch of its own."""
 
-    @property
-    def packed_bytes(self) -> int:
-        return len(self.transaction) + TRANSACTION_OVERHEAD_BYTES
-
 
 class Pool:
     def __init__(self) -> None:
         self._shared: dict[bytes, Waiting] = {}
         self._alone: dict[bytes, Waiting] = {}
-        self.size_bytes = 0
+        self._alone_bytes = 0
         self.shared_bytes = 0
         """Of what may share a batch."""
 
     def __len__(self) -> int:
         return len(self._shared) + len(self._alone)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.shared_bytes + self._alone_bytes
 
     def __contains__(self, id: bytes) -> bool:
         return id in self._shared or id in self._alone
@@ -61,13 +65,12 @@ class Pool:
         return max(0, POOL_BYTES - self.size_bytes)
 
     def add(self, waiting: Waiting) -> None:
-        (self._alone if waiting.alone else self._shared)[waiting.id] = waiting
-        self._count(waiting, 1)
-
-    def _count(self, waiting: Waiting, sign: int) -> None:
-        self.size_bytes += sign * waiting.packed_bytes
-        if not waiting.alone:
-            self.shared_bytes += sign * waiting.packed_bytes
+        if waiting.alone:
+            self._alone[waiting.id] = waiting
+            self._alone_bytes += packed_bytes(waiting.transaction)
+        else:
+            self._shared[waiting.id] = waiting
+            self.shared_bytes += packed_bytes(waiting.transaction)
 
     def put_back(self, returned: Iterable[Waiting]) -> None:
         """To the front, and beyond the bounds if need be: what was taken once is not dropped for want of room,
@@ -81,10 +84,12 @@ class Pool:
         self._alone |= alone
 
     def discard(self, ids: Iterable[bytes]) -> None:
+        shared, alone = self._shared, self._alone
         for id in ids:
-            waiting = self._shared.pop(id, None) or self._alone.pop(id, None)
-            if waiting is not None:
-                self._count(waiting, -1)
+            if id in shared:
+                self.shared_bytes -= packed_bytes(shared.pop(id).transaction)
+            elif id in alone:
+                self._alone_bytes -= packed_bytes(alone.pop(id).transaction)
 
     def pack(self, limit_bytes: int, wall_ms: int) -> tuple[list[Waiting], list[bytes]]:
         """Takes out the oldest that fit together, and the ids of those met on the way that are past their time."""
@@ -95,12 +100,12 @@ class Pool:
             if waiting.valid_until_ms < wall_ms:
                 expired.append(waiting.id)
                 continue
-            left -= waiting.packed_bytes
+            left -= packed_bytes(waiting.transaction)
             if left < 0 or len(packed) == MAX_BATCH_TRANSACTIONS:
                 break
             packed.append(waiting)
         self.discard(expired)
-        self.discard(waiting.id for waiting in packed)
+        self.discard([waiting.id for waiting in packed])
         return packed, expired
 
     def take_alone(self, wall_ms: int) -> tuple[Waiting | None, list[bytes]]:
