@@ -35,10 +35,10 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.flower_sites import FLOWER, ROOT, Site, free_port, of_flower
+from benchmarks.flower_sites import FLOWER, ROOT, Site, of_flower
 from cli.http import Place as Door
 from cli.http import ask
-from cli.localnets import LocalNetwork, Plan, compile_kernels
+from cli.localnets import LocalNetwork, Plan, compile_kernels, free_port
 from fl.client.flowergate.fab import build
 from fl.client.flowergate.serve import Place, Serving, serve
 from fl.client.network import connect_async

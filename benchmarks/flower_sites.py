@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,20 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from cli.localnets import LocalNetwork
+from cli.localnets import LocalNetwork, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOWER = ROOT / ".venv-flower-1.41" / "bin"
 """Made by tests/flower/environments.sh."""
 
 _POLL_S = 0.1
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def of_flower(home: Path) -> dict[str, str]:
@@ -99,7 +91,7 @@ class Site:
     def log(self, name: str = "gateway") -> str:
         return (self.directory / f"{name}.log").read_text(errors="replace")
 
-    def wait_for(self, text: str, name: str = "gateway", patience_s: float = 60.0) -> None:
+    def wait_for(self, text: str, name: str = "gateway", patience_s: float = 240.0) -> None:
         ends = time.monotonic() + patience_s
         while text not in self.log(name):
             assert time.monotonic() < ends, f"no '{text}' in the {name}'s log"

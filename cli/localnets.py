@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,6 +94,8 @@ class LocalNetwork:
         self.members = {member.name: member for member in members}
         self.trainers = trainers
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._held: list[socket.socket] = []
+        """As long as this is here, nobody else makes a network with these ports: nodes take them later, and again."""
 
     # Making and opening
 
@@ -107,7 +109,8 @@ class LocalNetwork:
                 f"There is a network in {directory}.",
                 "Use it, remove it, or name another directory.",
             )
-        members = _containers(plan.validators) if plan.containers else _loopback(plan.validators)
+        held = [] if plan.containers else free_ports(4 * plan.validators)
+        members = _loopback(held) if held else _containers(plan.validators)
         for place, member in enumerate(members):
             path = directory / member.name / "node.toml"
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -139,6 +142,7 @@ class LocalNetwork:
         _initialise(directory, members)
         trainers = [name for name, roles in people if "trainer" in roles]
         made = cls(directory, genesis.chain_id.hex(), members, trainers)
+        made._held = held
         made._save()
         return made
 
@@ -339,8 +343,8 @@ def _containers(count: int) -> list[Member]:
     return [Member(f"v{number}", f"v{number}:{LINKS_PORT}", f"http://v{number}:{RPC_PORT}") for number in range(count)]
 
 
-def _loopback(count: int) -> list[Member]:
-    ports = iter(_free_ports(4 * count))
+def _loopback(held: Sequence[socket.socket]) -> list[Member]:
+    ports = iter([each.getsockname()[1] for each in held])
     return [
         Member(
             f"v{number}",
@@ -349,23 +353,37 @@ def _loopback(count: int) -> list[Member]:
             f"127.0.0.1:{next(ports)}",
             f"127.0.0.1:{next(ports)}",
         )
-        for number in range(count)
+        for number in range(len(held) // 4)
     ]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[socket.socket]:
+    """Bound to ports that nobody uses, which stay free of others until these are closed. A server can listen there all
+    the same: it may share an address on which nobody listens, as servers ask for."""
     start = random.randrange(_FIRST_PORT, _LAST_PORT - 10 * count)
-    found: list[int] = []
+    found: list[socket.socket] = []
     for port in range(start, _LAST_PORT):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        found.append(port)
+        probe = socket.socket()
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            probe.close()
+            continue
+        # Not before it is bound: it shares with servers that come, and with nobody who was there.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.append(probe)
         if len(found) == count:
             return found
+    for each in found:
+        each.close()
     raise QuorateError("NO_PORTS", f"Fewer than {count} ports are free on this machine.", "Stop some programs.")
+
+
+def free_port() -> int:
+    (held,) = free_ports(1)
+    with held:
+        port: int = held.getsockname()[1]
+        return port
 
 
 def _node_toml(member: Member, plan: Plan, archive: bool) -> str:

@@ -18,7 +18,7 @@ DETACHED = (
 )
 MOST = 0.4
 """Seconds: of half a second nearly all, as the system counts in hundredths."""
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 def burnt(program: str) -> subprocess.Popen[bytes]:

@@ -112,13 +112,19 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("cli") / "net"
     done("localnet", "init", place, "--trainers", 2)
     try:
-        up = done("localnet", "up", place, "--json").data
-        assert [each["answers"] for each in up] == [True] * 4
+        done("localnet", "up", place)
+        until("all of them answer", lambda: all_answer(place))
         yield place
     finally:
         network = LocalNetwork.open(place)
         for name in network.members:
             network.kill(name)
+
+
+def all_answer(net: Path) -> bool:
+    """Each has two seconds, which it may need for something else, and all agree."""
+    status = done("localnet", "status", net, "--json").data
+    return len(status["validators"]) == 4 and all(each["answers"] for each in status["validators"]) and status["agree"]
 
 
 @pytest.fixture(autouse=True)
@@ -141,11 +147,10 @@ def test_a_killed_validator_is_down_the_others_go_on_and_it_comes_back(net: Path
     done("localnet", "down", net, "v2", "--now")
     status = done("localnet", "status", net, "--json").data
     assert [each["running"] for each in status["validators"]] == [True, True, False, True]
-    assert done("node", "ready", "--config", net / "v0" / "node.toml").out == "ready\n"
-    done("localnet", "up", net, "v2")
-    status = done("localnet", "status", net, "--json").data
-    assert all(each["answers"] for each in status["validators"])
-    assert status["agree"]
+    until("v0 goes on", lambda: quorate("node", "ready", "--config", net / "v0" / "node.toml").out == "ready\n")
+    up = done("localnet", "up", net, "v2", "--json").data
+    assert [each["running"] for each in up] == [True] * 4
+    until("all of them answer", lambda: all_answer(net))
 
 
 @pytest.mark.slow
@@ -155,9 +160,13 @@ def test_a_node_shows_how_it_is_over_its_socket_and_its_url(net: Path) -> None:
     assert over_socket["validators"] == {"n": 4, "f": 1, "q": 3}
     url = LocalNetwork.open(net).members["v1"].rpc
     assert done("node", "status", "--url", url, "--json").data["key"] == over_socket["key"]
-    plain = done("node", "status", "--config", config).out
-    assert "catching up\tno\n" in plain
-    assert "v0\tyes\n" in plain
+
+    def linked_and_level() -> bool:
+        """It is ready once a quorum is linked."""
+        plain = done("node", "status", "--config", config).out
+        return "catching up\tno\n" in plain and "v0\tyes\n" in plain
+
+    until("it is linked to v0, and level", linked_and_level)
 
 
 @pytest.mark.slow
@@ -177,7 +186,7 @@ def test_a_job_from_its_file_to_its_last_model(net: Path, tmp_path: Path) -> Non
     creator = as_account(net, "creator")
     made = done("job", "create", describe_job(tmp_path), *creator, "--json").data
     assert done("job", "create", tmp_path / "job.toml", "--if-missing", *creator, "--json").data == made
-    assert [each["id"] for each in done("job", "list", *creator, "--json").data] == [made["id"]]
+    assert made["id"] in [each["id"] for each in done("job", "list", *creator, "--json").data]
     assert done("job", "show", "toy", *creator, "--json").data["rules"]["config"][1]["from_round"] == 2
 
     ran = quorate("job", "join", "toy", "--accept", "00" * 32, *as_account(net, "trainer-0"), "--json")

@@ -82,7 +82,7 @@ def options(chain: Running, number: int) -> list[object]:
 def process(chain: Running, number: int, *more: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "cli.main", "train", "mean", "--part", f"{number + 1}/2", *more]
     words += map(str, options(chain, number)[:-1])
-    return subprocess.run(words, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, timeout=60)
+    return subprocess.run(words, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, timeout=240)
 
 
 def test_two_train_a_job_to_its_end_each_with_its_part(chain: Running, place: Path) -> None:

@@ -5,28 +5,21 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from cli.localnets import free_ports
+
 PAGE = (Path(__file__).parents[2] / "docs" / "operators.md").read_text()
 NAMES = ("north", "east", "south", "west")
 QUORATE = Path(sys.executable).parent / "quorate"
-READY_S = 40
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+HANG_S = 120
 
 
 class Machine:
@@ -34,7 +27,9 @@ class Machine:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.ports = dict(zip(NAMES, zip(*[iter(free_ports(4 * len(NAMES)))] * 4, strict=True), strict=True))
+        self.held = free_ports(4 * len(NAMES))
+        ports = iter([each.getsockname()[1] for each in self.held])
+        self.ports = dict(zip(NAMES, zip(*[ports] * 4, strict=True), strict=True))
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def say(self, *arguments: object, at: str = "", code: int = 0, **environment: str) -> str:
@@ -44,7 +39,7 @@ class Machine:
             env={**os.environ, "QUORATE_HOME": str(self.root / "home"), **environment},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANG_S,
         )
         assert ran.returncode == code, ran
         return ran.stdout + ran.stderr
@@ -55,7 +50,7 @@ class Machine:
             self.running[name] = subprocess.Popen(command, cwd=self.root / name, stdout=log, stderr=log)
 
     def wait(self, name: str) -> None:
-        deadline = time.monotonic() + READY_S
+        deadline = time.monotonic() + HANG_S
         while time.monotonic() < deadline:
             with suppress(AssertionError):
                 self.say("node", "ready", at=name)
@@ -67,7 +62,9 @@ class Machine:
         for process in self.running.values():
             process.terminate()
         for process in self.running.values():
-            process.wait(30)
+            process.wait(HANG_S)
+        for each in self.held:
+            each.close()
 
 
 @pytest.fixture
@@ -131,13 +128,13 @@ def test_the_operators_guide_founds_a_chain_and_brings_back_a_lost_disk(machine:
 
     machine.say("node", "drain", at="north")
     machine.say("node", "stop", at="north")
-    machine.running.pop("north").wait(30)
+    machine.running.pop("north").wait(HANG_S)
     machine.start("north")
     machine.wait("north")
 
     lost, west = machine.running.pop("west"), machine.root / "west"
     lost.kill()
-    lost.wait(30)
+    lost.wait(HANG_S)
     west.rename(machine.root / "west.lost")
     west.mkdir()
     for kept in ("genesis.bin", "node.toml", "passphrase"):

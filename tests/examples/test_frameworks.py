@@ -22,6 +22,7 @@ from tests.fl.client.chainlet import Running, running
 PLACE = Path(__file__).parents[2] / "examples"
 TRAINERS = 2
 ROUNDS = 3
+HANG_S = 240
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def learns(module: ModuleType, chain: Running) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(HANG_S)
     assert not failures
 
 
@@ -127,9 +128,9 @@ def test_the_command_lines_of_an_example_train_on_a_network(tmp_path: Path) -> N
             running.append(began)
             return began
 
-        assert "created digits-sgd" in start("creator", "create", str(TRAINERS)).communicate(timeout=60)[0]
+        assert "created digits-sgd" in start("creator", "create", str(TRAINERS)).communicate(timeout=HANG_S)[0]
         training = [start(f"trainer-{each}", "train", f"{each + 1}/{TRAINERS}") for each in range(TRAINERS)]
-        outs = [each.communicate(timeout=120)[0] for each in training]
+        outs = [each.communicate(timeout=HANG_S)[0] for each in training]
     finally:
         for each in running:
             each.kill()

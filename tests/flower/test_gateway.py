@@ -29,7 +29,7 @@ from tests.node.networks import local_network
 
 EXAMPLE, LISTS = ROOT / "examples" / "flower", ROOT / "tests" / "flower" / "apps" / "lists"
 ROUNDS = 3
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 
 
 def accuracy(weights: np.ndarray, bias: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.flower_sites import free_port
+from cli.localnets import free_port
 from fl.client.errors import BadInput
 from fl.client.flowergate import wire
 from fl.client.flowergate.fab import build
@@ -96,14 +96,14 @@ class Site:
 
 
 async def until(met: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not met():
             await asyncio.sleep(0.01)
 
 
 async def answer(network: AsyncNetwork) -> None:
     job = await network.job("digits")
-    async with asyncio.timeout(20), contextlib.aclosing(job.tasks()) as tasks:
+    async with asyncio.timeout(60), contextlib.aclosing(job.tasks()) as tasks:
         task = await anext(tasks)
         await task.submit(weights=trained(job, 2.0), examples=5, metrics={"loss": 1.0})
 

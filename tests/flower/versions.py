@@ -34,7 +34,7 @@ def started(version: str, *arguments: object, cwd: Path = ROOT) -> subprocess.Po
     )
 
 
-def ended(process: subprocess.Popen[str], patience_s: float = 120.0) -> str:
+def ended(process: subprocess.Popen[str], patience_s: float = 240.0) -> str:
     """What it has printed; fails the test if it has not ended well."""
     try:
         out, errors = process.communicate(timeout=patience_s)

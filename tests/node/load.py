@@ -23,6 +23,8 @@ from fl.records import Kind
 HANG_S = 120.0
 """A guard against hanging, and no measure of anything."""
 
+SILENT = -1
+
 _DAY_MS = 86_400_000
 _PROMISES = ("available", "final", "executed", "proven")
 
@@ -109,15 +111,17 @@ def submit(network: LocalNetwork, name: str, data: bytes, wait: str = "available
 
 
 def height(network: LocalNetwork, name: str, kind: str = "final_height") -> int:
+    """`SILENT` if it does not answer in time."""
     said = network.status(name)
-    return -1 if said is None else int(said[kind])
+    return SILENT if said is None else int(said[kind])
 
 
 def settle(network: LocalNetwork) -> None:
     """Returns once all have executed the same height; the load is over."""
 
     def level() -> bool:
-        return len({height(network, name, "executed_height") for name in network.members}) == 1
+        heights = {height(network, name, "executed_height") for name in network.members}
+        return len(heights) == 1 and heights != {SILENT}
 
     until("all validators at one height", level)
 

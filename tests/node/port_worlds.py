@@ -40,7 +40,7 @@ from tests.simulation.ports import (
 CONSENSUS, DATA = Channel.CONSENSUS, Channel.DATA
 KEYS = sorted((SigningKey.from_seed(bytes([n]) * 32) for n in range(1, 4)), key=lambda key: key.public)
 PEERS = [key.public for key in KEYS]
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 
 
 class World(Protocol):

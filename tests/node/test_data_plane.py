@@ -85,6 +85,12 @@ def has_come(network: LocalNetwork, name: str, cid: str) -> bool:
         return False
 
 
+def digest_to_come(network: LocalNetwork, name: str, cid: str) -> str:
+    """What the chain names is held by a quorum; the others fetch it then."""
+    until(f"{name} has {cid}", partial(has_come, network, name, cid))
+    return digest_at(network, name, cid)
+
+
 async def connected(network: LocalNetwork, account: str) -> AsyncNetwork:
     home = network.directory / "homes" / account
     return await connect_async(network.network_file, network.key_file(account), home=home)
@@ -118,9 +124,7 @@ async def one_model(network: LocalNetwork, rounds: int) -> None:
     assert status.status == JobStatus.FINISHED and status.completed == rounds
     cid = cid_text(status.model)
     await reader.close()
-    for name in network.members:
-        await asyncio.to_thread(until, f"{name} has the model", partial(has_come, network, name, cid))
-    found = {name: await asyncio.to_thread(digest_at, network, name, cid) for name in network.members}
+    found = {name: await asyncio.to_thread(digest_to_come, network, name, cid) for name in network.members}
     assert len(set(found.values())) == 1, found
 
 
@@ -156,7 +160,7 @@ def kill_either_process(rounds: int) -> None:
                 await asyncio.to_thread(network.kill, name)
                 await asyncio.sleep(chance.uniform(0.0, 1.0))
                 await asyncio.to_thread(network.start, name)
-                await asyncio.to_thread(network.wait_ready, [name], 60.0)
+                await asyncio.to_thread(network.wait_ready, [name], HANG_S)
         return kills
 
     async def story(network: LocalNetwork) -> None:
@@ -202,7 +206,7 @@ async def stored(network: LocalNetwork, file: Path, directory: Path) -> None:
     assert receipt.cid == cid_of_file(file)
     wanted = digest_of(file)
     for name in list(network.members)[1:3]:
-        assert await asyncio.to_thread(digest_at, network, name, receipt.cid) == wanted
+        assert await asyncio.to_thread(digest_to_come, network, name, receipt.cid) == wanted
     other = await connected(network, network.trainers[1])
     fetched = directory / "fetched"
     await other.blobs.get(receipt.cid, fetched)
@@ -254,10 +258,10 @@ def test_the_others_finish_when_the_entry_node_is_killed_after_the_certificate(t
         wanted = digest_of(file)
         for name in network.members:
             if name != entry:
-                assert await asyncio.to_thread(digest_at, network, name, receipt.cid) == wanted
+                assert await asyncio.to_thread(digest_to_come, network, name, receipt.cid) == wanted
 
     with local_network(Plan(validators=4, trainers=1)) as network:
-        asyncio.run(asyncio.wait_for(story(network), 120))
+        asyncio.run(asyncio.wait_for(story(network), 2 * HANG_S))
 
 
 def offered(network: LocalNetwork, name: str, file: Path) -> tuple[int, int]:
@@ -324,7 +328,7 @@ def test_a_full_disk_refuses_blobs_with_507_while_ordering_goes_on_and_recovers(
         on_a_small_disk(network, "v3", 600 * MIB) as disk,
     ):
         start_all(network)
-        asyncio.run(asyncio.wait_for(story(network, disk), 120))
+        asyncio.run(asyncio.wait_for(story(network, disk), 2 * HANG_S))
 
 
 def _standing(network: LocalNetwork, name: str, identity: str) -> str:
@@ -361,7 +365,7 @@ def test_an_upload_goes_on_elsewhere_when_its_entry_node_is_killed_and_there_too
         assert 0 < missing < leaves
 
     with local_network(Plan(validators=4, trainers=1)) as network:
-        asyncio.run(asyncio.wait_for(story(network), 120))
+        asyncio.run(asyncio.wait_for(story(network), 2 * HANG_S))
 
 
 @pytest.mark.slow
@@ -378,4 +382,4 @@ def test_the_data_process_comes_back_by_itself_and_keeps_what_it_acknowledged(tm
         assert await asyncio.to_thread(digest_at, network, receipt.node, receipt.cid) == digest_of(file)
 
     with local_network(Plan(validators=4, trainers=1)) as network:
-        asyncio.run(asyncio.wait_for(story(network), 60))
+        asyncio.run(asyncio.wait_for(story(network), HANG_S))

@@ -14,6 +14,7 @@ from chain.genesis import Params
 from cli.localnets import LocalNetwork, Plan
 from tests.node.load import (
     HANG_S,
+    SILENT,
     Load,
     check_no_divergence,
     check_nothing_is_lost,
@@ -71,20 +72,32 @@ def test_fifty_kills_in_one_run_lose_nothing(network: LocalNetwork) -> None:
     kill_at_random(network, 50)
 
 
+def halted_at(network: LocalNetwork, names: tuple[str, ...]) -> list[int]:
+    """The last blocks that are final at these. What was on its way when the others were killed may still become so;
+    afterwards, with heartbeats missed, nothing does."""
+    seen: list[list[int]] = []
+
+    def still() -> bool:
+        time.sleep(2 * QUICK.heartbeat_ms / 1000)
+        seen.append([height(network, name) for name in names])
+        return SILENT not in seen[-1] and seen[-2:-1] == seen[-1:]
+
+    until("the chain halts", still)
+    return seen[-1]
+
+
 @pytest.mark.slow
 def test_with_two_of_four_stopped_the_chain_halts_and_resumes_by_itself_when_they_are_back(
     network: LocalNetwork,
 ) -> None:
     chain_id = bytes.fromhex(network.chain_id)
-    assert submit(network, "v0", registration(chain_id, "before")[0])
+    until("a transaction is taken", lambda: submit(network, "v0", registration(chain_id, "before")[0]))
     for name in ("v2", "v3"):
         network.kill(name)
-    # What was on its way may still become final; afterwards, with six heartbeats missed, nothing does.
-    time.sleep(1)
-    halted = height(network, "v0"), height(network, "v1")
+    halted = halted_at(network, ("v0", "v1"))
     waiting, _ = registration(chain_id, "meanwhile")
     assert not submit(network, "v0", waiting, timeout_s=3)
-    assert (height(network, "v0"), height(network, "v1")) == halted
+    assert halted_at(network, ("v0", "v1")) == halted
 
     network.start("v2")
     until("the chain resumes with three", lambda: height(network, "v0") > max(halted))

@@ -18,7 +18,7 @@ from node.ports import PipeDown, PipeEvent, PipeUp
 from node.ports import pipe as pipes
 from node.ports.pipe import CorePipe
 
-HANG_S = 30.0
+HANG_S = 120.0
 
 ECHO = """
 import asyncio, os, signal, sys

@@ -12,9 +12,9 @@ from cli.localnets import LocalNetwork, Plan
 from fl.client.job import AsyncJob
 from fl.client.network import AsyncNetwork, connect_async
 from fl.records import JobStatus
-from tests.node.load import HANG_S, check_no_divergence, settle, until
+from tests.node.load import HANG_S, check_no_divergence, settle
 from tests.node.networks import kill_data, local_network, start_all
-from tests.node.test_data_plane import digest_at, has_come
+from tests.node.test_data_plane import digest_to_come
 
 PARAMETERS = 40_000
 """Too many for a transaction to carry: model, moments and updates are blobs."""
@@ -89,9 +89,7 @@ async def whole_job(network: LocalNetwork) -> None:
     assert status.best_round % 2 == 0 and 0 < status.best_value < 250_000
     await reader.close()
     for cid in map(cid_text, {status.model, status.best}):
-        for name in network.members:
-            await asyncio.to_thread(until, f"{name} has {cid}", lambda name=name, cid=cid: has_come(network, name, cid))
-        assert len({digest_at(network, name, cid) for name in network.members}) == 1
+        assert len({digest_to_come(network, name, cid) for name in network.members}) == 1
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-HANG_S = 20
+HANG_S = 60
 
 
 @dataclass

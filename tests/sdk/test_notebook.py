@@ -64,7 +64,7 @@ def test_the_loop_of_tasks_runs_in_a_notebook(chain: Running, tmp_path: Path) ->
     cells = [CONNECT.format(**places), TRAIN, constants + INTERLEAVED, MODEL]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbclient.NotebookClient(
-        notebook, timeout=50, kernel_name="python3", resources={"metadata": {"path": "."}}
+        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": "."}}
     ).execute()
     printed = ["".join(each.get("text", "") for each in cell.outputs) for cell in notebook.cells]
     assert printed[1].splitlines() == ["1 ok", "2 ok", "3 ok"]

@@ -94,7 +94,7 @@ def ran(program: str, *arguments: object, cwd: Path, code: int = 0) -> str:
 
 def ended(process: subprocess.Popen[str], code: int = 0) -> str:
     try:
-        out, errors = process.communicate(timeout=120)
+        out, errors = process.communicate(timeout=240)
     except subprocess.TimeoutExpired:
         process.kill()
         raise

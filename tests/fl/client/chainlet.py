@@ -502,7 +502,7 @@ class Running:
         self._call(chain.start())
 
     def _call(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     def run(self, work: Any) -> Any:
         """Await something on the chain's own loop."""

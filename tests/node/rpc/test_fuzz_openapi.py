@@ -49,7 +49,7 @@ from node.rpc.server import public_document
 from tests.fl.builders import actor, make_rules
 from tests.simulation.cluster import genesis_of
 
-HANG_S = 30
+HANG_S = 120
 GROWTH_BYTES = 64 * 1024 * 1024
 """Buffers, caches and the fragments between them; a leak of one body a request would be far more."""
 COME_AGAIN = frozenset({429, 503, 507})

@@ -84,7 +84,8 @@ async def test_json_is_held_to_a_smaller_size(host: Open) -> None:
 async def test_bodies_under_way_together_have_a_bound(host: Open) -> None:
     async with host(replace(LOOSE, bodies_bytes=100_000)) as node, wire(node) as slow, wire(node) as other:
         slow.send(post(100_000) + bytes(60_000))
-        await asyncio.sleep(0.1)
+        while node.server.api.turnstile._bodies_bytes <= 40_000:
+            await asyncio.sleep(0.01)
         other.send(post(60_000) + bytes(60_000))
         await other.problem(503, "BUSY")
         slow.send(bytes(40_000))
