@@ -106,6 +106,8 @@ class Timing:
     def inactive(self) -> set[int]:
         """Validators passed over at once: silent for long, at most f of them, the longest silent first."""
         limit = SILENT_VIEWS_PER_VALIDATOR * self._n
+        if self._number - min(self._heard) < limit:
+            return set()
         silent = sorted((at, who) for who, at in enumerate(self._heard) if self._number - at >= limit)
         return {who for _, who in silent[: self._f]}
 

@@ -52,4 +52,4 @@ class Wanted(Generic[K]):
         return asks
 
     def deadline(self) -> int | None:
-        return min((want.due_ms for want in self._wants.values()), default=None)
+        return min([want.due_ms for want in self._wants.values()]) if self._wants else None
