@@ -42,6 +42,7 @@ from cli.localnets import LocalNetwork, Plan
 from consensus.availability import Submit
 from fl.check import Checked, check_transaction
 from fl.client.ingest import Ingest
+from fl.errors import PendingJob, Refused
 from fl.ingest import REFUSED
 from fl.jobrules import rules_hash
 from fl.jobs import CreateJob, JoinJob
@@ -111,8 +112,8 @@ class Played:
         genesis, rules = self._node.genesis, self._node.admission.rules_of
         self._known[data] = check_transaction(data, genesis.chain_id, genesis.params, rules, verify_signature=False)
 
-    def check(self, data: bytes) -> Checked:
-        return self._known[data]
+    def check(self, transactions: Sequence[bytes]) -> list[Checked | Refused | PendingJob]:
+        return [self._known[data] for data in transactions]
 
     def signature_us(self) -> float:
         """What checking one takes on this machine at this moment: the measure to compare by, for others use it too."""

@@ -4,7 +4,8 @@
 
 Each figure is microseconds of processor time for one call, the median of the repeats, in one process and on one thread.
 The transaction is a q8 update, inline, as the scenario of small updates sends them. `check_transaction` is the whole of
-what a validator does with its bytes besides the signature, which stands beside it.
+what a validator does with its bytes besides the signature, which stands beside it; `each of 64` is the same for one of
+many, of as many members, that it has before it together.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.machine import machine, versions
 from chain.batch import Batch, SignedBatch, sign_batch
@@ -31,14 +33,14 @@ from chain.transaction import (
     sign_transaction,
     verify_transaction,
 )
-from fl.check import check_transaction
+from fl.check import check_all, check_transaction
 from fl.jobrules import zero_model_cid
 from fl.records import Account, Entry, JobRules, Kind, Receipt
 from fl.rounds import SubmitUpdate
 from fl.state import MAX_VALUE_BYTES
 from fl.tensors.encodings import Place, check_payload, encode_update
 from fl.tensors.layout import AVERAGED, Schema, TensorSpec
-from fl.transactions import read
+from fl.transactions import read, read_all
 from fl.updates import form_of
 
 CHAIN = bytes(range(32))
@@ -46,6 +48,7 @@ JOB = bytes(range(32, 64))
 TIME_MS = 1_763_000_000_000
 HOUR_MS = 3_600_000
 A_REPEAT_S = 0.2
+TOGETHER = 64
 
 
 def job_rules(parameters: int) -> JobRules:
@@ -75,16 +78,36 @@ def job_rules(parameters: int) -> JobRules:
     )
 
 
+def update_of(rules: JobRules, key: SigningKey, nonce: int, values: NDArray[np.float32]) -> bytes:
+    place = Place(JOB, 1, account_id(key.public))
+    payload = encode_update(form_of(rules, 0), place, {"w": values})
+    body = SubmitUpdate(JOB, 1, rules.initial, 10, (), 0, raw_cid(payload), payload)
+    return encode(sign_transaction(key, CHAIN, place.member, nonce, TIME_MS, Kind.SUBMIT_UPDATE, encode(body)))
+
+
+def together(parameters: int, count: int) -> dict[str, Callable[[], object]]:
+    rules, params, draw = job_rules(parameters), Params(), np.random.default_rng(1)
+    keys = [SigningKey(number.to_bytes(32, "big")) for number in range(count)]
+    transactions = [
+        update_of(rules, key, 300 + nonce, draw.normal(0, 0.01, parameters).astype(np.float32))
+        for nonce, key in enumerate(keys)
+    ]
+    rules_of = {JOB: rules}.get
+    return {
+        f"read, each of {count}": lambda: read_all(transactions, params),
+        f"check, each of {count}": lambda: check_all(transactions, CHAIN, params, rules_of, verify_signatures=False),
+    }
+
+
 def steps(parameters: int, in_a_batch: int) -> dict[str, Callable[[], object]]:
     rules, params = job_rules(parameters), Params()
     key = SigningKey(bytes(32))
     sender = account_id(key.public)
     place, form = Place(JOB, 1, sender), form_of(rules, 0)
-    values = np.random.default_rng(1).normal(0, 0.01, parameters).astype(np.float32)
-    payload = encode_update(form, place, {"w": values})
-    body = SubmitUpdate(JOB, 1, rules.initial, 10, (), 0, raw_cid(payload), payload)
-    tx = sign_transaction(key, CHAIN, sender, 300, TIME_MS, Kind.SUBMIT_UPDATE, encode(body))
-    data, identity = encode(tx), id_of(encode(tx))
+    data = update_of(rules, key, 300, np.random.default_rng(1).normal(0, 0.01, parameters).astype(np.float32))
+    tx, identity = decode(Transaction, data, MAX_TRANSACTION_BYTES), id_of(data)
+    body = decode(SubmitUpdate, tx.body, MAX_TRANSACTION_BYTES)
+    payload = body.payload
     receipt = Receipt(identity, 1_000, CHAIN, 7, sender, 300, Kind.SUBMIT_UPDATE, "ok", JOB, 1, 70_000, 10)
     entry = Entry(identity, sender, 1, 10, 0, body.cid, CHAIN, 7)
     account = Account(key.public, 300, bytes(8))
@@ -140,6 +163,8 @@ def main() -> None:
         name: round(microseconds(step, arguments.repeats), 2)
         for name, step in steps(arguments.parameters, arguments.batch).items()
     }
+    for name, step in together(arguments.parameters, TOGETHER).items():
+        found[name] = round(microseconds(step, arguments.repeats) / TOGETHER, 2)
     report = {
         "machine": machine(),
         "versions": versions(),

@@ -141,6 +141,26 @@ def array(data: bytes, at: int, low: int, high: int) -> tuple[int, int]:
     return count, at
 
 
+_CODES = {1: "b", 2: "h", 4: "i", 8: "q"}
+"""By width, as `struct` names signed numbers; unsigned ones in capitals."""
+
+
+def form_of_integer(value: int) -> tuple[bytes, str, int, int]:
+    """What stands before the number, its place as `struct` says it, and between what numbers have this form."""
+    if 0 <= value < 0x80:
+        return b"", "B", 0, 0x7F
+    if -0x20 <= value < 0:
+        return b"", "b", -0x20, -1
+    forms = _INTEGERS.items()
+    head, width, least, most = next((head, *form[1:]) for head, form in forms if form[2] <= value <= form[3])
+    return bytes((head,)), _CODES[width].upper() if value >= 0 else _CODES[width], least, most
+
+
+def bytes_head(length: int) -> bytes:
+    head, (_, width, _) = next(each for each in reversed(BYTES.items()) if length >= each[1][2])
+    return bytes((head,)) + length.to_bytes(width, "big")
+
+
 def array_head(count: int) -> bytes:
     packed: bytes = msgpack.packb((None,) * count)
     return packed[: len(packed) - count]

@@ -15,6 +15,7 @@ import linecache
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from itertools import groupby
 from struct import Struct
 from struct import error as StructError
@@ -48,6 +49,16 @@ def _indented(lines: Iterable[str]) -> Lines:
     return [f"    {line}" for line in lines]
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Of an encoded record: what stands before a value, and the value's place as `struct` says it."""
+
+    head: bytes
+    code: str
+    bounds: tuple[int, ...] = ()
+    """The two between which a number there is of this form, and as annotated."""
+
+
 class Shape(ABC):
     """What an annotation allows, as source that reads it and source that writes it."""
 
@@ -62,6 +73,10 @@ class Shape(ABC):
     keeps = False
     """Whether what is plain is the value itself, whatever the value is."""
 
+    def piece(self, value: Any) -> Piece | None:
+        """How such a value is encoded, for a shape whose values are taken from their places as they are."""
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Integer(Shape):
@@ -73,8 +88,16 @@ class Integer(Shape):
         if self.low > 0 or self.high < 0x7F:
             return [general]
         wide = []
-        if self.high == 2**64 - 1:
+        if self.high >= 2**16 - 1:
             wide = [
+                f"elif {target} == 0xCD:",
+                f"    {target} = data[at + 1] << 8 | data[at + 2]",
+                f"    if {target} < 0x100:",
+                "        raise CodecError(NOT_SHORTEST)",
+                "    at += 3",
+            ]
+        if self.high == 2**64 - 1:
+            wide += [
                 f"elif {target} == 0xCF:",
                 f"    ({target},) = long_number(data, at + 1)",
                 f"    if {target} < {2**32}:",
@@ -82,6 +105,10 @@ class Integer(Shape):
                 "    at += 9",
             ]
         return [f"{target} = data[at]", f"if {target} < 0x80:", "    at += 1", *wide, "else:", f"    {general}"]
+
+    def piece(self, value: Any) -> Piece:
+        head, code, least, most = forms.form_of_integer(value)
+        return Piece(head, code, (max(self.low, least), min(self.high, most)))
 
     def writing(self, value: str, names: Names) -> Lines:
         return [
@@ -103,6 +130,9 @@ class FixedBytes(Shape):
 
     def reading(self, target: str, names: Names) -> Lines:
         return _run([target], [self], names, _refusing([self]), b"")
+
+    def piece(self, value: Any) -> Piece:
+        return Piece(self.head, f"{self.size}s")
 
     def writing(self, value: str, names: Names) -> Lines:
         return [
@@ -131,6 +161,9 @@ class Bytes(Shape):
             "else:",
             f"    {target}, at = byte_string(data, at, {self.low}, {self.high})",
         ]
+
+    def piece(self, value: Any) -> Piece:
+        return Piece(forms.bytes_head(len(value)), f"{len(value)}s")
 
     def writing(self, value: str, names: Names) -> Lines:
         return [
@@ -282,15 +315,58 @@ def compiled(cls: type) -> RecordCodec:
 def _compiled(cls: type) -> RecordCodec:
     if not is_dataclass(cls):
         raise TypeError(f"{cls.__name__} is not a record")
+    shapes, names = shapes_of(cls), vars(forms) | {"StructError": StructError, "cls": cls}
+    return RecordCodec(
+        _made("read", _reader(cls, shapes, names), cls, names), _made("write", _writer(cls, shapes, names), cls, names)
+    )
+
+
+@cache
+def shapes_of(cls: type) -> dict[str, Shape]:
+    """By field."""
     hints = get_type_hints(cls, include_extras=True)
-    shapes = {each.name: _shape(hints[each.name], f"{cls.__name__}.{each.name}") for each in fields(cls)}
-    names = vars(forms) | {"StructError": StructError, "cls": cls}
-    source = [*_reader(cls, shapes, names), "", "", *_writer(cls, shapes, names)]
-    file = f"<chain/straightline.py {cls.__qualname__}>"
+    return {each.name: _shape(hints[each.name], f"{cls.__name__}.{each.name}") for each in fields(cls)}
+
+
+Filler = Callable[[list[Any], Iterable[int], Iterable[tuple[Any, ...]], tuple[int, ...]], None]
+
+
+@cache
+def filler(cls: type) -> Filler:
+    """What makes records of rows of values, and puts each in its place of a list. `bounds` are those of the numbers,
+    in turn. Of a row that is no record it leaves the place as it is."""
+    shapes, names = shapes_of(cls), vars(forms) | {"StructError": StructError, "cls": cls}
+    numbers = [_local(name) for name, shape in shapes.items() if isinstance(shape, Integer)]
+    within = " and ".join(f"{each}low <= {each} <= {each}high" for each in numbers) or "True"
+    read: Lines = []
+    for name, shape in shapes.items():
+        if not isinstance(shape, Integer | FixedBytes | Bytes):
+            read += [
+                f"data, at = {_local(name)}, 0",
+                *shape.reading(_local(name), names),
+                "if at != len(data):",
+                "    continue",
+            ]
+    body = [f"if not ({within}):", "    continue", *read]
+    if read:
+        body = ["try:", *_indented(body), "except (CodecError, IndexError, StructError):", "    continue"]
+    body += [*_making(cls, list(shapes), names), "found[place] = record"]
+    source = [
+        "def fill(found, places, rows, bounds):",
+        *_indented([f"{each}low, {each}high, *bounds = bounds" for each in numbers]),
+        f"    for place, ({''.join(f'{_local(name)}, ' for name in shapes)}) in zip(places, rows):",
+        *_indented(_indented(body)),
+    ]
+    fill: Filler = _made("fill", source, cls, names)
+    return fill
+
+
+def _made(name: str, source: Lines, cls: type, names: Names) -> Any:
+    file = f"<chain/straightline.py {cls.__qualname__} {name}>"
     exec(compile("\n".join(source), file, "exec"), names)
     # For whoever reads a traceback or a profile.
     linecache.cache[file] = (0, None, [f"{line}\n" for line in source], file)
-    return RecordCodec(names["read"], names["write"])
+    return names[name]
 
 
 def _shape(annotation: Any, where: str) -> Shape:
@@ -331,7 +407,7 @@ def _reader(cls: type, shapes: dict[str, Shape], names: Names) -> Lines:
             for name, shape in group:
                 body += _naming(cls, name, shape.reading(_local(name), names))
         head = b""
-    return ["def read(data, at):", *_indented([*body, *_making(cls, list(shapes), names)])]
+    return ["def read(data, at):", *_indented([*body, *_making(cls, list(shapes), names), "return record, at"])]
 
 
 def _writer(cls: type, shapes: dict[str, Shape], names: Names) -> Lines:
@@ -367,7 +443,7 @@ def _making(cls: type, fields: Sequence[str], names: Names) -> Lines:
     """The record itself, as `chain.frozen` makes them."""
     slotted = all(isinstance(vars(cls).get(name), MemberDescriptorType) for name in fields)
     if not slotted or hasattr(cls, "__post_init__"):
-        return [f"return cls({', '.join(map(_local, fields))}), at"]
+        return [f"record = cls({', '.join(map(_local, fields))})"]
     names["unfrozen"] = unfrozen(cls)
     fill = [f"record.{name} = {_local(name)}" for name in fields]
-    return ["record = unfrozen()", *fill, "record.__class__ = cls", "return record, at"]
+    return ["record = unfrozen()", *fill, "record.__class__ = cls"]

@@ -6,7 +6,7 @@ earlier one, and an update's `round` says from which.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -59,7 +59,7 @@ from fl.state import (
     rules_key,
     updates_log,
 )
-from fl.tensors.encodings import Place, check_payload
+from fl.tensors.encodings import Place, check_payloads
 from fl.updates import form_of, groups_of
 from fl.weights import weight_of
 
@@ -87,20 +87,47 @@ class SubmitUpdate:
     payload: Annotated[bytes, Length(0, MAX_TRANSACTION_BYTES)]
 
 
-def check_update(body: SubmitUpdate, tx: Transaction, params: Params, rules_of: RulesOf) -> Demand | None:
-    if len(body.payload) > params.inline_bytes:
+def check_updates(
+    updates: Sequence[tuple[SubmitUpdate, Transaction]], params: Params, rules_of: RulesOf
+) -> list[Demand | Refused | PendingJob | None]:
+    """Of each what it demands, or why it is not good. Rules are asked for once, and payloads of one round looked at
+    together."""
+    known: dict[bytes, JobRules | None] = {}
+    found: list[Demand | Refused | PendingJob | None] = []
+    inline: dict[tuple[bytes, int, int], list[int]] = {}
+    for place, (body, tx) in enumerate(updates):
+        if body.job not in known:
+            known[body.job] = rules_of(body.job)
+        try:
+            found.append(_check_but_payload(body, tx, params, known[body.job]))
+        except (Refused, PendingJob) as refused:
+            found.append(refused)
+            continue
+        if body.payload:
+            inline.setdefault((body.job, body.round, body.group), []).append(place)
+    for (job, round, group), places in inline.items():
+        rules = known[job]
+        assert rules is not None
+        members = [updates[place][1].sender for place in places]
+        payloads = [updates[place][0].payload for place in places]
+        refusals = check_payloads(form_of(rules, group), job, round, members, payloads)
+        for place, refused_payload in zip(places, refusals, strict=True):
+            found[place] = refused_payload
+    return found
+
+
+def _check_but_payload(body: SubmitUpdate, tx: Transaction, params: Params, rules: JobRules | None) -> Demand | None:
+    payload = body.payload
+    if len(payload) > params.inline_bytes:
         raise Refused("OVERSIZE", f"An inline payload may take {params.inline_bytes} bytes.")
-    if body.payload and raw_cid(body.payload) != body.cid:
+    if payload and raw_cid(payload) != body.cid:
         raise Refused("BAD_CID")
-    rules = rules_of(body.job)
     if rules is None:
         raise PendingJob(body.job)
     _check_numbers(body, rules)
-    place = Place(body.job, body.round, tx.sender)
-    if not body.payload:
-        return update_demand(body.cid, rules, place, body.group)
-    check_payload(form_of(rules, body.group), place, body.payload)
-    return None
+    if payload:
+        return None
+    return update_demand(body.cid, rules, Place(body.job, body.round, tx.sender), body.group)
 
 
 def _check_numbers(body: SubmitUpdate, rules: JobRules) -> None:

@@ -18,7 +18,7 @@ from chain.genesis import Params
 from consensus.availability import Submit
 from fl.accounts import free_account
 from fl.blobs import Demand
-from fl.check import Checked, check_transaction
+from fl.check import Checked, check_all
 from fl.errors import CODES, PendingJob, Refused
 from fl.members import member_of
 from fl.records import JobRules, Receipt, Registrars
@@ -214,37 +214,35 @@ class Admission:
                 self._rules.popitem(last=False)
         return known
 
-    def check(self, data: bytes) -> Checked:
-        return check_transaction(data, self._chain_id, self._params, self.rules_of)
+    def check(self, transactions: Sequence[bytes]) -> list[Checked | Refused | PendingJob]:
+        return check_all(transactions, self._chain_id, self._params, self.rules_of)
 
     def _check_all(self, transactions: Sequence[bytes]) -> list[_Good | Refused]:
         verdicts: list[_Good | Refused] = []
         # Who sends several transactions is looked up once.
         state, now_ms = State(self._store.state), self._clock.now().wall_ms
-        for data in transactions:
-            try:
-                verdicts.append(self._check_state(self.check(data), state, now_ms))
-            except PendingJob:
+        for found in self.check(transactions):
+            if isinstance(found, PendingJob):
                 verdicts.append(Refused("UNKNOWN_JOB"))
-            except Refused as refused:
-                verdicts.append(refused)
+            elif isinstance(found, Refused):
+                verdicts.append(found)
+            else:
+                verdicts.append(self._check_state(found, state, now_ms))
         return verdicts
 
-    def _check_state(self, checked: Checked, state: State, now_ms: int) -> _Good:
+    def _check_state(self, checked: Checked, state: State, now_ms: int) -> _Good | Refused:
         """What is hopeless by the state as it is: refusing it here spares its sender a wait, and binds nobody."""
         tx, identity = checked.reading.tx, checked.reading.id
         if tx.valid_until_ms > now_ms + self._params.max_validity_ms:
-            raise Refused("VALID_UNTIL_FAR")
+            return Refused("VALID_UNTIL_FAR")
         try:
             # One that has been executed has used its nonce.
             free_account(state, tx, now_ms, self._params.nonce_window)
             if checked.demand is not None:
                 # No node fetches a stranger's blob.
                 member_of(state, tx.sender)
-        except Refused:
-            if self._store.receipt_index(identity) is None:
-                raise
-            return _Good(identity, checked, True, True)
+        except Refused as refused:
+            return refused if self._store.receipt_index(identity) is None else _Good(identity, checked, True, True)
         member = self._store.state(member_key(tx.sender)) is not None or self._is_registrar(tx.sender)
         return _Good(identity, checked, False, member)
 

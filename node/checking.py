@@ -25,7 +25,7 @@ from chain.transaction import verify_transaction
 from consensus.availability import Verdict
 from consensus.availability.guards import is_past_voting
 from fl.blobs import Demand
-from fl.check import check_transaction
+from fl.check import check_all
 from fl.errors import PendingJob, Refused
 from fl.state import RulesOf
 from fl.transactions import Reading
@@ -34,6 +34,8 @@ from node.dataplane import DataPlane
 from node.ports import Offload, Peer
 from node.readings import ReadBatches
 
+READ_TOGETHER = 64
+"""Transactions: what comes behind a bad one, or one that has to wait, costs no more than this."""
 SIGNATURES_TOGETHER = 16
 """A millisecond's work for a thread."""
 
@@ -167,19 +169,20 @@ class BatchChecks:
         readings: list[Reading] = []
         bringing: list[Reading] = []
         demands: list[Demand] = []
-        for data in signed.batch.transactions:
-            try:
-                found = check_transaction(data, self._chain_id, self._params, self._rules_of, verify_signature=False)
-            except PendingJob:
-                return Judged(Verdict.PENDING)
-            except Refused:
-                return Judged(Verdict.BAD)
-            readings.append(found.reading)
-            if found.demand is not None:
-                if not self._may_bring(found.reading.tx.sender, found.reading.tx.key):
+        transactions = signed.batch.transactions
+        for start in range(0, len(transactions), READ_TOGETHER):
+            some = transactions[start : start + READ_TOGETHER]
+            for found in check_all(some, self._chain_id, self._params, self._rules_of, verify_signatures=False):
+                if isinstance(found, PendingJob):
                     return Judged(Verdict.PENDING)
-                bringing.append(found.reading)
-                demands.append(found.demand)
+                if isinstance(found, Refused):
+                    return Judged(Verdict.BAD)
+                readings.append(found.reading)
+                if found.demand is not None:
+                    if not self._may_bring(found.reading.tx.sender, found.reading.tx.key):
+                        return Judged(Verdict.PENDING)
+                    bringing.append(found.reading)
+                    demands.append(found.demand)
         verdict = self._signatures(readings if look else bringing, wanted)
         return Judged(verdict, tuple(demands) if verdict is Verdict.OK else (), tuple(readings))
 

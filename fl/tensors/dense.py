@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -53,6 +53,10 @@ class Dense(ABC):
     def check_joints(self, payload: Bytes, offset: int, part_bytes: int) -> None:
         """Every value stands for itself."""
         return
+
+    def all_good(self, payloads: Sequence[bytes], offset: int) -> bool:
+        values = b"".join([payload[offset:] for payload in payloads])
+        return floats.largest(np.frombuffer(values, numpy_dtype(self.dtype))) <= self.limit
 
     def encode(self, tensors: Iterable[NDArray[Any]]) -> Iterator[Bytes]:
         for tensor in tensors:

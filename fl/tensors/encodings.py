@@ -9,7 +9,7 @@ in parts (`check_part`) and at their joints, since no value lies across the bord
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -56,6 +56,10 @@ class Encoding(Protocol):
         """What no part alone shows: raises `Refused` for a payload whose parts of this size, a multiple of 8, are all
         good, and which is not. Little of the payload is looked at."""
 
+    def all_good(self, payloads: Sequence[bytes], offset: int) -> bool:
+        """True only if `check` and `check_joints` refuse none of these payloads of the right length: what they say of
+        each need not be asked."""
+
     def encode(self, tensors: Iterable[NDArray[Any]]) -> Iterator[Bytes]:
         """The bytes after the header, in pieces, of the averaged tensors in flat order, which can be gone through more
         than once. Values are made canonical; one beyond ±2^R raises `Refused`, after pieces that are then to be thrown
@@ -81,6 +85,26 @@ class Place:
     member: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What stands before the values of a round's updates, around the member that it names, and how long they are."""
+
+    before: bytes
+    after: bytes
+    size_bytes: int
+
+    @property
+    def offset(self) -> int:
+        """Of the values."""
+        return len(self.before) + len(_NOBODY) + len(self.after)
+
+    def header(self, member: bytes) -> bytes:
+        return self.before + member.hex().encode() + self.after
+
+
+_NOBODY = bytes(MEMBER_BYTES).hex()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class UpdateForm:
     """What a schema and an encoding imply for every update of a job."""
@@ -91,10 +115,17 @@ class UpdateForm:
     data_bytes: int
 
     def header(self, place: Place) -> bytes:
-        return header_bytes("update", f"{place.job.hex()}/{place.round}/{place.member.hex()}", self.entries)
+        return frame_of(self, place.job, place.round).header(place.member)
 
     def size_bytes(self, place: Place) -> int:
-        return len(self.header(place)) + self.data_bytes
+        return frame_of(self, place.job, place.round).size_bytes
+
+
+@lru_cache(maxsize=64)
+def frame_of(form: UpdateForm, job: bytes, round: int) -> Frame:
+    header = header_bytes("update", f"{job.hex()}/{round}/{_NOBODY}", form.entries)
+    before, name, after = header.partition(f'/{_NOBODY}"'.encode())
+    return Frame(before + name[:1], name[-1:] + after, len(header) + form.data_bytes)
 
 
 @lru_cache(maxsize=64)
@@ -124,18 +155,16 @@ def check_frame(form: UpdateForm, place: Place, payload: Bytes) -> int:
 
 def check_frames(form: UpdateForm, job: bytes, round: int, members: bytes, rows: Rows) -> int:
     """The same of payloads in rows, for one job and round, each of the next of these members."""
-    first = members[:MEMBER_BYTES]
-    header = form.header(Place(job, round, first))
-    expected = np.empty((len(rows), len(header)), np.uint8)
-    expected[:] = np.frombuffer(header, np.uint8)
+    frame = frame_of(form, job, round)
+    expected = np.empty((len(rows), frame.offset), np.uint8)
+    expected[:] = np.frombuffer(frame.header(members[:MEMBER_BYTES]), np.uint8)
     names = np.frombuffer(members.hex().encode(), np.uint8).reshape(len(rows), -1)
-    start = header.index(b'/%s"' % first.hex().encode()) + 1
-    expected[:, start : start + names.shape[1]] = names
-    if rows.shape[1] != len(header) + form.data_bytes or not np.array_equal(rows[:, : len(header)], expected):
+    expected[:, len(frame.before) : len(frame.before) + names.shape[1]] = names
+    if rows.shape[1] != frame.size_bytes or not np.array_equal(rows[:, : frame.offset], expected):
         for each, payload in enumerate(rows):
             member = members[each * MEMBER_BYTES : (each + 1) * MEMBER_BYTES]
             check_frame(form, Place(job, round, member), payload.data)
-    return len(header)
+    return frame.offset
 
 
 def check_payload(form: UpdateForm, place: Place, payload: Bytes) -> None:
@@ -143,6 +172,26 @@ def check_payload(form: UpdateForm, place: Place, payload: Bytes) -> None:
     offset = check_frame(form, place, payload)
     form.encoding.check(memoryview(payload)[offset:], 0)
     form.encoding.check_joints(payload, offset, len(payload))
+
+
+def check_payloads(
+    form: UpdateForm, job: bytes, round: int, members: Sequence[bytes], payloads: Sequence[bytes]
+) -> list[Refused | None]:
+    """What `check_payload` says of each of a round's payloads, which are looked at together as long as all are good."""
+    frame = frame_of(form, job, round)
+    before, after, size_bytes, offset = frame.before, frame.after, frame.size_bytes, frame.offset
+    headers = [before + member.hex().encode() + after for member in members]
+    framed = headers == [payload[:offset] for payload in payloads] and {*map(len, payloads)} == {size_bytes}
+    if framed and form.encoding.all_good(payloads, offset):
+        return [None] * len(payloads)
+    found: list[Refused | None] = []
+    for member, payload in zip(members, payloads, strict=True):
+        try:
+            check_payload(form, Place(job, round, member), payload)
+            found.append(None)
+        except Refused as refused:
+            found.append(refused)
+    return found
 
 
 def check_part(form: UpdateForm, place: Place, start: int, part: Bytes) -> None:

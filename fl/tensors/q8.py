@@ -7,7 +7,7 @@ saturated by the encoder rather than refused by the chain: +2^R comes back as 12
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
 from typing import Any
 
@@ -52,15 +52,17 @@ class Q8:
 
     def check(self, part: Bytes, start: int) -> None:
         count = max(0, min(len(part) // 4, self._layout.block_count - start // 4))
-        if not count:
-            return
-        # A positive float is at most another one if its bits are; what is not looks closer. numpy takes long to begin.
-        if count <= _FEW and max(_BITS[count].unpack_from(part)) <= self.limit:
-            return
-        check_scales(array_at(part, "F32", count, 0), self._range_bits)
+        if count and _largest(part, count) > self.limit:
+            # A positive float is at most another one if its bits are; what is not looks closer.
+            check_scales(array_at(part, "F32", count, 0), self._range_bits)
 
     def check_joints(self, payload: Bytes, offset: int, part_bytes: int) -> None:
         """Every scale stands for itself."""
+
+    def all_good(self, payloads: Sequence[bytes], offset: int) -> bool:
+        stop = offset + 4 * self._layout.block_count
+        scales = b"".join([payload[offset:stop] for payload in payloads])
+        return _largest(scales, len(scales) // 4) <= self.limit
 
     def encode(self, tensors: Iterable[NDArray[Any]]) -> Iterator[Bytes]:
         scales = np.empty(self._layout.block_count, np.float32)
@@ -96,6 +98,12 @@ class Q8:
     def values(self, payload: Bytes | Rows, offset: int) -> NDArray[np.int8]:
         start = offset + 4 * self._layout.block_count
         return array_at(payload, "I8", self._layout.parameters, start).view(np.int8)
+
+
+def _largest(part: Bytes, count: int) -> int:
+    """Of the bits of so many scales, as numbers."""
+    # numpy takes long to begin.
+    return int(max(_BITS[count].unpack_from(part)) if count <= _FEW else np.frombuffer(part, "<u4", count).max())
 
 
 def check_scales(scales: NDArray[Any], range_bits: int) -> None:

@@ -15,7 +15,7 @@ zeros at the end, are looked at once the payload is whole (`check_joints`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,10 @@ class TopK:
         _check_rising(indices[joints - 1], indices[joints], bool(joints.size and joints[0] == 1))
         if np.count_nonzero(self._values(payload, offset)[self._used(indices) :]):
             raise Refused("BAD_INDEX", "An entry of the update that is not used holds a value.")
+
+    def all_good(self, payloads: Sequence[bytes], offset: int) -> bool:
+        """Each has to be asked."""
+        return False
 
     def _check_indices(self, indices: NDArray[Any], place: int) -> None:
         """`place` is that of the first one among all."""
