@@ -15,70 +15,22 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.accounts import rules_of, some_values
+from benchmarks.dataprocess import data_process
 from chain.cid import raw_cid
-from chain.codec import encode
-from chain.keys import SigningKey
 from fl.kernels import KERNEL_VERSION
 from fl.records import Entry, JobRules
 from fl.tensors.encodings import Place, encode_update
 from fl.updates import form_of
 from node.data.bundles import told
-from node.data.setup import Place as Door
-from node.data.setup import Setup
-from node.dataplane import DataPlane
-from node.ports.pipe import CorePipe
 
 LOG_ROOT = b"r" * 32
 _PAUSE_S = 0.05
 """After which nothing of the last round is under way."""
-
-
-def setup_in(directory: Path) -> Setup:
-    here = Door("127.0.0.1", 0)
-    return Setup(
-        chain=b"c" * 32,
-        consensus_key=SigningKey(b"k" * 32).public,
-        link_seed=b"l" * 32,
-        data_dir=str(directory / "data"),
-        bulk=here,
-        door=here,
-        tls_cert="",
-        tls_key="",
-        cors=(),
-        gateways=(),
-        reserve_bytes=0,
-        member_bytes=2**30,
-        lease_ms=3_600_000,
-        blob_bytes=2**30,
-        sums_bytes=2**30,
-        downloads=8,
-        threads=2,
-        requests_per_s=500,
-        log_level="warning",
-        log_format="json",
-    )
-
-
-@asynccontextmanager
-async def data_process(directory: Path) -> AsyncIterator[tuple[DataPlane, int]]:
-    """With its number."""
-    pipe = CorePipe(encode(setup_in(directory)))
-    plane = DataPlane(pipe, who=lambda account, key: (True, ("trainer",)))
-    running = asyncio.create_task(plane.run())
-    try:
-        await plane.up()
-        assert pipe.pid is not None
-        yield plane, pipe.pid
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await pipe.close()
 
 
 def cpu_s(pid: int) -> float:
@@ -103,7 +55,9 @@ async def measured(rules: JobRules, parameters: int, updates: int, together: int
         name: [] for name in ("data_us_an_update", "core_us_an_update", "close_cpu_ms", "close_ms")
     }
     with tempfile.TemporaryDirectory(prefix="quorate-inline-") as directory:
-        async with data_process(Path(directory)) as (plane, pid):
+        async with data_process(Path(directory)) as (pipe, plane):
+            pid = pipe.pid
+            assert pid is not None
             base = await plane.zeros(rules.schema)
             for number in range(rounds + 1):
                 job = number.to_bytes(32, "big")

@@ -7,17 +7,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from benchmarks.dataprocess import data_process, setup_in
 from chain.codec import encode
-from chain.keys import SigningKey
 from fl.blobs import BlobKind
 from node.data.messages import Finding
-from node.data.setup import Place, Setup
 from node.dataplane import DataPlane
 from node.ports.pipe import CorePipe
 from tests.node.test_pipe import HANG_S, alive, gone
@@ -37,47 +34,8 @@ asyncio.run(main())
 """
 
 
-def setup(root: Path, bulk_port: int = 0) -> Setup:
-    return Setup(
-        chain=b"c" * 32,
-        consensus_key=SigningKey(b"k" * 32).public,
-        link_seed=b"l" * 32,
-        data_dir=str(root / "data"),
-        bulk=Place("127.0.0.1", bulk_port),
-        door=Place("127.0.0.1", 0),
-        tls_cert="",
-        tls_key="",
-        cors=(),
-        gateways=(),
-        reserve_bytes=0,
-        member_bytes=2**30,
-        lease_ms=3_600_000,
-        blob_bytes=2**30,
-        sums_bytes=2**30,
-        downloads=8,
-        threads=2,
-        requests_per_s=500,
-        log_level="info",
-        log_format="json",
-    )
-
-
-@asynccontextmanager
-async def core(root: Path) -> AsyncIterator[tuple[CorePipe, DataPlane]]:
-    pipe = CorePipe(encode(setup(root)))
-    plane = DataPlane(pipe, who=lambda account, key: (True, ("trainer",)))
-    running = asyncio.create_task(plane.run())
-    try:
-        await asyncio.wait_for(plane.up(), HANG_S)
-        yield pipe, plane
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await pipe.close()
-
-
 async def test_it_listens_for_peers_and_for_clients_and_says_where(tmp_path: Path) -> None:
-    async with core(tmp_path) as (_, plane):
+    async with data_process(tmp_path) as (_, plane):
         assert plane.opened is not None
         for port in (plane.opened.bulk_port, plane.opened.door_port):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -85,7 +43,7 @@ async def test_it_listens_for_peers_and_for_clients_and_says_where(tmp_path: Pat
 
 
 async def test_what_it_kept_outlives_sigkill(tmp_path: Path) -> None:
-    async with core(tmp_path) as (pipe, plane):
+    async with data_process(tmp_path) as (pipe, plane):
         cid = await plane.keep(BlobKind.RECORD, b"a record")
         assert pipe.pid is not None
         os.kill(pipe.pid, signal.SIGKILL)
@@ -96,7 +54,7 @@ async def test_what_it_kept_outlives_sigkill(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_signals_are_for_the_core_to_heed(tmp_path: Path, number: signal.Signals) -> None:
-    async with core(tmp_path) as (pipe, plane):
+    async with data_process(tmp_path) as (pipe, plane):
         assert pipe.pid is not None
         os.kill(pipe.pid, number)
         await plane.keep(BlobKind.RECORD, b"a record")
@@ -104,18 +62,18 @@ async def test_signals_are_for_the_core_to_heed(tmp_path: Path, number: signal.S
 
 
 async def test_it_lets_ordering_have_the_processor_first(tmp_path: Path) -> None:
-    async with core(tmp_path) as (pipe, _):
+    async with data_process(tmp_path) as (pipe, _):
         assert pipe.pid is not None
         assert os.getpriority(os.PRIO_PROCESS, pipe.pid) > os.getpriority(os.PRIO_PROCESS, 0)
 
 
 async def test_the_libraries_of_the_kernels_are_not_loaded_before_there_is_a_sum(tmp_path: Path) -> None:
-    async with core(tmp_path) as (pipe, _):
+    async with data_process(tmp_path) as (pipe, _):
         assert "llvmlite" not in Path(f"/proc/{pipe.pid}/maps").read_text()
 
 
 async def test_only_its_user_can_read_what_it_writes(tmp_path: Path) -> None:
-    async with core(tmp_path) as (_, plane):
+    async with data_process(tmp_path) as (_, plane):
         await plane.keep(BlobKind.RECORD, b"a record")
         written = list((tmp_path / "data").rglob("*"))
         assert written
@@ -123,17 +81,17 @@ async def test_only_its_user_can_read_what_it_writes(tmp_path: Path) -> None:
 
 
 async def test_it_is_gone_when_its_core_was_killed_and_the_next_core_finds_all(tmp_path: Path) -> None:
-    async with core(tmp_path) as (_, plane):
+    async with data_process(tmp_path) as (_, plane):
         cid = await plane.keep(BlobKind.RECORD, b"a record")
     parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CORE, encode(setup(tmp_path)).hex(), stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", CORE, encode(setup_in(tmp_path)).hex(), stdout=asyncio.subprocess.PIPE
     )
     assert parent.stdout is not None
     pid = int(await asyncio.wait_for(parent.stdout.readline(), HANG_S))
     assert alive(pid)
     parent.kill()
     await parent.wait()
-    async with core(tmp_path) as (_, plane):
+    async with data_process(tmp_path) as (_, plane):
         assert await plane.obtain(cid, BlobKind.RECORD) == Finding.OK
     await gone(pid)
 
@@ -143,7 +101,7 @@ async def test_a_port_that_is_taken_is_named_and_tried_again(tmp_path: Path, cap
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        pipe = CorePipe(encode(setup(tmp_path, port)))
+        pipe = CorePipe(encode(setup_in(tmp_path, port)))
         plane = DataPlane(pipe, who=lambda account, key: (True, ()))
         running = asyncio.create_task(plane.run())
         said = ""
