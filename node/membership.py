@@ -1,8 +1,10 @@
-"""Who may speak for an account, and as what: the data process asks, the newest state answers."""
+"""Who may speak for an account, and as what: the data process asks, the newest state answers. And
+who validates in which epoch, as genesis says."""
 
 from __future__ import annotations
 
 from chain.certificate import ValidatorSet
+from chain.genesis import Genesis
 from chain.transaction import account_id
 from fl.accounts import account_for
 from fl.errors import Refused
@@ -11,6 +13,14 @@ from fl.state import Read, State, member_key, read_record
 
 VALIDATOR = "validator"
 """The role of those who operate a validator of the set in office."""
+
+
+def validator_sets(genesis: Genesis) -> dict[int, ValidatorSet]:
+    sets = {genesis.validator_set.epoch: genesis.validator_set}
+    for number, change in enumerate(genesis.set_changes):
+        epoch = genesis.validator_set.epoch + number + 1
+        sets[epoch] = ValidatorSet(epoch, change.validators)
+    return sets
 
 
 def standing_of(read: Read, validators: ValidatorSet, account: bytes, key: bytes) -> tuple[bool, tuple[str, ...]]:

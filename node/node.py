@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from chain.certificate import ValidatorSet
 from chain.codec import CodecError
 from chain.genesis import Genesis
 from chain.keys import SigningKey
@@ -52,7 +51,7 @@ from node.dataplane import DataPlane
 from node.directory import Directory
 from node.executor import Executor, FinalBlock
 from node.lacking import Lacking
-from node.membership import is_member, standing_of
+from node.membership import is_member, standing_of, validator_sets
 from node.observer import Observer
 from node.ports import Channel, DiskFailure, Down, Frame, Peer, PeerAddress, Ports, Up
 from node.progress import Progress
@@ -94,14 +93,6 @@ class Limits:
     keeping: Keeping = field(default_factory=Keeping)
     advertised: DataAddress | None = None
     """Where other validators reach the data process, if not where it listens."""
-
-
-def validator_sets(genesis: Genesis) -> dict[int, ValidatorSet]:
-    sets = {genesis.validator_set.epoch: genesis.validator_set}
-    for number, change in enumerate(genesis.set_changes):
-        epoch = genesis.validator_set.epoch + number + 1
-        sets[epoch] = ValidatorSet(epoch, change.validators)
-    return sets
 
 
 async def initialise(ports: Ports, *, rejoin: bool = False) -> None:
@@ -339,6 +330,7 @@ class Node:
             await self.ports.links.close()
         if self._failure is not None:
             raise self._failure
+        self.store.write_waiting()
         self.journal.rest()
 
     @property
@@ -362,6 +354,11 @@ class Node:
 
     def feed(self, event: object) -> None:
         """Step an event through the cores. Effects that feed events themselves have theirs stepped after."""
+        self._step(event)
+        if not self._stepping:
+            self._arm()
+
+    def _step(self, event: object) -> None:
         self._inbox.append(event)
         if self._stepping or self._failure is not None:
             return
@@ -373,7 +370,6 @@ class Node:
             self._fail(failure.code, str(failure))
         finally:
             self._stepping = False
-        self._arm()
 
     def _arm(self) -> None:
         deadline = self.replica.deadline() if self._failure is None else None
@@ -381,7 +377,6 @@ class Node:
             return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
         self._armed_ms = deadline
         if deadline is not None:
             delay_ms = max(0, deadline - self.ports.clock.now().mono_ms)
@@ -546,25 +541,28 @@ class Node:
     # The tasks
 
     async def _receive(self) -> None:
+        links = self.ports.links
         while True:
-            match await self.ports.links.receive():
+            match await links.receive():
                 case Frame(peer, channel, data):
                     try:
                         message = from_frame(channel, data)
                     except CodecError as error:
-                        self.ports.links.punish(peer, f"undecodable message: {error}")
-                        continue
-                    if isinstance(message, DataAddress):
-                        self.directory.heard(peer, message)
-                        continue
-                    self.feed(PeerMessage(peer, message))
+                        links.punish(peer, f"undecodable message: {error}")
+                    else:
+                        if isinstance(message, DataAddress):
+                            self.directory.heard(peer, message)
+                        else:
+                            self._step(PeerMessage(peer, message))
                 case Up(peer, channel):
                     self.linked.add((peer, channel))
                     if channel is Channel.DATA:
                         self.directory.linked(peer)
-                    self.feed(PeerLinked(peer, channel))
+                    self._step(PeerLinked(peer, channel))
                 case Down(peer, channel):
                     self.linked.discard((peer, channel))
+            if not links.waiting:
+                self._arm()
 
     async def _executed(self, executed: ChainExecuted, outcome: BlockOutcome) -> None:
         self.admission.executed(executed.height, outcome.ids, outcome.receipts)
@@ -585,6 +583,7 @@ class Node:
         while True:
             await asyncio.sleep(self.limits.sync_every_ms / 1000)
             height = self.executor.executed.lineage.height
+            self.store.write_waiting()
             await self.ports.offload.run(self.store.sync)
             self.disk_full = self.ports.disk.free_bytes() < self.limits.disk_reserve_bytes
             await self._meet()

@@ -32,7 +32,8 @@ from node.buckets import Rate
 from node.config import Config, ConfigError
 from node.data.setup import Place, Setup
 from node.keystore import load_key, read_passphrase
-from node.node import Limits, Node, NodeFailure, validator_sets
+from node.membership import validator_sets
+from node.node import Limits, Node, NodeFailure
 from node.ports import Peer, Ports
 from node.ports.clock import SystemClock
 from node.ports.disk import FileDisk

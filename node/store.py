@@ -110,6 +110,8 @@ class Store:
         self._kv = kv
         self._pages: OrderedDict[bytes, list[bytes]] = OrderedDict()
         """Read lately: receipts are asked for one by one, soon after they were written."""
+        self._waiting: dict[bytes, bytes] = {}
+        """Rows that go with the next write: without them a crash costs no more than finding them again."""
         known = kv.get(_FORMAT)
         if known is not None and int.from_bytes(known, "big") != FORMAT_VERSION:
             raise WrongStore(
@@ -123,7 +125,19 @@ class Store:
             kv.write({_FORMAT: FORMAT_VERSION.to_bytes(2, "big"), _CHAIN: chain_id})
 
     def write(self, puts: Mapping[bytes, bytes], deletes: list[bytes] | None = None) -> None:
+        """What waits goes with it."""
+        if self._waiting:
+            puts = {**self._waiting, **puts}
         self._kv.write(puts, deletes or ())
+        self._waiting = {}
+
+    def write_waiting(self) -> None:
+        if self._waiting:
+            self.write({})
+
+    def _row(self, key: bytes) -> bytes | None:
+        """Of those that may still wait; on any thread."""
+        return self._waiting.get(key) or self._kv.get(key)
 
     def sync(self) -> None:
         """Make every write so far durable."""
@@ -187,10 +201,10 @@ class Store:
 
     def keep_certificate(self, certificate: Certificate) -> None:
         """The newest execution certificate: what proofs begin with."""
-        self._kv.write({_CERTIFICATE: encode(certificate)})
+        self._waiting[_CERTIFICATE] = encode(certificate)
 
     def newest_certificate(self) -> Certificate | None:
-        data = self._kv.get(_CERTIFICATE)
+        data = self._row(_CERTIFICATE)
         return None if data is None else decode(Certificate, data, RECORD_LIMIT_BYTES)
 
     def marks(self, height: int, journal: JournalMark, batches: int) -> dict[bytes, bytes]:
@@ -300,12 +314,13 @@ class Store:
 
     def keep_batches(self, number: int, locations: Mapping[bytes, Location]) -> None:
         rows = {b"a/" + digest: encode(location) for digest, location in locations.items()}
-        self._kv.write({**rows, _BATCHES: number.to_bytes(8, "big")})
+        self._waiting.update(rows)
+        self._waiting[_BATCHES] = number.to_bytes(8, "big")
 
     def batch_location(self, digest: bytes) -> Location | None:
-        data = self._kv.get(b"a/" + digest)
+        data = self._row(b"a/" + digest)
         return None if data is None else decode(Location, data, 64)
 
     def batches_indexed(self) -> int:
         """Number of the newest record of the batches' log that has its row here."""
-        return int.from_bytes(self._kv.get(_BATCHES) or b"", "big")
+        return int.from_bytes(self._row(_BATCHES) or b"", "big")

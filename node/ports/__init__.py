@@ -256,6 +256,10 @@ class Links(Protocol):
     async def receive(self) -> LinkEvent:
         """The next event, consensus before data, though data is never starved. For one task at a time."""
 
+    @property
+    def waiting(self) -> int:
+        """How many events `receive` would give at once."""
+
     def punish(self, peer: Peer, reason: str) -> None:
         """Drops the links to a peer that misbehaved and refuses it for a while, longer each time."""
 

@@ -381,6 +381,10 @@ class TlsLinks:
     async def receive(self) -> LinkEvent:
         return await self._inbox.get()
 
+    @property
+    def waiting(self) -> int:
+        return len(self._inbox)
+
     def punish(self, peer: Peer, reason: str) -> None:
         shortest, longest = self.limits.penalty_s
         seconds = min(2 * self._penalties.get(peer, (0.0, shortest / 2))[1], longest)

@@ -12,6 +12,7 @@ from chain.log import EMPTY, PAGE_LEAVES, Frontier, extend, frontier_at, leaf_di
 from fl.execution import Growth
 from fl.state import EVENTS, RECEIPTS
 from node.ports.kv import LevelKv
+from node.segments import Location
 from node.store import FORMAT_VERSION, PAGES_KEPT, Store, WrongStore
 from tests.simulation.ports import Computer, Power, SimulatedKv
 
@@ -51,6 +52,27 @@ def test_a_log_of_any_growth_gives_back_its_leaves_and_proves_them(counts: list[
     assert rows.leaves(b"a", start, stop) == [leaf(number) for number in range(start, stop)]
     index = choose.draw(st.integers(0, size - 1))
     assert verify_log(frontier.root(), size, index, leaf_digest(leaf(index)), prove(size, index, node))
+
+
+def test_rows_of_batches_are_read_at_once_and_written_with_the_next_block() -> None:
+    machine, kinds = Computer("alone", 1), list[str]()
+    rows = Store(SimulatedKv(machine.kv, Power(machine)), CHAIN)
+    machine.on_operation = lambda _, kind: kinds.append(kind)
+    where = {bytes([number]) * 32: Location(1, number, 9) for number in range(3)}
+    for number, (digest, location) in enumerate(where.items(), 1):
+        rows.keep_batches(number, {digest: location})
+    assert all(rows.batch_location(digest) == location for digest, location in where.items())
+    assert rows.batches_indexed() == 3 and not kinds
+    assert Store(SimulatedKv(machine.kv, Power(machine)), CHAIN).batches_indexed() == 0
+    rows.write({b"row": b"of a block"})
+    rows.write_waiting()
+    assert kinds == ["kv.write"]
+    again = Store(SimulatedKv(machine.kv, Power(machine)), CHAIN)
+    assert again.batches_indexed() == 3
+    assert all(again.batch_location(digest) == location for digest, location in where.items())
+    rows.keep_batches(4, {b"\x05" * 32: Location(1, 5, 9)})
+    rows.write_waiting()
+    assert Store(SimulatedKv(machine.kv, Power(machine)), CHAIN).batches_indexed() == 4
 
 
 def test_a_block_may_add_to_one_log_twice() -> None:

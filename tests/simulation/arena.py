@@ -24,7 +24,8 @@ from fl.rounds import SubmitUpdate
 from fl.state import JOBS, MAX_VALUE_BYTES
 from fl.transactions import read
 from node.admission import Answer, Busy, Status
-from node.node import Limits, Node, NodeFailure, validator_sets
+from node.membership import validator_sets
+from node.node import Limits, Node, NodeFailure
 from node.ports import Channel, DiskFailure, Peer
 from node.retention import Keeping
 from tests.simulation.audit import Books, check_receipts
@@ -70,9 +71,9 @@ class Lawless(Node):
     def _alarm(self, alarm: Alarm) -> None:
         pass
 
-    def feed(self, event: object) -> None:
+    def _step(self, event: object) -> None:
         try:
-            super().feed(event)
+            super()._step(event)
         except Exception:  # its own lies may well have led it astray
             self._stepping = False
 

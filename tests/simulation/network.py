@@ -378,6 +378,10 @@ class SimulatedLinks:
         self._check()
         return await self.inbox.get()
 
+    @property
+    def waiting(self) -> int:
+        return len(self.inbox)
+
     def punish(self, peer: Peer, reason: str) -> None:
         self._check()
         self._network.punish(self.endpoint, peer, reason)
