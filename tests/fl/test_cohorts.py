@@ -86,6 +86,8 @@ def test_an_answer_in_an_earlier_block_is_remembered_until_another_round_takes_o
     running.submit(running.trainers[3])
     running.ledger.block(items=[result_item(running.ledger.aggregations[-1])])
     assert running.round.number == 2
+    first = joined(running, running.trainers[0])
+    assert has_answered(answered(running), 1, first) and not has_answered(answered(running), 2, first)
     late = [running.update(who, round=1) for who in running.trainers[:2]]
     assert running.ledger.status_of(late[0]) == "DUPLICATE"
     running.submit(running.trainers[3])
