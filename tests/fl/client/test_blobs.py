@@ -287,6 +287,19 @@ async def test_a_node_that_stalls_is_routed_around(
     assert chain.faces[0].door.given == chain.faces[2].door.given == []
 
 
+async def test_what_no_node_holds_yet_is_waited_for_and_one_that_has_it_is_enough(
+    chain: Running, network: AsyncNetwork, data: bytes, tmp_path: Path
+) -> None:
+    """A round ends with the word of a quorum: whoever is asked may be fetching its model as well."""
+    last = doors(chain, network)[-1]
+    getting = asyncio.create_task(network.blobs.get(cid_text(cid_of(data)), tmp_path / "back", patience_s=60.0))
+    while not all(face.redirected for face in chain.faces):
+        await asyncio.sleep(0.01)
+    assert not getting.done()
+    chain.do(last.hold, data)
+    assert (await getting).lied == () and (tmp_path / "back").read_bytes() == data
+
+
 async def test_a_download_that_broke_off_goes_on_with_what_is_missing(
     chain: Running, network: AsyncNetwork, data: bytes, tmp_path: Path
 ) -> None:
