@@ -36,6 +36,7 @@ MOST_BEHIND_CENTRAL = 0.02
 MARK = "demo.json"
 _MILLIONTH = 1e-6
 _PAUSE_S = 0.1
+_READY_S = 120.0
 _CATCH_UP_S = 60.0
 _LAG_S = 3.0
 
@@ -124,7 +125,7 @@ def perform(script: Script, audience: Audience) -> Outcome:
         for name in local.members:
             local.start(name)
         trainers.start()
-        local.wait_ready(local.members, 60.0, lambda text: audience.doing(f"Starting validators: {text}"))
+        local.wait_ready(local.members, _READY_S, lambda text: audience.doing(f"Starting validators: {text}"))
         key, home = local.key_file("creator"), script.directory / "creator"
         with connect(local.network_file, key, home=home) as network:
             _Play(script, audience, local, trainers, network, held_out, outcome, began + script.timeout_s).run()

@@ -19,7 +19,7 @@ from fl.records import JobStatus
 VALIDATORS = 4
 EVALUATORS = 2
 _MARK = "run.json"
-_READY_S = 60.0
+_READY_S = 120.0
 _END_S = 30.0
 
 
