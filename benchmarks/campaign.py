@@ -21,6 +21,7 @@ import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from math import ceil
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from benchmarks.submitting import Submitting, Updates, streamed
 from chain.cid import parse_cid
 from cli.localnets import LocalNetwork
 from fl.client.errors import QuorateError
-from fl.client.ingest import Ingest
+from fl.client.ingest import UNANSWERED, Ingest
 from fl.execution import OK
 from fl.records import MAX_ROUNDS
 
@@ -249,7 +250,9 @@ async def _serve(told: Connection, plan: Plan) -> None:
     net = LocalNetwork.open(plan.directory)
     async with AsyncExitStack() as stack:
         submitting = await stack.enter_async_context(Submitting(net))
-        streams = await stack.enter_async_context(Ingest(submitting.nodes)) if plan.streamed else None
+        # As many streams to each node as carry all that is to be on its way there.
+        nodes = submitting.nodes * ceil(plan.together * plan.at_once / UNANSWERED)
+        streams = await stack.enter_async_context(Ingest(nodes)) if plan.streamed else None
         campaign = Campaign(plan, net, submitting, streams)
         await campaign.prepare()
         told.send(campaign.outcome.jobs)
