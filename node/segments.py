@@ -94,6 +94,7 @@ class _Record:
 
 @dataclass(slots=True)
 class _Segment:
+    name: str
     index: int
     first: int
     size: int
@@ -174,6 +175,8 @@ class Writer:
 
     async def durable(self, log: SegmentedLog, number: int) -> None:
         while log.synced < number:
+            if log.failure is not None:
+                raise log.failure
             if not self._syncing:
                 await self._sync()
                 continue
@@ -365,7 +368,7 @@ class SegmentedLog:
         for segment, stop in zip(self._segments[:], stops, strict=True):
             if stop <= start:
                 continue
-            data = self._disk.read(_name(self._directory, segment.index), 0, segment.size)
+            data = self._disk.read(segment.name, 0, segment.size)
             number, end = segment.first, _SEGMENT.size
             for record in _records_from(data, end, self._mark, number):
                 if number == stop:
@@ -385,9 +388,9 @@ class SegmentedLog:
             if self._synced < self._segments[1].first - 1:
                 await self.durable(self._segments[1].first - 1)
                 continue
-            self._disk.unlink(_name(self._directory, self._segments.pop(0).index))
+            self._disk.unlink(self._segments.pop(0).name)
             # One by one: a crash that undid the removal of an older segment only would leave a gap.
-            await self._sync_file(_name(self._directory, self._segments[-1].index))
+            await self._sync_file(self._segments[-1].name)
 
     def _check(self) -> None:
         if self.failure is not None:
@@ -397,7 +400,7 @@ class SegmentedLog:
         segment, number = self._segments[-1], self._last + 1
         checksum = _checksum(size_bytes, kind, number, self._synced, *payload)
         head = _RECORD.pack(self._mark, size_bytes, checksum, kind, number, self._synced)
-        self._write(_name(self._directory, segment.index), head, *payload)
+        self._write(segment.name, head, *payload)
         location = Location(segment.index, segment.size + _RECORD.size, size_bytes)
         segment.size += _RECORD.size + size_bytes
         return location
@@ -443,8 +446,9 @@ class SegmentedLog:
         first = self._last + 1
         head = _SEGMENT.pack(_MAGIC, _VERSION, self._mark, first, self._synced, 0)
         head = head[:-4] + crc32(head[:-4]).to_bytes(4, "little")
-        self._write(_name(self._directory, index), head)
-        self._segments.append(_Segment(index, first, _SEGMENT.size))
+        name = _name(self._directory, index)
+        self._write(name, head)
+        self._segments.append(_Segment(name, index, first, _SEGMENT.size))
 
     async def _sync_file(self, name: str) -> None:
         try:
@@ -458,12 +462,13 @@ class SegmentedLog:
         tail = self._tail_begins(indices, heads)
         for index, head in zip(indices[:tail], heads[:tail], strict=True):
             assert head is not None
-            size = self._disk.size(_name(self._directory, index)) or 0
-            self._segments.append(_Segment(index, head.first, size))
+            name = _name(self._directory, index)
+            size = self._disk.size(name) or 0
+            self._segments.append(_Segment(name, index, head.first, size))
         number = self._scan(indices[tail:], heads[tail:])
         self._last = self._synced = number - 1
         for segment in self._segments[tail:]:
-            await self._sync_file(_name(self._directory, segment.index))
+            await self._sync_file(segment.name)
 
     def _tail_begins(self, indices: list[int], heads: list[_Head | None]) -> int:
         """Position of the oldest segment that holds records of which no later head says that they were
@@ -486,14 +491,15 @@ class SegmentedLog:
         assert first is not None
         number = first.first
         for position, (index, head) in enumerate(zip(indices, heads, strict=True)):
-            data = self._disk.read(_name(self._directory, index))
+            name = _name(self._directory, index)
+            data = self._disk.read(name)
             if head is None or head.first != number:
                 self._cut(indices[position:], 0, number)
                 break
             end = _SEGMENT.size
             for record in _records_from(data, end, self._mark, number):
                 number, end = record.next_number, record.end
-            self._segments.append(_Segment(index, head.first, end))
+            self._segments.append(_Segment(name, index, head.first, end))
             if end != len(data):
                 self._cut(indices[position:], end, number)
                 break

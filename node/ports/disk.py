@@ -333,8 +333,12 @@ class FileDisk:
 
     def _unsettled(self, name: str) -> dict[str, int]:
         """Directories on the way to the file that a sync must include, each with its newest change."""
-        changes = {directory: self._changed.get(directory, 0) for directory in self._above(name)}
-        return {each: change for each, change in changes.items() if self._settled.get(each, -1) < change}
+        found: dict[str, int] = {}
+        for directory in self._above(name):
+            change = self._changed.get(directory, 0)
+            if self._settled.get(directory, -1) < change:
+                found[directory] = change
+        return found
 
     def _settle(self, directories: Mapping[str, int]) -> None:
         for directory, change in directories.items():

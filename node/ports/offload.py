@@ -82,6 +82,8 @@ class ThreadOffload:
     def spread(self, pieces: Sequence[Callable[[], _T]]) -> list[_T]:
         """The call that has this work keeps its own thread. The others take a piece each time that it is their turn:
         whoever waits for a thread waits for one piece at most."""
+        if len(pieces) < 2:
+            return [piece() for piece in pieces]
         shared = _Shared(pieces)
         for _ in range(min(self._workers, len(pieces)) - 1):
             self._help(shared)
