@@ -9,7 +9,8 @@ Only pairs and digests are held here, in memory, never values: those are the row
 tree is rebuilt from at start. For the last few heights it remembers what each apply replaced, digests and
 values, so that the state of a height that was certified a little later can still be proven.
 
-A bucket is one byte string of 64-byte pairs and a level is one of digests, so that a million rows take about 75 MB.
+A bucket is one byte string of 64-byte pairs and a node one of its children's digests, so that a million rows take about
+75 MB, and what an apply replaces is kept as it is.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ DEFAULT_HISTORY = 64
 MAX_PROVEN_BUCKET_BYTES = 4_096 * PAIR_BYTES
 """A quarter of a billion rows fill buckets so far; a larger one could only be proven by a later format."""
 
-_GROUP_BYTES = BRANCHES * DIGEST_BYTES
 _NODE_PREFIX = Domain.STATE_NODE.prefix
 _BUCKET_PREFIX = Domain.BUCKET.prefix
 _KEY_PREFIX = Domain.STATE_KEY.prefix
@@ -97,8 +97,9 @@ def _find(pairs: bytes, key_hash: bytes) -> int:
 
 def _with_pair(pairs: bytes, key_hash: bytes, value_hash: bytes | None) -> bytes:
     at = pairs.find(key_hash)
-    if at < 0 or at % PAIR_BYTES:
-        at = _find(pairs, key_hash)
+    if value_hash is not None and at >= 0 and not at % PAIR_BYTES:
+        return pairs[: at + 32] + value_hash + pairs[at + PAIR_BYTES :]
+    at = _find(pairs, key_hash)
     after = at + PAIR_BYTES if pairs[at : at + 32] == key_hash else at
     return pairs[:at] + (b"" if value_hash is None else key_hash + value_hash) + pairs[after:]
 
@@ -113,7 +114,7 @@ class StateTree:
         self._undo: deque[_Undo] = deque()
         self._buckets = [b""] * BUCKETS
         self._levels = _empty_levels()
-        """The digests of the buckets, then those of the nodes above them, up to the sixteen under the root."""
+        """By level and node the digests of its children: buckets first, in the end the sixteen under the root."""
         self.root = _EMPTY_DIGESTS[DEPTH]
         filled = _filled(rows)
         for bucket, pairs in filled.items():
@@ -130,40 +131,35 @@ class StateTree:
             raise ValueError(f"height {height} does not follow {self.height}")
         if writes.keys() - previous.keys():
             raise KeyError("what a write replaces is not told")
-        buckets = self._buckets
-        changed: dict[int, bytes] = {}
+        buckets, root_before = self._buckets, self.root
+        replaced: dict[int, bytes] = {}
         for key, value in writes.items():
-            key_hash = _key_hash(key)
+            key_hash = sha256(_KEY_PREFIX + key).digest()
             bucket = key_hash[0] << 8 | key_hash[1]
-            changed[bucket] = _with_pair(
-                changed[bucket] if bucket in changed else buckets[bucket],
-                key_hash,
-                None if value is None else _value_hash(value),
-            )
-        replaced, root_before = {bucket: buckets[bucket] for bucket in changed}, self.root
-        for bucket, pairs in changed.items():
-            buckets[bucket] = pairs
-        self._undo.append(_Undo(height, root_before, previous, replaced, self._rehash(changed)))
+            pairs = buckets[bucket]
+            if bucket not in replaced:
+                replaced[bucket] = pairs
+            value_hash = None if value is None else sha256(_VALUE_PREFIX + value).digest()
+            buckets[bucket] = _with_pair(pairs, key_hash, value_hash)
+        self._undo.append(_Undo(height, root_before, previous, replaced, self._rehash(replaced)))
         self.height = height
         while self._undo[0].height <= height - self._history:
             self._undo.popleft()
         return self.root
 
-    def _rehash(self, changed: Mapping[int, bytes]) -> list[dict[int, bytes]]:
-        """Returns, by level, what the children of the nodes above these buckets were."""
+    def _rehash(self, changed: Iterable[int]) -> list[dict[int, bytes]]:
+        """Of these buckets. Returns, by level, what the children of the nodes above them were."""
         replaced = []
-        above = {bucket: _bucket_hash(pairs) for bucket, pairs in changed.items()}
+        above = {bucket: sha256(_BUCKET_PREFIX + self._buckets[bucket]).digest() for bucket in changed}
         for level in self._levels:
-            groups = {
-                node: bytes(level[node * _GROUP_BYTES : (node + 1) * _GROUP_BYTES])
-                for node in {child >> BRANCH_BITS for child in above}
-            }
+            groups: dict[int, bytes] = {}
             for child, digest_ in above.items():
-                level[child * DIGEST_BYTES : (child + 1) * DIGEST_BYTES] = digest_
-            above = {
-                node: sha256(_NODE_PREFIX + level[node * _GROUP_BYTES : (node + 1) * _GROUP_BYTES]).digest()
-                for node in groups
-            }
+                node, at = child >> BRANCH_BITS, child % BRANCHES * DIGEST_BYTES
+                group = level[node]
+                if node not in groups:
+                    groups[node] = group
+                level[node] = group[:at] + digest_ + group[at + DIGEST_BYTES :]
+            above = {node: sha256(_NODE_PREFIX + level[node]).digest() for node in groups}
             replaced.append(groups)
         self.root = above.get(0, self.root)
         return replaced
@@ -195,11 +191,8 @@ class StateTree:
         child = bucket
         for place, level in enumerate(self._levels):
             node, own = divmod(child, BRANCHES)
-            group = next(
-                (u.groups[place][node] for u in undone if node in u.groups[place]),
-                level[node * _GROUP_BYTES : (node + 1) * _GROUP_BYTES],
-            )
-            digests = [bytes(group[at : at + DIGEST_BYTES]) for at in range(0, _GROUP_BYTES, DIGEST_BYTES)]
+            group = next((u.groups[place][node] for u in undone if node in u.groups[place]), level[node])
+            digests = [group[at : at + DIGEST_BYTES] for at in range(0, len(group), DIGEST_BYTES)]
             siblings += digests[:own] + digests[own + 1 :]
             child = node
         for undo in undone:
@@ -238,8 +231,8 @@ def _empty_digests() -> list[bytes]:
 _EMPTY_DIGESTS = _empty_digests()
 
 
-def _empty_levels() -> list[bytearray]:
-    return [bytearray(each * BRANCHES ** (DEPTH - level)) for level, each in enumerate(_EMPTY_DIGESTS[:DEPTH])]
+def _empty_levels() -> list[list[bytes]]:
+    return [[each * BRANCHES] * BRANCHES ** (DEPTH - 1 - level) for level, each in enumerate(_EMPTY_DIGESTS[:DEPTH])]
 
 
 def verify_state(root: bytes, key: bytes, value: bytes | None, proof: StateProof) -> bool:

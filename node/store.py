@@ -23,6 +23,8 @@ from node.segments import Location
 FORMAT_VERSION = 3
 RECORD_LIMIT_BYTES = 4 * 1024 * 1024
 PAGES_KEPT = 64
+LOGS_KEPT = 256
+"""More than grow in a block."""
 
 _FORMAT = b"m/format"
 _CHAIN = b"m/chain"
@@ -110,6 +112,8 @@ class Store:
         self._kv = kv
         self._pages: OrderedDict[bytes, list[bytes]] = OrderedDict()
         """Read lately: receipts are asked for one by one, soon after they were written."""
+        self._newest_pages: OrderedDict[bytes, tuple[int, bytes]] = OrderedDict()
+        """Those that the next leaves of these logs come onto, and the logs' sizes."""
         self._waiting: dict[bytes, bytes] = {}
         """Rows that go with the next write: without them a crash costs no more than finding them again."""
         known = kv.get(_FORMAT)
@@ -269,16 +273,31 @@ class Store:
         """A page that is not full is written again with each block that adds to it."""
         rows: dict[bytes, bytes] = {}
         for growth in growths:
-            place, written = growth.first % PAGE_LEAVES, 0
+            size, written, data = growth.first, 0, b""
             while written < len(growth.leaves):
-                row = _page_row(growth.log, (growth.first + written) // PAGE_LEAVES)
-                leaves = growth.leaves[written : written + PAGE_LEAVES - place]
-                before = rows.get(row) or self._kv.get(row) or b"" if place else b""
-                rows[row] = before + b"".join([len(leaf).to_bytes(4, "big") + leaf for leaf in leaves])
-                written, place = written + len(leaves), 0
+                page, place = divmod(size, PAGE_LEAVES)
+                row, leaves = _page_row(growth.log, page), growth.leaves[written : written + PAGE_LEAVES - place]
+                before = self._newest_page(growth.log, size, row) if place else b""
+                data = before + b"".join([len(leaf).to_bytes(4, "big") + leaf for leaf in leaves])
+                rows[row] = data
+                size, written = size + len(leaves), written + len(leaves)
+            if growth.leaves:
+                self._keep_newest(growth.log, size, data)
             for level, index, node in growth.nodes:
                 rows[_node_row(growth.log, level, index)] = node
         return rows
+
+    def _newest_page(self, log: bytes, size: int, row: bytes) -> bytes:
+        """Of a log of so many leaves. A write that failed leaves one of another size, which is not taken for it."""
+        known = self._newest_pages.get(log)
+        return known[1] if known is not None and known[0] == size else self._kv.get(row) or b""
+
+    def _keep_newest(self, log: bytes, size: int, page: bytes) -> None:
+        self._newest_pages.pop(log, None)
+        if size % PAGE_LEAVES:
+            self._newest_pages[log] = size, page
+            if len(self._newest_pages) > LOGS_KEPT:
+                self._newest_pages.popitem(last=False)
 
     def leaves(self, log: bytes, start: int, stop: int) -> list[bytes]:
         """Raises LookupError unless all of them are there."""

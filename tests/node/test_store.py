@@ -13,7 +13,7 @@ from fl.execution import Growth
 from fl.state import EVENTS, RECEIPTS
 from node.ports.kv import LevelKv
 from node.segments import Location
-from node.store import FORMAT_VERSION, PAGES_KEPT, Store, WrongStore
+from node.store import FORMAT_VERSION, LOGS_KEPT, PAGES_KEPT, Store, WrongStore
 from tests.simulation.ports import Computer, Power, SimulatedKv
 
 CHAIN = bytes(32)
@@ -81,6 +81,24 @@ def test_a_block_may_add_to_one_log_twice() -> None:
     rows.write(rows.log_rows([Growth(b"a", 0, first, ()), Growth(b"b", 0, first, ()), Growth(b"a", 2, second, ())]))
     assert rows.leaves(b"a", 0, 70) == [leaf(number) for number in range(70)]
     assert rows.leaves(b"b", 0, 2) == [leaf(0), leaf(1)]
+
+
+def test_rows_that_were_not_written_are_made_again_from_those_that_are_there() -> None:
+    rows, grown = store(), Growth(b"a", 3, tuple(leaf(number) for number in range(3, 8)), ())
+    grow(rows, b"a", EMPTY, 3)
+    lost = rows.log_rows([grown])
+    assert rows.log_rows([Growth(b"a", 3, (), ())]) == {}
+    assert rows.log_rows([grown]) == lost
+    rows.write(lost)
+    rows.write(rows.log_rows([Growth(b"a", 8, (leaf(8),), ())]))
+    assert rows.leaves(b"a", 0, 9) == [leaf(number) for number in range(9)]
+
+
+def test_pages_of_more_logs_than_are_kept_are_added_to() -> None:
+    rows, logs = store(), [b"log %d" % number for number in range(LOGS_KEPT + 2)]
+    for size in range(3):
+        rows.write(rows.log_rows([Growth(log, size, (leaf(size),), ()) for log in logs]))
+    assert all(rows.leaves(log, 0, 3) == [leaf(0), leaf(1), leaf(2)] for log in logs)
 
 
 def test_what_was_read_of_a_log_before_it_grew_is_read_again() -> None:
