@@ -23,7 +23,7 @@ from benchmarks.accounts import rules_of, some_values
 from benchmarks.dataprocess import data_process
 from chain.cid import raw_cid
 from fl.kernels import KERNEL_VERSION
-from fl.records import Entry, JobRules
+from fl.records import EntryFields, JobRules
 from fl.tensors.encodings import Place, encode_update
 from fl.updates import form_of
 from node.data.bundles import told
@@ -39,13 +39,13 @@ def cpu_s(pid: int) -> float:
     return sum(int((each / "schedstat").read_text().split()[0]) for each in threads) / 1e9
 
 
-def updates_of(rules: JobRules, job: bytes, count: int, parameters: int) -> tuple[list[Entry], list[bytes]]:
+def updates_of(rules: JobRules, job: bytes, count: int, parameters: int) -> tuple[list[EntryFields], list[bytes]]:
     form, values = form_of(rules, 0), some_values(parameters + count)
     entries, payloads = [], []
     for index in range(count):
         member = index.to_bytes(32, "big")
         payload = encode_update(form, Place(job, 1, member), {"w": values[index : index + parameters]})
-        entries.append(Entry(bytes(32), member, 1, 1 + index % 7, 0, raw_cid(payload), bytes(32), index))
+        entries.append((bytes(32), member, 1, 1 + index % 7, 0, raw_cid(payload), bytes(32), index))
         payloads.append(payload)
     return entries, payloads
 

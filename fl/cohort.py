@@ -117,7 +117,8 @@ def leave(execution: Execution, job_id: bytes, job: Job, account: bytes, joined:
     state.put(job_key(job_id), replace(job, members=job.members - 1))
     current = state.get(Round, round_key(job_id, job.round))
     if current is not None and joined.from_round <= current.number:
-        if not has_seat(answered(state, job_id, current.number), joined.seat):
+        seats = answered(state, job_id, current.number)
+        if not has_seat(seats, joined.seat):
             _wait_no_longer(state, job_id, current, joined.seat)
     execution.touched.add(job_id)
     execution.event(EventKind.JOB_LEFT, job_id, subject=account)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from chain.block import Item
-from chain.codec import Plain, encode, packed
+from chain.codec import encode
 from chain.genesis import Params
 from chain.log import EMPTY, Frontier, NewNode, extend, leaf_digests
 from fl.errors import Refused
-from fl.records import Entry, Event, EventKind, Meta, OpenJob, OpenJobs
+from fl.records import EntryFields, Event, EventKind, Meta, OpenJob, OpenJobs
 from fl.state import EVENTS, META, OPEN_JOBS, RECEIPTS, Changes, Known, Read, State
 from fl.tensors.layout import Schema
 
@@ -87,9 +87,13 @@ class Accepted:
     job: bytes
     round: int
     first: int
-    entries: tuple[Entry, ...]
+    entries: tuple[EntryFields, ...]
     payloads: tuple[bytes, ...]
     """Empty where a blob holds it."""
+    size_bytes: int
+    """Of the payloads."""
+    inline: bool
+    """No blob holds any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +157,7 @@ class Execution:
     def __init__(self, read: Read, block: BlockInput, known: Known | None = None) -> None:
         self.state = State(read, known)
         self.block = block
-        self.receipts: list[tuple[Plain, ...]] = []
-        """The fields of each `Receipt`."""
+        self.receipts: list[bytes] = []
         self.ids: list[bytes] = []
         """Of the transactions that have them."""
         self.refused = 0
@@ -210,7 +213,7 @@ class Execution:
         self.state.put(OPEN_JOBS, OpenJobs(tuple(each for each in self.open_jobs() if each.job != job)))
 
     def outcome(self) -> BlockOutcome:
-        receipts = tuple(map(packed, self.receipts))
+        receipts = tuple(self.receipts)
         events = tuple(map(encode, self.events))
         if receipts:
             self.count(executed=len(receipts) - self.refused, refused=self.refused)

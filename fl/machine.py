@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from chain.codec import packed
 from chain.genesis import Genesis, GenesisError
 from chain.hashing import ZERO_DIGEST
 from chain.transaction import account_id
@@ -145,4 +146,6 @@ def _execute_batch(execution: Execution, batch: bytes, transactions: Sequence[Re
             execution.refused += 1
             row.refused(execution, call, body, status)
         execution.ids.append(call.tx_id)
-        execution.receipts.append((call.tx_id, height, batch, index, tx.sender, tx.nonce, tx.kind, status, *effect))
+        # The fields of a `Receipt`.
+        receipt = (call.tx_id, height, batch, index, tx.sender, tx.nonce, tx.kind, status, *effect)
+        execution.receipts.append(packed(receipt))

@@ -438,6 +438,14 @@ class Entry:
     batch: Digest
     index: U32
 
+    @property
+    def fields(self) -> EntryFields:
+        return self.tx_id, self.member, self.round, self.weight, self.group, self.cid, self.batch, self.index
+
+
+EntryFields = tuple[bytes, bytes, int, int, int, bytes, bytes, int]
+"""Of an `Entry`, in their order: what stands for it where there are thousands."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluators:

@@ -35,6 +35,7 @@ from fl.records import (
     MAX_METRICS,
     Cid,
     Entry,
+    EntryFields,
     EventKind,
     Job,
     JobRules,
@@ -46,6 +47,8 @@ from fl.records import (
 )
 from fl.state import (
     MAX_VALUE_BYTES,
+    ROUNDS,
+    Changes,
     Leaves,
     Read,
     RulesOf,
@@ -59,7 +62,7 @@ from fl.state import (
     rules_key,
     updates_log,
 )
-from fl.tensors.encodings import Place, check_payloads
+from fl.tensors.encodings import Place, check_payload, good_payloads
 from fl.updates import form_of, groups_of
 from fl.weights import weight_of
 
@@ -87,47 +90,20 @@ class SubmitUpdate:
     payload: Annotated[bytes, Length(0, MAX_TRANSACTION_BYTES)]
 
 
-def check_updates(
-    updates: Sequence[tuple[SubmitUpdate, Transaction]], params: Params, rules_of: RulesOf
-) -> list[Demand | Refused | PendingJob | None]:
-    """Of each what it demands, or why it is not good. Rules are asked for once, and payloads of one round looked at
-    together."""
-    known: dict[bytes, JobRules | None] = {}
-    found: list[Demand | Refused | PendingJob | None] = []
-    inline: dict[tuple[bytes, int, int], list[int]] = {}
-    for place, (body, tx) in enumerate(updates):
-        if body.job not in known:
-            known[body.job] = rules_of(body.job)
-        try:
-            found.append(_check_but_payload(body, tx, params, known[body.job]))
-        except (Refused, PendingJob) as refused:
-            found.append(refused)
-            continue
-        if body.payload:
-            inline.setdefault((body.job, body.round, body.group), []).append(place)
-    for (job, round, group), places in inline.items():
-        rules = known[job]
-        assert rules is not None
-        members = [updates[place][1].sender for place in places]
-        payloads = [updates[place][0].payload for place in places]
-        refusals = check_payloads(form_of(rules, group), job, round, members, payloads)
-        for place, refused_payload in zip(places, refusals, strict=True):
-            found[place] = refused_payload
-    return found
-
-
-def _check_but_payload(body: SubmitUpdate, tx: Transaction, params: Params, rules: JobRules | None) -> Demand | None:
-    payload = body.payload
-    if len(payload) > params.inline_bytes:
+def check_update(body: SubmitUpdate, tx: Transaction, params: Params, rules_of: RulesOf) -> Demand | None:
+    if len(body.payload) > params.inline_bytes:
         raise Refused("OVERSIZE", f"An inline payload may take {params.inline_bytes} bytes.")
-    if payload and raw_cid(payload) != body.cid:
+    if body.payload and raw_cid(body.payload) != body.cid:
         raise Refused("BAD_CID")
+    rules = rules_of(body.job)
     if rules is None:
         raise PendingJob(body.job)
     _check_numbers(body, rules)
-    if payload:
-        return None
-    return update_demand(body.cid, rules, Place(body.job, body.round, tx.sender), body.group)
+    place = Place(body.job, body.round, tx.sender)
+    if not body.payload:
+        return update_demand(body.cid, rules, place, body.group)
+    check_payload(form_of(rules, body.group), place, body.payload)
+    return None
 
 
 def _check_numbers(body: SubmitUpdate, rules: JobRules) -> None:
@@ -137,6 +113,40 @@ def _check_numbers(body: SubmitUpdate, rules: JobRules) -> None:
         raise Refused("BAD_METRICS")
     if body.group >= groups_of(rules):
         raise Refused("UNKNOWN_GROUP")
+
+
+def good_updates(updates: Sequence[tuple[SubmitUpdate, Transaction]], params: Params, rules_of: RulesOf) -> list[bool]:
+    """Whether an update is inline and nothing is wrong with it or the others of its round, which are looked at
+    together. What `check_update` says of any other is not known by this."""
+    rounds: dict[tuple[bytes, int, int], list[int]] = {}
+    for place, (body, _) in enumerate(updates):
+        rounds.setdefault((body.job, body.round, body.group), []).append(place)
+    good = [False] * len(updates)
+    for (job, _, group), places in rounds.items():
+        rules = rules_of(job)
+        if rules is None or group >= groups_of(rules):
+            continue
+        if _are_good([updates[place] for place in places], params, rules):
+            for place in places:
+                good[place] = True
+    return good
+
+
+def _are_good(updates: Sequence[tuple[SubmitUpdate, Transaction]], params: Params, rules: JobRules) -> bool:
+    """Of one job, round and group."""
+    first = updates[0][0]
+    payloads = [body.payload for body, _ in updates]
+    examples = [body.examples for body, _ in updates]
+    return (
+        max(map(len, payloads)) <= params.inline_bytes
+        and min(examples) >= 1
+        and max(examples) <= MAX_EXAMPLES
+        and {len(body.metrics) for body, _ in updates} == {len(rules.metrics)}
+        and [body.cid for body, _ in updates] == list(map(raw_cid, payloads))
+        and good_payloads(
+            form_of(rules, first.group), first.job, first.round, [tx.sender for _, tx in updates], payloads
+        )
+    )
 
 
 def check_check_in(body: CheckIn, tx: Transaction, params: Params, rules_of: RulesOf) -> None:
@@ -172,10 +182,6 @@ def check_in(execution: Execution, call: Call, body: CheckIn) -> Effect:
 _OVER = (JobStatus.FINISHED, JobStatus.STOPPED)
 
 
-_EntryFields = tuple[bytes, bytes, int, int, int, bytes, bytes, int]
-"""Of an `Entry`, in their order."""
-
-
 class Intake:
     """Where a job takes updates in the block in execution: what is the same for all of them, and what it has taken.
 
@@ -194,6 +200,7 @@ class Intake:
         "is_open",
         "job",
         "key",
+        "leaves",
         "listed",
         "round",
         "rules",
@@ -208,7 +215,8 @@ class Intake:
         self._first = 0 if current is None else current.updates.size
         self.answered = answered(state, job_id, job.round)
         """Seats, as the block found them."""
-        self.entries: list[_EntryFields] = []
+        self.entries: list[EntryFields] = []
+        self.leaves: list[bytes] = []
         self.bodies: list[SubmitUpdate] = []
         self._taken: set[int] = set()
         """Seats of whose members it has taken one."""
@@ -242,7 +250,9 @@ class Intake:
         if not taken:
             self._execution.state.gather(Round, self.key, self)
             self._execution.touched.add(self.id)
-        entries.append((call.tx_id, call.sender, body.round, weight, body.group, body.cid, call.batch, call.place))
+        entry = (call.tx_id, call.sender, body.round, weight, body.group, body.cid, call.batch, call.place)
+        entries.append(entry)
+        self.leaves.append(packed(entry))
         self.bodies.append(body)
         self._taken.add(seat)
         return self._first + taken
@@ -250,18 +260,18 @@ class Intake:
     def gathered(self) -> Round:
         execution, current, bodies = self._execution, self.round, self.bodies
         assert current is not None, "what is not open takes nothing"
-        entries = tuple([Entry(*each) for each in self.entries])
-        weights = list(current.weights)
-        for entry in entries:
-            weights[entry.group] += entry.weight
+        entries, weights = tuple(self.entries), list(current.weights)
+        for _, _, _, weight, group, _, _, _ in entries:
+            weights[group] += weight
         first, name = current.updates.size, updates_log(self.id, current.number)
         payloads = tuple([body.payload for body in bodies])
-        execution.accepted.append(Accepted(self.id, current.number, first, entries, payloads))
+        accepted = Accepted(self.id, current.number, first, entries, payloads, sum(map(len, payloads)), all(payloads))
+        execution.accepted.append(accepted)
         put_answered(execution.state, self.id, current.number, with_seats(self.answered, self._taken))
         reached = first < self.rules.minimum <= first + len(entries)
         return replace(
             current,
-            updates=execution.log(name, current.updates, list(map(packed, self.entries))),
+            updates=execution.log(name, current.updates, self.leaves),
             weights=tuple(weights),
             examples=current.examples + sum([body.examples for body in bodies]),
             sums=with_values(current.sums, [(body.metrics, body.examples) for body in bodies]),
@@ -401,6 +411,13 @@ def open_aggregations(read: Read) -> tuple[AggregationTask, ...]:
         if job is not None and current is not None and current.phase == Phase.AGGREGATING:
             tasks.append(aggregation_task(opened.job, job, current))
     return tuple(tasks)
+
+
+def rounds_in(changes: Changes) -> Iterator[tuple[bytes, Round]]:
+    """Those that a block changed, with their jobs."""
+    for key, (_, record) in changes.rows.items():
+        if isinstance(record, Round):
+            yield key[len(ROUNDS) : -8], record
 
 
 def entries_of(leaves: Leaves, job: bytes, round: int, size: int) -> Iterator[Entry]:

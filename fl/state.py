@@ -32,6 +32,7 @@ SET_SCHEDULE = b"validators/schedule"
 OPEN_JOBS = b"jobs/open"
 JOBS = b"job/"
 DATASETS = b"dataset/"
+ROUNDS = b"round/"
 
 MAX_VALUE_BYTES = 2**20
 """The largest values are validator sets, some hundred bytes a validator."""
@@ -109,7 +110,7 @@ def organisation_key(job: bytes, name: str) -> bytes:
 
 
 def round_key(job: bytes, number: int) -> bytes:
-    return b"round/" + job + number.to_bytes(8, "big")
+    return ROUNDS + job + number.to_bytes(8, "big")
 
 
 def evaluators_key(job: bytes) -> bytes:

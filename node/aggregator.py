@@ -21,7 +21,7 @@ from chain.codec import decode
 from chain.genesis import Params
 from consensus.effects import Alarm
 from fl.execution import Accepted
-from fl.records import Entry, JobRules, JobStatus, Phase, Round
+from fl.records import Entry, EntryFields, JobRules, JobStatus, Phase, Round
 from fl.rounds import SubmitUpdate
 from fl.state import MAX_VALUE_BYTES, job_of, open_jobs, round_of, rules_of, updates_log
 from fl.transactions import read
@@ -54,6 +54,8 @@ class _Sum:
     """A round on its way through the data process."""
 
     key: RoundKey
+    current: Round
+    """As the newest executed block left it."""
     moved: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when there is something to do about it."""
     soon: asyncio.TimerHandle | None = None
@@ -72,11 +74,11 @@ class _Sum:
 
     def accepted(self, taken: Accepted) -> None:
         self.fresh.append(taken)
-        self.fresh_bytes += _size_bytes(taken)
+        self.fresh_bytes += taken.size_bytes
 
     def tell(self, taken: Accepted) -> None:
         """At once, or soon."""
-        if self.fresh_bytes >= TOLD_AT_ONCE_BYTES or not all(taken.payloads):
+        if self.fresh_bytes >= TOLD_AT_ONCE_BYTES or not taken.inline:
             self.moved.set()
         elif self.soon is None:
             self.soon = asyncio.get_running_loop().call_later(TOLD_AFTER_S, self._waited)
@@ -88,12 +90,8 @@ class _Sum:
     def fresh_from(self, position: int) -> Accepted | None:
         """What stands at this place of the log or later; what is before it was told."""
         while self.fresh and self.fresh[0].first + len(self.fresh[0].entries) <= position:
-            self.fresh_bytes -= _size_bytes(self.fresh.popleft())
+            self.fresh_bytes -= self.fresh.popleft().size_bytes
         return self.fresh[0] if self.fresh else None
-
-
-def _size_bytes(accepted: Accepted) -> int:
-    return sum(map(len, accepted.payloads))
 
 
 class Aggregator:
@@ -127,11 +125,7 @@ class Aggregator:
     @property
     def waiting(self) -> int:
         """Frozen rounds without a result of this node's."""
-        return sum(not each.done and self._is_frozen(each.key) for each in self._open.values())
-
-    def _is_frozen(self, key: RoundKey) -> bool:
-        current = round_of(self._store.state, *key)
-        return current is not None and current.phase == Phase.AGGREGATING
+        return sum(not each.done and each.current.phase == Phase.AGGREGATING for each in self._open.values())
 
     def roots(self) -> list[bytes]:
         """Blobs that were made here and that no state names yet."""
@@ -143,8 +137,15 @@ class Aggregator:
         """Rounds that were open when the node went down."""
         self._changed.set()
 
-    def executed(self, over: Iterable[RoundKey], accepted: Iterable[Accepted] = ()) -> None:
-        """A block was executed: these rounds ended with it, and it had updates accepted."""
+    def executed(
+        self,
+        over: Iterable[RoundKey],
+        rounds: Iterable[tuple[bytes, Round]] = (),
+        accepted: Iterable[Accepted] = (),
+    ) -> None:
+        """A block was executed: of these jobs it changed rounds, some of which ended, and it had updates accepted."""
+        for job, current in rounds:
+            self._look_at(job, current)
         for key in over:
             self._end(key)
         room = FRESH_BYTES - sum(each.fresh_bytes for each in self._open.values())
@@ -152,11 +153,10 @@ class Aggregator:
             begun = self._open.get((taken.job, taken.round))
             if begun is None or begun.done:
                 continue
-            room -= _size_bytes(taken)
+            room -= taken.size_bytes
             if room >= 0:
                 begun.accepted(taken)
             begun.tell(taken)
-        self._changed.set()
 
     def _tell_again(self) -> None:
         """Another life of the data process."""
@@ -194,19 +194,22 @@ class Aggregator:
     # Sums
 
     def _begin(self) -> None:
-        if self.trouble:
-            return
         for opened in open_jobs(self._store.state).jobs:
             job = job_of(self._store.state, opened.job)
-            key = (opened.job, 0 if job is None else job.round)
-            current = round_of(self._store.state, *key)
-            if current is None or current.phase not in (Phase.COLLECTING, Phase.AGGREGATING):
-                continue
-            if key not in self._open:
-                begun = self._open[key] = _Sum(key)
-                begun.task = asyncio.create_task(self._sum(begun), name="sum a round")
-            elif current.phase == Phase.AGGREGATING:
-                self._open[key].moved.set()
+            current = None if job is None else round_of(self._store.state, opened.job, job.round)
+            if current is not None:
+                self._look_at(opened.job, current)
+
+    def _look_at(self, job: bytes, current: Round) -> None:
+        key, is_frozen = (job, current.number), current.phase == Phase.AGGREGATING
+        begun = self._open.get(key)
+        if begun is not None:
+            begun.current = current
+            if is_frozen:
+                begun.moved.set()
+        elif not self.trouble and (is_frozen or current.phase == Phase.COLLECTING):
+            begun = self._open[key] = _Sum(key, current)
+            begun.task = asyncio.create_task(self._sum(begun), name="sum a round")
 
     async def _sum(self, begun: _Sum) -> None:
         rules = rules_of(self._store.state, begun.key[0])
@@ -263,8 +266,7 @@ class Aggregator:
         while True:
             begun.moved.clear()
             self._check_life(life)
-            current = round_of(self._store.state, job, number)
-            assert current is not None, "a round's record stays"
+            current = begun.current
             if count < current.updates.size:
                 fresh = begun.fresh_from(count)
                 if fresh is not None and fresh.first <= count:
@@ -303,7 +305,7 @@ class Aggregator:
 
     def _from_logs(self, key: RoundKey, start: int, stop: int) -> Told:
         """Entries of the round's log as far as one message holds them, at least one."""
-        entries: list[Entry] = []
+        entries: list[EntryFields] = []
         payloads: list[bytes] = []
         size_bytes = 0
         opened: tuple[bytes, SignedBatch] | None = None
@@ -318,7 +320,7 @@ class Aggregator:
             size_bytes += len(body.payload)
             if entries and size_bytes > ADDENDS_BYTES:
                 break
-            entries.append(entry)
+            entries.append(entry.fields)
             payloads.append(body.payload)
         return told(range(start, start + len(entries)), entries, payloads)
 

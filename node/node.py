@@ -42,6 +42,7 @@ from consensus.replica import (
 )
 from fl.execution import BlockOutcome
 from fl.machine import wants_block_at
+from fl.rounds import rounds_in
 from node.admission import Admission
 from node.aggregator import Aggregator
 from node.batchlog import BatchLog
@@ -569,8 +570,8 @@ class Node:
         for observer in self.observers:
             observer.executed(executed.height)
         self.retention.executed(executed.height)
-        if outcome.events or outcome.accepted:
-            self.aggregator.executed(executed.rounds_over, outcome.accepted)
+        self.aggregator.executed(executed.rounds_over, rounds_in(outcome.changes), outcome.accepted)
+        if outcome.events:
             self.lacking.executed(outcome)
         self.feed(executed)
         self.progress.moved()

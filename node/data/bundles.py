@@ -10,13 +10,17 @@ import struct
 from collections import defaultdict
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from fl import aggregation
-from fl.records import Entry
+from fl.records import EntryFields
 from fl.tensors.encodings import MEMBER_BYTES
 from node.data.messages import Addend, Bundle
+
+_MEMBER: Final = 1
+_WEIGHT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +32,23 @@ class Told:
     count: int
 
 
-def told(indices: Sequence[int], entries: Sequence[Entry], payloads: Sequence[bytes]) -> Told:
+def told(indices: Sequence[int], entries: Sequence[EntryFields], payloads: Sequence[bytes]) -> Told:
     """Entries at these indices of the log. A payload is empty where a blob holds it."""
     blobs = []
     alike: defaultdict[tuple[int, int, int], list[int]] = defaultdict(list)
     for place, (entry, payload) in enumerate(zip(entries, payloads, strict=True)):
+        _, member, round, weight, group, cid, _, _ = entry
         if payload:
-            alike[entry.round, entry.group, len(payload)].append(place)
+            alike[round, group, len(payload)].append(place)
         else:
-            blobs.append(Addend(indices[place], entry.round, entry.member, entry.weight, entry.group, entry.cid))
+            blobs.append(Addend(indices[place], round, member, weight, group, cid))
     bundles = [
         Bundle(
             round,
             group,
             struct.pack(f"<{len(places)}Q", *[indices[place] for place in places]),
-            b"".join([entries[place].member for place in places]),
-            struct.pack(f"<{len(places)}I", *[entries[place].weight for place in places]),
+            b"".join([entries[place][_MEMBER] for place in places]),
+            struct.pack(f"<{len(places)}I", *[entries[place][_WEIGHT] for place in places]),
             b"".join([payloads[place] for place in places]),
         )
         for (round, group, _), places in alike.items()

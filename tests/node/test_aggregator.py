@@ -14,6 +14,7 @@ from node import aggregator
 from node.aggregator import TOLD_AFTER_S, _Sum, _told_from, _with
 from node.data.messages import Closed
 from node.dataplane import DataFault, DataPlane
+from tests.fl.builders import running_job
 from tests.simulation.cluster import Cluster, genesis_of
 from tests.simulation.jobs import Training
 from tests.simulation.loop import simulate
@@ -21,11 +22,15 @@ from tests.simulation.loop import simulate
 JOB = bytes(32)
 
 
+def member(index: int) -> bytes:
+    return bytes([index]) * 32
+
+
 def accepted(first: int, sizes: Sequence[int]) -> Accepted:
     entries = tuple(
-        Entry(bytes(32), bytes([first + at]) * 32, 1, 1 + at, 0, bytes(36), bytes(32), at) for at in range(len(sizes))
+        Entry(bytes(32), member(first + at), 1, 1 + at, 0, bytes(36), bytes(32), at).fields for at in range(len(sizes))
     )
-    return Accepted(JOB, 1, first, entries, tuple(bytes(size) for size in sizes))
+    return Accepted(JOB, 1, first, entries, tuple(bytes(size) for size in sizes), sum(sizes), all(sizes))
 
 
 def test_what_was_accepted_is_told_from_any_place_on_with_its_positions() -> None:
@@ -33,10 +38,10 @@ def test_what_was_accepted_is_told_from_any_place_on_with_its_positions() -> Non
     told = _told_from(fresh, 6)
     assert told.count == 3
     (blob,), (bundle,) = told.blobs, told.bundles
-    assert (blob.index, blob.member, blob.weight) == (6, fresh.entries[1].member, 2)
+    assert (blob.index, blob.member, blob.weight) == (6, member(6), 2)
     assert bundle.indices == b"".join(each.to_bytes(8, "little") for each in (7, 8))
     assert bundle.weights == b"".join(each.to_bytes(4, "little") for each in (3, 4))
-    assert bundle.members == fresh.entries[2].member + fresh.entries[3].member
+    assert bundle.members == member(7) + member(8)
     assert bundle.payloads == bytes(4)
 
 
@@ -50,7 +55,7 @@ def test_a_message_holds_so_many_updates_and_so_many_bytes_and_at_least_one(monk
 
 
 def test_what_was_told_is_let_go() -> None:
-    begun = _Sum((JOB, 1))
+    begun = _Sum((JOB, 1), running_job().round)
     for each in (accepted(0, [1, 1]), accepted(2, [1]), accepted(7, [1, 1])):
         begun.accepted(each)
     held_back, later = begun.fresh[1], begun.fresh[2]
@@ -73,7 +78,7 @@ def test_small_updates_wait_for_others_but_not_for_long_and_large_ones_do_not_wa
         begun.tell(begun.fresh[-1])
 
     async def main() -> None:
-        begun = _Sum((JOB, 1))
+        begun = _Sum((JOB, 1), running_job().round)
         taken(begun, [4])
         await asyncio.sleep(TOLD_AFTER_S / 2)
         taken(begun, [4])
@@ -81,7 +86,7 @@ def test_small_updates_wait_for_others_but_not_for_long_and_large_ones_do_not_wa
         await asyncio.sleep(0.6 * TOLD_AFTER_S)
         assert begun.moved.is_set()
         for sizes in ([6, 4], [0]):
-            begun = _Sum((JOB, 1))
+            begun = _Sum((JOB, 1), running_job().round)
             taken(begun, sizes)
             assert begun.moved.is_set()
 

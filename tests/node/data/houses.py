@@ -90,7 +90,9 @@ class House:
         """In one message, of a round that begins with them if it has not yet."""
         self.plane.begin(job, round, of, step)
         told_of = told(
-            [each.index for each in updates], [each.entry for each in updates], [each.payload for each in updates]
+            [each.index for each in updates],
+            [each.entry.fields for each in updates],
+            [each.payload for each in updates],
         )
         await self.plane.add(job, round, told_of)
 

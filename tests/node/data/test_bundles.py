@@ -22,7 +22,7 @@ def test_what_is_told_arrives_with_everything_in_its_place() -> None:
     indices = [3, 9, 4, 1, 2, 70_000]
     entries = [entry(0), entry(1, group=1), entry(2, round=10), entry(3), entry(4), entry(5, group=1)]
     payloads = [b"aa", b"bb", b"ccc", b"", b"dd", b"ee"]
-    out = told(indices, entries, payloads)
+    out = told(indices, [each.fields for each in entries], payloads)
     message = from_frame(to_frame(Add(5, JOB, 1, out.blobs, out.bundles)))
     assert isinstance(message, Add) and out.count == 6
     arrived = {}
@@ -42,13 +42,13 @@ def test_what_is_told_arrives_with_everything_in_its_place() -> None:
 
 
 def test_updates_of_one_round_and_group_that_differ_in_length_are_apart() -> None:
-    out = told(range(3), [entry(index) for index in range(3)], [b"aa", b"b", b"cc"])
+    out = told(range(3), [entry(index).fields for index in range(3)], [b"aa", b"b", b"cc"])
     assert [bundle.payloads for bundle in out.bundles] == [b"aacc", b"b"]
 
 
 @pytest.mark.parametrize(("known", "left"), [((), [5, 6, 7]), ((6,), [5, 7]), ((5, 6, 7), None), ((1, 7, 8), [5, 6])])
 def test_what_is_known_is_left_out(known: Sequence[int], left: list[int] | None) -> None:
-    (bundle,) = told(range(5, 8), [entry(index) for index in range(3)], [b"aa", b"bb", b"cc"]).bundles
+    (bundle,) = told(range(5, 8), [entry(index).fields for index in range(3)], [b"aa", b"bb", b"cc"]).bundles
     found = unpacked(bundle, set(known))
     if left is None:
         assert found is None
@@ -74,9 +74,9 @@ def test_columns_that_do_not_fit_are_refused(bundle: Bundle) -> None:
 
 
 def test_a_message_holds_the_longest_inline_updates_and_has_its_bounds() -> None:
-    out = told(range(64), [entry(index) for index in range(64)], [bytes(INLINE_BYTES)] * 64)
+    out = told(range(64), [entry(index).fields for index in range(64)], [bytes(INLINE_BYTES)] * 64)
     frame = to_frame(Add(5, JOB, 1, out.blobs, out.bundles))
     assert isinstance(from_frame(frame), Add)
-    more = told(range(66), [entry(index) for index in range(66)], [bytes(INLINE_BYTES)] * 66)
+    more = told(range(66), [entry(index).fields for index in range(66)], [bytes(INLINE_BYTES)] * 66)
     with pytest.raises(CodecError):
         to_frame(Add(5, JOB, 1, more.blobs, more.bundles))

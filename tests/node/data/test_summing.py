@@ -422,7 +422,7 @@ def test_updates_of_a_round_that_did_not_begin_are_not_taken() -> None:
         house.plane.drop(JOB, 1)
         for each in updates:
             with pytest.raises(DataFault) as fault:
-                await house.plane.add(JOB, 1, told([0], [each.accepted.entry], [each.accepted.payload]))
+                await house.plane.add(JOB, 1, told([0], [each.accepted.entry.fields], [each.accepted.payload]))
             assert fault.value.fault == "UNKNOWN_ROUND"
         assert house.figure("sums") == 0
         await add(house, updates, SMALL)
