@@ -94,7 +94,7 @@ def test_a_trainer_that_is_killed_and_started_again_answers_every_round_once(tmp
             trainers = [start(index) for index in range(count)]
             ends = time.monotonic() + HANG_S
             # As soon as one of these is reached, which may be over before it is seen.
-            to_come = [1, 3, 5]
+            to_come = [2, 3, 5]
             while (status := job.status()).status != JobStatus.FINISHED and time.monotonic() < ends:
                 if to_come and status.round >= to_come[0]:
                     to_come.pop(0)
