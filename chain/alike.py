@@ -47,48 +47,44 @@ _FORMS: dict[tuple[type, int], _Form] = {}
 """The newest of each kind and size."""
 
 
-def decode_each(cls: type[T], encoded: Sequence[bytes], limit: int) -> list[T | CodecError]:
-    """The record that `decode` makes of each, or what it raises."""
-    found: list[Any] = [None] * len(encoded)
-    if len(encoded) >= FEW and {*map(type, encoded)} == {bytes}:
-        sizes: dict[int, list[int]] = {}
-        for place, data in enumerate(encoded):
-            sizes.setdefault(len(data), []).append(place)
-        for size, places in sizes.items():
-            for start in range(0, len(places) if size <= limit else 0, TOGETHER):
-                _fill(cls, encoded, places[start : start + TOGETHER], found)
-    for place, record in enumerate(found):
-        if record is None:
-            found[place] = _decoded(cls, encoded[place], limit)
+def decode_alike(cls: type[T], encoded: Sequence[bytes], limit: int) -> list[T | None]:
+    """The records of those that are encoded alike. None for the others, of which `decode` has to be asked."""
+    found: list[T | None] = [None] * len(encoded)
+    if len(encoded) < FEW or {*map(type, encoded)} != {bytes}:
+        return found
+    sizes: dict[int, list[int]] = {}
+    for place, data in enumerate(encoded):
+        sizes.setdefault(len(data), []).append(place)
+    for size, places in sizes.items():
+        for start in range(0, len(places) if size <= limit else 0, TOGETHER):
+            some = places[start : start + TOGETHER]
+            if len(some) >= FEW:
+                _fill(cls, encoded, some, found)
     return found
 
 
-def _decoded(cls: type[T], data: bytes, limit: int) -> T | CodecError:
-    try:
-        return decode(cls, data, limit)
-    except CodecError as error:
-        return error
-
-
 def _fill(cls: Any, encoded: Sequence[bytes], places: Sequence[int], found: list[Any]) -> None:
-    """Puts the records of these equally long encodings in their places, as far as they are of one form."""
-    if len(places) < FEW:
-        return
+    """Puts the records of these equally long encodings in their places, as far as they are of one form: the newest of
+    this size, or that of the first of them."""
     together = b"".join([encoded[place] for place in places])
     key = cls, len(encoded[places[0]])
     form = _FORMS.get(key)
-    others = form.others(together, len(places)) if form is not None else {0}
-    if form is None or 0 in others:
-        first = _decoded(cls, encoded[places[0]], key[1])
-        if isinstance(first, CodecError):
+    if form is not None:
+        _take(cls, form, together, places, found)
+    if found[places[0]] is None:
+        try:
+            form = _form_of(decode(cls, encoded[places[0]], key[1]))
+        except CodecError:
             return
-        form = _form_of(first)
-        others = form.others(together, len(places))
         if len(_FORMS) >= FORMS_KEPT:
             _FORMS.clear()
         _FORMS[key] = form
+        _take(cls, form, together, places, found)
+
+
+def _take(cls: Any, form: _Form, together: bytes, places: Sequence[int], found: list[Any]) -> None:
     filler(cls)(found, places, form.values.iter_unpack(together), form.bounds)
-    for index in others:
+    for index in form.others(together, len(places)):
         found[places[index]] = None
 
 

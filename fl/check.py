@@ -17,7 +17,7 @@ from chain.transaction import Transaction, verify_transaction
 from fl.blobs import Demand
 from fl.errors import PendingJob, Refused
 from fl.state import RulesOf
-from fl.transactions import KINDS, Reading, read_all
+from fl.transactions import KINDS, Reading, read, read_all
 
 
 class Checked(NamedTuple):
@@ -31,35 +31,49 @@ def check_transaction(
 ) -> Checked:
     """Raises Refused with a code that bytes decide, or PendingJob when the job's rules are not known here;
     nothing else, whatever the bytes. A caller that passes `verify_signature=False` verifies it otherwise."""
-    (found,) = check_all((data,), chain_id, params, rules_of, verify_signature)
-    if isinstance(found, Exception):
-        raise found
-    return found
+    reading = read(data, params)
+    refusal = _refusal_of_origin(reading, chain_id, verify_signature)
+    if refusal is not None:
+        raise refusal
+    return _checked(reading, params, rules_of)
 
 
 def check_all(
     transactions: Sequence[bytes], chain_id: bytes, params: Params, rules_of: RulesOf, verify_signatures: bool = True
 ) -> list[Checked | Refused | PendingJob]:
-    """What is to be said of each of them alone, those of one kind looked at together."""
+    """What `check_transaction` says of each, or raises."""
     found: list[Any] = list(read_all(transactions, params))
     of_kind: dict[int, list[int]] = {}
     for place, reading in enumerate(found):
-        if type(reading) is not Reading:
-            continue
-        tx = reading.tx
-        if tx.chain != chain_id:
-            found[place] = Refused("WRONG_CHAIN")
-        # Before the payload, so that a stranger's bytes cost one signature and no more.
-        elif verify_signatures and not verify_transaction(tx, reading.id):
-            found[place] = _why_unverified(tx)
-        else:
-            of_kind.setdefault(tx.kind, []).append(place)
+        if type(reading) is Reading:
+            refusal = _refusal_of_origin(reading, chain_id, verify_signatures)
+            if refusal is None:
+                of_kind.setdefault(reading.tx.kind, []).append(place)
+            else:
+                found[place] = refusal
     for kind, places in of_kind.items():
         alike = [found[place] for place in places]
-        verdicts = KINDS[kind].check([(reading.body, reading.tx) for reading in alike], params, rules_of)
-        for place, checked in zip(places, map(Checked._make, zip(alike, verdicts, strict=True)), strict=True):
-            found[place] = checked.demand if isinstance(checked.demand, Exception) else checked
+        good = KINDS[kind].known_good([(reading.body, reading.tx) for reading in alike], params, rules_of)
+        for place, reading, known in zip(places, alike, good, strict=True):
+            try:
+                found[place] = Checked(reading, None) if known else _checked(reading, params, rules_of)
+            except (Refused, PendingJob) as refused:
+                found[place] = refused
     return found
+
+
+def _refusal_of_origin(reading: Reading, chain_id: bytes, verify_signature: bool) -> Refused | None:
+    tx = reading.tx
+    if tx.chain != chain_id:
+        return Refused("WRONG_CHAIN")
+    # Before the payload, so that a stranger's bytes cost one signature and no more.
+    if verify_signature and not verify_transaction(tx, reading.id):
+        return _why_unverified(tx)
+    return None
+
+
+def _checked(reading: Reading, params: Params, rules_of: RulesOf) -> Checked:
+    return Checked(reading, reading.row.check(reading.body, reading.tx, params, rules_of))
 
 
 def _why_unverified(tx: Transaction) -> Refused:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from chain.alike import decode_each
-from chain.codec import CodecError
+from chain.alike import decode_alike
+from chain.codec import CodecError, decode
 from chain.genesis import Params
 from chain.transaction import MAX_TRANSACTION_BYTES, Transaction, id_of
 from fl.accounts import RotateKey, check_rotation, rotate_key
@@ -23,7 +23,7 @@ from fl.datasets import (
     register_dataset,
     withdraw_dataset,
 )
-from fl.errors import PendingJob, Refused
+from fl.errors import Refused
 from fl.evaluation import SubmitEvaluation, check_evaluation, submit_evaluation
 from fl.execution import Call, Effect, Execution
 from fl.jobs import (
@@ -45,7 +45,16 @@ from fl.jobs import (
 )
 from fl.members import RegisterMember, RevokeMember, check_registration, register_member, revoke_member
 from fl.records import Kind
-from fl.rounds import CheckIn, SubmitUpdate, check_check_in, check_in, check_updates, submit_update, tell_refusal
+from fl.rounds import (
+    CheckIn,
+    SubmitUpdate,
+    check_check_in,
+    check_in,
+    check_update,
+    good_updates,
+    submit_update,
+    tell_refusal,
+)
 from fl.state import RulesOf
 
 B = TypeVar("B")
@@ -55,60 +64,44 @@ def no_more(execution: Execution, call: Call, body: object, code: str) -> None:
     """Of a refusal that its receipt alone tells."""
 
 
-Verdict = Demand | Refused | PendingJob | None
-"""On bytes: what they demand, or why they are not good."""
+def none_known(found: Sequence[tuple[object, Transaction]], params: Params, rules_of: RulesOf) -> list[bool]:
+    """Of a kind of which each is checked alone."""
+    return [False] * len(found)
 
 
 @dataclass(frozen=True, slots=True)
 class KindRow(Generic[B]):
     kind: Kind
     body: type[B]
-    check: Callable[[Sequence[tuple[B, Transaction]], Params, RulesOf], list[Verdict]]
-    """Of each of some transactions of this kind."""
+    check: Callable[[B, Transaction, Params, RulesOf], Demand | None]
     execute: Callable[[Execution, Call, B], Effect]
     refused: Callable[[Execution, Call, B, str], None] = no_more
     """What is told beside the receipt, once what was done has been undone."""
+    known_good: Callable[[Sequence[tuple[B, Transaction]], Params, RulesOf], list[bool]] = none_known
+    """Of which of many `check` need not be asked: it would demand nothing, and refuse nothing."""
 
 
-def any_bytes(found: Sequence[tuple[object, Transaction]], params: Params, rules_of: RulesOf) -> list[Verdict]:
+def any_bytes(body: object, tx: Transaction, params: Params, rules_of: RulesOf) -> None:
     """Of a kind whose bytes are good once they decode."""
-    return [None] * len(found)
-
-
-def each(
-    check: Callable[[B, Transaction, Params, RulesOf], Demand | None],
-) -> Callable[[Sequence[tuple[B, Transaction]], Params, RulesOf], list[Verdict]]:
-    """Of a kind of which one transaction is checked after the other."""
-
-    def check_each(found: Sequence[tuple[B, Transaction]], params: Params, rules_of: RulesOf) -> list[Verdict]:
-        verdicts: list[Verdict] = []
-        for body, tx in found:
-            try:
-                verdicts.append(check(body, tx, params, rules_of))
-            except (Refused, PendingJob) as refused:
-                verdicts.append(refused)
-        return verdicts
-
-    return check_each
 
 
 KINDS: dict[int, KindRow[Any]] = {
     row.kind.value: row
     for row in (
-        KindRow(Kind.ROTATE_KEY, RotateKey, each(check_rotation), rotate_key),
-        KindRow(Kind.REGISTER_MEMBER, RegisterMember, each(check_registration), register_member),
+        KindRow(Kind.ROTATE_KEY, RotateKey, check_rotation, rotate_key),
+        KindRow(Kind.REGISTER_MEMBER, RegisterMember, check_registration, register_member),
         KindRow(Kind.REVOKE_MEMBER, RevokeMember, any_bytes, revoke_member),
-        KindRow(Kind.REGISTER_DATASET, RegisterDataset, each(check_dataset), register_dataset),
+        KindRow(Kind.REGISTER_DATASET, RegisterDataset, check_dataset, register_dataset),
         KindRow(Kind.WITHDRAW_DATASET, WithdrawDataset, any_bytes, withdraw_dataset),
-        KindRow(Kind.CREATE_JOB, CreateJob, each(check_creation), create_job),
+        KindRow(Kind.CREATE_JOB, CreateJob, check_creation, create_job),
         KindRow(Kind.STOP_JOB, StopJob, any_bytes, stop_job),
         KindRow(Kind.PAUSE_JOB, PauseJob, any_bytes, pause_job),
         KindRow(Kind.RESUME_JOB, ResumeJob, any_bytes, resume_job),
-        KindRow(Kind.JOIN_JOB, JoinJob, each(check_joining), join_job),
-        KindRow(Kind.LEAVE_JOB, LeaveJob, each(check_leaving), leave_job),
-        KindRow(Kind.CHECK_IN, CheckIn, each(check_check_in), check_in),
-        KindRow(Kind.SUBMIT_UPDATE, SubmitUpdate, check_updates, submit_update, tell_refusal),
-        KindRow(Kind.SUBMIT_EVALUATION, SubmitEvaluation, each(check_evaluation), submit_evaluation),
+        KindRow(Kind.JOIN_JOB, JoinJob, check_joining, join_job),
+        KindRow(Kind.LEAVE_JOB, LeaveJob, check_leaving, leave_job),
+        KindRow(Kind.CHECK_IN, CheckIn, check_check_in, check_in),
+        KindRow(Kind.SUBMIT_UPDATE, SubmitUpdate, check_update, submit_update, tell_refusal, good_updates),
+        KindRow(Kind.SUBMIT_EVALUATION, SubmitEvaluation, check_evaluation, submit_evaluation),
     )
 }
 
@@ -126,51 +119,51 @@ class Reading(NamedTuple):
 
 def read(data: bytes, params: Params) -> Reading:
     """Raises Refused for bytes that are no transaction, and nothing else."""
-    (found,) = read_all((data,), params)
-    if isinstance(found, Refused):
-        raise found
-    return found
-
-
-def read_all(transactions: Sequence[bytes], params: Params) -> tuple[Reading | Refused, ...]:
-    """What each of them says; why not, of bytes that are no transaction."""
-    limit = min(params.transaction_bytes, MAX_TRANSACTION_BYTES)
-    found: list[Any] = decode_each(Transaction, transactions, limit)
-    of_kind: dict[int, list[int]] = {}
-    for place, tx in enumerate(found):
-        if type(tx) is Transaction:
-            of_kind.setdefault(tx.kind, []).append(place)
-        else:
-            found[place] = _no_transaction(transactions[place], params, limit, tx)
-    for kind, places in of_kind.items():
-        txs = [found[place] for place in places]
-        row, bodies = _read_bodies(kind, [tx.body for tx in txs])
-        ids = [id_of(transactions[place]) for place in places]
-        for place, reading in zip(places, map(Reading._make, zip(txs, ids, repeat(row), bodies)), strict=True):
-            found[place] = reading.body if isinstance(reading.body, Refused) else reading
-    return tuple(found)
-
-
-def _no_transaction(data: bytes, params: Params, limit: int, error: CodecError) -> Refused:
-    if len(data) > limit:
-        return Refused("OVERSIZE", f"A transaction may take {params.transaction_bytes} bytes, not {len(data)}.")
-    return Refused("UNDECODABLE", f"Not the canonical encoding of a transaction: {error}.")
+    if len(data) > params.transaction_bytes or len(data) > MAX_TRANSACTION_BYTES:
+        raise Refused("OVERSIZE", f"A transaction may take {params.transaction_bytes} bytes, not {len(data)}.")
+    try:
+        tx = decode(Transaction, data, MAX_TRANSACTION_BYTES)
+    except CodecError as error:
+        raise Refused("UNDECODABLE", f"Not the canonical encoding of a transaction: {error}.") from None
+    row, body = read_body(tx)
+    return Reading(tx, id_of(data), row, body)
 
 
 def read_body(tx: Transaction) -> tuple[KindRow[Any], object]:
-    row, (body,) = _read_bodies(tx.kind, [tx.body])
-    if row is None or isinstance(body, Refused):
-        raise body
-    return row, body
-
-
-def _read_bodies(kind: int, bodies: Sequence[bytes]) -> tuple[KindRow[Any] | None, list[Any]]:
-    """Of transactions of one kind; why not, of bytes that are no body of it."""
-    row = KINDS.get(kind)
+    row = KINDS.get(tx.kind)
     if row is None:
-        return None, [Refused("UNKNOWN_KIND") for _ in bodies]
-    found: list[Any] = decode_each(row.body, bodies, MAX_TRANSACTION_BYTES)
-    for place, body in enumerate(found):
-        if type(body) is CodecError:
-            found[place] = Refused("UNDECODABLE", f"Not the canonical encoding of {row.body.__name__}: {body}.")
-    return row, found
+        raise Refused("UNKNOWN_KIND")
+    try:
+        return row, decode(row.body, tx.body, MAX_TRANSACTION_BYTES)
+    except CodecError as error:
+        raise Refused("UNDECODABLE", f"Not the canonical encoding of {row.body.__name__}: {error}.") from None
+
+
+def read_all(transactions: Sequence[bytes], params: Params) -> tuple[Reading | Refused, ...]:
+    """What `read` says of each, or why it refuses it."""
+    found: list[Any] = _read_alike(transactions, min(params.transaction_bytes, MAX_TRANSACTION_BYTES))
+    for place, reading in enumerate(found):
+        if reading is None:
+            try:
+                found[place] = read(transactions[place], params)
+            except Refused as refused:
+                found[place] = refused
+    return tuple(found)
+
+
+def _read_alike(transactions: Sequence[bytes], limit: int) -> list[Reading | None]:
+    """Of transactions that are alike, bodies and all; None of the others."""
+    txs = decode_alike(Transaction, transactions, limit)
+    readings: list[Reading | None] = [None] * len(txs)
+    of_kind: dict[int, list[int]] = {}
+    for place, tx in enumerate(txs):
+        if tx is not None and tx.kind in KINDS:
+            of_kind.setdefault(tx.kind, []).append(place)
+    for kind, places in of_kind.items():
+        row, some = KINDS[kind], [txs[place] for place in places]
+        bodies = decode_alike(row.body, [tx.body for tx in some if tx is not None], MAX_TRANSACTION_BYTES)
+        ids = [id_of(transactions[place]) for place in places]
+        for place, reading in zip(places, map(Reading._make, zip(some, ids, repeat(row), bodies)), strict=True):
+            if reading.body is not None:
+                readings[place] = reading
+    return readings

@@ -16,11 +16,11 @@ from chain.transaction import account_id, tx_id, verify_transaction
 from fl.audit.recorded import History, Signed
 from fl.audit.steps import Finding, differing
 from fl.blobs import Demand
-from fl.errors import Refused
+from fl.errors import PendingJob, Refused
 from fl.jobrules import rules_hash
 from fl.metrics import NO_SUM, mean, with_values
 from fl.records import Entry, Job, JobRules, Phase, Round
-from fl.rounds import SubmitUpdate, check_updates
+from fl.rounds import SubmitUpdate, check_update
 from fl.state import MAX_VALUE_BYTES
 from fl.tensors.closing import ClosingRecord
 from fl.transactions import read
@@ -134,10 +134,10 @@ def check_weight(signed: Signed, rules: JobRules, current: Round) -> Iterator[Fi
 
 def demand_of(signed: Signed, rules: JobRules, params: Params) -> Demand | None:
     """What the payload's blob has to be, if it did not come inline; what came is checked here. Raises Refused."""
-    (found,) = check_updates(((signed.body, signed.tx),), params, lambda job: rules)
-    if isinstance(found, Exception):
-        raise found
-    return found
+    try:
+        return check_update(signed.body, signed.tx, params, lambda job: rules if job == signed.body.job else None)
+    except PendingJob:
+        raise Refused("UNKNOWN_JOB", "The update is of another job.") from None
 
 
 # Sums over the log

@@ -57,8 +57,7 @@ class Encoding(Protocol):
         good, and which is not. Little of the payload is looked at."""
 
     def all_good(self, payloads: Sequence[bytes], offset: int) -> bool:
-        """True only if `check` and `check_joints` refuse none of these payloads of the right length: what they say of
-        each need not be asked."""
+        """True only if `check` and `check_joints` refuse none of these payloads of the right length."""
 
     def encode(self, tensors: Iterable[NDArray[Any]]) -> Iterator[Bytes]:
         """The bytes after the header, in pieces, of the averaged tensors in flat order, which can be gone through more
@@ -174,24 +173,18 @@ def check_payload(form: UpdateForm, place: Place, payload: Bytes) -> None:
     form.encoding.check_joints(payload, offset, len(payload))
 
 
-def check_payloads(
+def good_payloads(
     form: UpdateForm, job: bytes, round: int, members: Sequence[bytes], payloads: Sequence[bytes]
-) -> list[Refused | None]:
-    """What `check_payload` says of each of a round's payloads, which are looked at together as long as all are good."""
+) -> bool:
+    """True only if `check_payload` refuses none of these payloads of a round, which are looked at together."""
     frame = frame_of(form, job, round)
-    before, after, size_bytes, offset = frame.before, frame.after, frame.size_bytes, frame.offset
+    before, after, offset = frame.before, frame.after, frame.offset
     headers = [before + member.hex().encode() + after for member in members]
-    framed = headers == [payload[:offset] for payload in payloads] and {*map(len, payloads)} == {size_bytes}
-    if framed and form.encoding.all_good(payloads, offset):
-        return [None] * len(payloads)
-    found: list[Refused | None] = []
-    for member, payload in zip(members, payloads, strict=True):
-        try:
-            check_payload(form, Place(job, round, member), payload)
-            found.append(None)
-        except Refused as refused:
-            found.append(refused)
-    return found
+    return (
+        {*map(len, payloads)} == {frame.size_bytes}
+        and headers == [payload[:offset] for payload in payloads]
+        and form.encoding.all_good(payloads, offset)
+    )
 
 
 def check_part(form: UpdateForm, place: Place, start: int, part: Bytes) -> None:

@@ -1,4 +1,4 @@
-"""Reading many at once says of each what reading it alone says, whatever the others are."""
+"""What is read together is what is read alone, whatever the others are."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import msgpack
 import pytest
 
 from chain import alike
-from chain.alike import FEW, FORMS_KEPT, TOGETHER, decode_each
+from chain.alike import FEW, FORMS_KEPT, TOGETHER, decode_alike
 from chain.codec import I64, CodecError, Range, decode, encode
-from chain.transaction import MAX_TRANSACTION_BYTES, Transaction
+from chain.transaction import Transaction
 from fl.rounds import SubmitUpdate
 from tests.chain.reference import damaged, drawn
 from tests.chain.test_straightline import ALL
@@ -24,12 +24,18 @@ LIMIT = 1 << 20
 def alone(cls: type, data: bytes, limit: int = LIMIT) -> object:
     try:
         return decode(cls, data, limit)
-    except CodecError as error:
-        return str(error)
+    except CodecError:
+        return None
 
 
-def together(cls: type, encoded: Sequence[bytes], limit: int = LIMIT) -> list[object]:
-    return [str(each) if isinstance(each, CodecError) else each for each in decode_each(cls, encoded, limit)]
+def held(cls: type, encoded: Sequence[bytes], limit: int = LIMIT) -> list[object]:
+    """What is read together, none of it other than alone."""
+    found: list[object] = decode_alike(cls, encoded, limit)
+    assert len(found) == len(encoded)
+    for data, record in zip(encoded, found, strict=True):
+        if record is not None:
+            assert record == alone(cls, data, limit) and type(record) is cls and encode(record) == data
+    return found
 
 
 def near(cls: type, random: Random) -> list[bytes]:
@@ -52,15 +58,12 @@ def near(cls: type, random: Random) -> list[bytes]:
 
 
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
-def test_what_is_said_of_each_is_what_is_said_of_it_alone(cls: type) -> None:
+def test_what_is_read_together_is_what_is_read_alone(cls: type) -> None:
     random = Random(cls.__name__)
     for _ in range(6):
         encoded = near(cls, random)
-        found = together(cls, encoded)
-        assert found == [alone(cls, data) for data in encoded]
-        assert [encode(each) for each in found if type(each) is cls] == [
-            data for data, each in zip(encoded, found, strict=True) if type(each) is cls
-        ]
+        held(cls, encoded)
+        assert None not in held(cls, [encode(drawn(cls, random))] * FEW)
 
 
 @pytest.mark.parametrize("cls", [Transaction, SubmitUpdate])
@@ -69,14 +72,12 @@ def test_no_byte_of_one_among_many_can_be_another_unseen(cls: type) -> None:
     good = [encode(_small(drawn(cls, random), random)) for _ in range(4 * FEW)]
     size = max({*map(len, good)}, key=[*map(len, good)].count)
     good = [data for data in good if len(data) == size][:FEW]
-    assert len(good) == FEW
+    assert None not in held(cls, good) and len(good) == FEW
     for at in range(size):
         for value in {*range(0, 256, 5), good[0][at] ^ 1, good[0][at] ^ 0x80, 0x80, 0xC4, 0xCD, 0xCF}:
             spoilt = good[0][:at] + bytes((value,)) + good[0][at + 1 :]
             for place in (0, FEW - 1):
-                encoded = [*good]
-                encoded[place] = spoilt
-                assert together(cls, encoded) == [alone(cls, data) for data in encoded]
+                held(cls, [*good[:place], spoilt, *good[place + 1 :]])
 
 
 def _small(record: Any, random: Random) -> Any:
@@ -86,25 +87,19 @@ def _small(record: Any, random: Random) -> Any:
     return replace(record, round=3, examples=random.randrange(1, 100), metrics=(7,), group=0, payload=bytes(20))
 
 
-def test_what_is_read_together_is_read_from_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of one form cost no reader of single ones, but the first."""
-    random = Random(3)
-    record = drawn(Transaction, random)
+def test_those_of_one_form_are_read_together_and_no_others() -> None:
+    record = replace(drawn(Transaction, Random(3)), body=bytes(300))
     encoded = [encode(replace(record, nonce=1_000 + number)) for number in range(2 * TOGETHER)]
-    asked: list[bytes] = []
-
-    def counted(cls: type, data: bytes, limit: int) -> object:
-        asked.append(data)
-        return decode(cls, data, limit)
-
-    monkeypatch.setattr(alike, "_FORMS", {})
-    monkeypatch.setattr(alike, "decode", counted)
-    assert decode_each(Transaction, encoded, MAX_TRANSACTION_BYTES) == [alone(Transaction, each) for each in encoded]
-    assert asked == encoded[:1]
-    # Of another form: for itself, and the others as before.
-    odd = encode(replace(record, nonce=2**20))[:-2]
-    decode_each(Transaction, [*encoded, odd], MAX_TRANSACTION_BYTES)
-    assert asked == [encoded[0], odd]
+    assert None not in held(Transaction, encoded)
+    # Another form of the same length: a nonce longer by as much as the body is shorter.
+    odd = encode(replace(record, nonce=2**20, body=record.body[2:]))
+    assert len(odd) == len(encoded[0])
+    mixed = held(Transaction, [*encoded[:FEW], odd, *encoded[FEW : TOGETHER - 1]])
+    assert [place for place, each in enumerate(mixed) if each is None] == [FEW]
+    # Whatever was the newest form.
+    for _ in range(2):
+        assert [each is None for each in held(Transaction, [*[odd] * FEW, *encoded[:1]])] == [False] * FEW + [True]
+        assert None not in held(Transaction, encoded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,26 +109,25 @@ class Narrow:
     signed: I64
 
 
-def test_numbers_of_the_same_form_beyond_their_annotation_are_refused() -> None:
+def test_numbers_of_the_same_form_beyond_their_annotation_are_not_taken() -> None:
     good = [encode(Narrow(5 + number, 300 + number, 2**40 + number)) for number in range(FEW)]
     for beyond in ((4, 300, 2**40), (61, 300, 2**40), (5, 1_001, 2**40), (5, 300, 2**63), (5, 300, 2**64 - 1)):
         encoded = [*good, msgpack.packb(beyond)]
         assert len({*map(len, encoded)}) == 1
-        found = together(Narrow, encoded)
-        assert found == [alone(Narrow, data) for data in encoded]
-        assert isinstance(found[-1], str) and found[0] == Narrow(5, 300, 2**40)
+        assert held(Narrow, encoded) == [*(alone(Narrow, data) for data in good), None]
 
 
-def test_one_over_the_limit_is_refused_among_others() -> None:
+def test_none_over_the_limit_is_read_nor_too_few() -> None:
     record = drawn(Transaction, Random(5))
-    long = [encode(replace(record, nonce=number, body=bytes(300))) for number in range(2 * FEW)]
-    limit = len(long[0]) - 1
-    assert together(Transaction, long, limit) == [alone(Transaction, data, limit) for data in long]
-    assert all(isinstance(each, str) for each in together(Transaction, long, limit))
+    encoded = [encode(replace(record, nonce=number, body=bytes(300))) for number in range(FEW)]
+    size = len(encoded[0])
+    assert None not in held(Transaction, encoded, size)
+    assert held(Transaction, encoded, size - 1) == [None] * FEW
+    assert held(Transaction, encoded[1:], size) == [None] * (FEW - 1)
 
 
 def test_so_many_forms_are_remembered() -> None:
     record = drawn(Transaction, Random(5))
     for size in range(FORMS_KEPT + 10):
-        decode_each(Transaction, [encode(replace(record, body=bytes(size)))] * FEW, LIMIT)
+        assert None not in held(Transaction, [encode(replace(record, body=bytes(size)))] * FEW)
         assert len(alike._FORMS) <= FORMS_KEPT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -62,7 +63,7 @@ ODD = [
 ]
 
 
-def said(found: Checked | Refused | PendingJob) -> object:
+def said(found: Checked | Refused | PendingJob) -> Any:
     if isinstance(found, Checked):
         return found
     return (found.code, found.sentence) if isinstance(found, Refused) else ("PENDING", str(found))
@@ -90,6 +91,15 @@ def test_each_among_updates_gets_its_verdict(data: bytes, verdict: str) -> None:
         else:
             assert verdict == (odd.code if isinstance(odd, Refused) else "PENDING")
         assert [each.reading for each in found if isinstance(each, Checked)] == [read(each, PARAMS) for each in UPDATES]
+
+
+def test_many_that_are_too_large_to_come_inline_are_refused() -> None:
+    body = read(UPDATES[0], PARAMS).body
+    assert isinstance(body, SubmitUpdate)
+    for inline_bytes, good in ((len(body.payload), True), (len(body.payload) - 1, False)):
+        params = replace(PARAMS, inline_bytes=inline_bytes)
+        found = check_all(UPDATES, CHAIN, params, known)
+        assert all(isinstance(each, Checked) if good else said(each)[0] == "OVERSIZE" for each in found)
 
 
 def test_an_update_under_a_bad_signature_is_refused_for_that_and_nothing_else() -> None:
@@ -122,15 +132,12 @@ def _unread(data: bytes) -> bool:
     return False
 
 
-def test_rules_are_asked_for_once_a_job() -> None:
+def test_of_good_updates_of_a_round_rules_are_asked_for_once() -> None:
     asked: list[bytes] = []
 
     def counted(job: bytes) -> JobRules | None:
         asked.append(job)
         return known(job)
 
-    strangers = [update(place, job=bytes([place]) * 32) for place in range(3)]
-    check_all([*UPDATES, *strangers, *UPDATES], CHAIN, PARAMS, counted, False)
-    assert asked == [RUNNING.job, *(bytes([place]) * 32 for place in range(3))]
-    body = read(UPDATES[0], PARAMS).body
-    assert isinstance(body, SubmitUpdate) and body.job == RUNNING.job
+    assert all(isinstance(each, Checked) for each in check_all(UPDATES, CHAIN, PARAMS, counted, False))
+    assert asked == [RUNNING.job]
