@@ -37,6 +37,8 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 class _Open:
     descriptor: int
     size: int
+    above: tuple[str, ...]
+    """The directories on the way to it."""
     unsynced: bool
     in_use: int = 0
     """Syncs and writes under way in other threads."""
@@ -170,7 +172,7 @@ class FileDisk:
                     file = self._file(name)
                     file.unsynced = False
                     file.in_use += 1
-                    begun.append((name, file, self._unsettled(name)))
+                    begun.append((name, file, self._unsettled(file.above)))
             except DiskFailure:
                 over(True)
                 raise
@@ -184,7 +186,7 @@ class FileDisk:
             self._make_parent(name)
             self._forget(name)
             self._touch(_parent(name))
-            directories = self._unsettled(name)
+            directories = self._unsettled(self._above(name))
             self._writing.add(name)
 
         def over(failed: bool) -> None:
@@ -331,10 +333,10 @@ class FileDisk:
     def _touch(self, directory: str) -> None:
         self._changed[directory] = self._changed.get(directory, 0) + 1
 
-    def _unsettled(self, name: str) -> dict[str, int]:
-        """Directories on the way to the file that a sync must include, each with its newest change."""
+    def _unsettled(self, above: tuple[str, ...]) -> dict[str, int]:
+        """Those of the directories above a file that a sync must include, each with its newest change."""
         found: dict[str, int] = {}
-        for directory in self._above(name):
+        for directory in above:
             change = self._changed.get(directory, 0)
             if self._settled.get(directory, -1) < change:
                 found[directory] = change
@@ -374,7 +376,7 @@ class FileDisk:
             raise NoSuchFile(f"there is no file {name}") from error
         except OSError as error:
             raise _failure(error, f"cannot open {name}") from error
-        file = self._open[name] = _Open(descriptor, os.fstat(descriptor).st_size, unsynced=create)
+        file = self._open[name] = _Open(descriptor, os.fstat(descriptor).st_size, self._above(name), unsynced=create)
         if len(self._open) > _OPEN_FILES:
             self._close_one(keep=name)
         return file

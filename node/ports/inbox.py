@@ -13,21 +13,27 @@ CONSENSUS_RUN = 16
 """After so many consensus events in a row, one of the data channel has its turn."""
 
 
+_Entry = tuple[LinkEvent, Callable[[int], None] | None, int]
+
+
 class Inbox:
     """Unbounded by itself: whoever puts stops reading from its peer until `taken` has been called often
     enough."""
 
     def __init__(self) -> None:
-        self._consensus: deque[tuple[LinkEvent, Callable[[], None] | None]] = deque()
-        self._data: deque[tuple[LinkEvent, Callable[[], None] | None]] = deque()
+        self._consensus: deque[_Entry] = deque()
+        self._data: deque[_Entry] = deque()
         self._run = 0
         self._waiter: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
         return len(self._consensus) + len(self._data)
 
-    def put(self, channel: Channel, event: LinkEvent, taken: Callable[[], None] | None = None) -> None:
-        (self._consensus if channel is Channel.CONSENSUS else self._data).append((event, taken))
+    def put(
+        self, channel: Channel, event: LinkEvent, taken: Callable[[int], None] | None = None, size_bytes: int = 0
+    ) -> None:
+        """`taken` is told the size when the event has its turn."""
+        (self._consensus if channel is Channel.CONSENSUS else self._data).append((event, taken, size_bytes))
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
@@ -46,10 +52,10 @@ class Inbox:
                     self._waiter = None
         if self._consensus and (self._run < CONSENSUS_RUN or not self._data):
             self._run += 1
-            event, taken = self._consensus.popleft()
+            event, taken, size_bytes = self._consensus.popleft()
         else:
             self._run = 0
-            event, taken = self._data.popleft()
+            event, taken, size_bytes = self._data.popleft()
         if taken is not None:
-            taken()
+            taken(size_bytes)
         return event

@@ -88,12 +88,23 @@ class _Refused(Exception):
 class _Lane:
     """One peer and channel, through all its connections."""
 
-    __slots__ = ("channel", "connection", "dialler", "dropped", "limits", "peer", "trouble", "waiting_bytes")
+    __slots__ = (
+        "channel",
+        "connection",
+        "dialler",
+        "dropped",
+        "frame_limit_bytes",
+        "peer",
+        "queue_bytes",
+        "trouble",
+        "waiting_bytes",
+    )
 
     def __init__(self, peer: Peer, channel: Channel, limits: LinkLimits) -> None:
         self.peer = peer
         self.channel = channel
-        self.limits = limits
+        self.frame_limit_bytes = limits.frame_bytes[channel]
+        self.queue_bytes = limits.queue_bytes[channel]
         self.connection: _Connection | None = None
         self.dialler: asyncio.Task[None] | None = None
         self.waiting_bytes = 0
@@ -102,7 +113,7 @@ class _Lane:
 
     @property
     def crowded(self) -> bool:
-        return self.waiting_bytes >= self.limits.queue_bytes[self.channel]
+        return self.waiting_bytes >= self.queue_bytes
 
     def taken(self, size_bytes: int) -> None:
         self.waiting_bytes -= size_bytes
@@ -210,7 +221,7 @@ class _Connection(asyncio.BufferedProtocol):
     def send(self, frame: bytes) -> bool:
         lane = self.lane
         assert lane is not None
-        bound, size_bytes = self._limits.queue_bytes[lane.channel], _LENGTH_BYTES + len(frame)
+        bound, size_bytes = lane.queue_bytes, _LENGTH_BYTES + len(frame)
         if self._queued_bytes + size_bytes > bound and lane.channel is Channel.DATA:
             lane.dropped += 1
             return False
@@ -261,7 +272,7 @@ class _Connection(asyncio.BufferedProtocol):
         view, start, end = self._view, 0, self._end
         while end - start >= _LENGTH_BYTES and self._large is None and not self.closed.done():
             size_bytes = int.from_bytes(view[start : start + _LENGTH_BYTES], "big")
-            limit = _HELLO_BYTES if self.lane is None else self._limits.frame_bytes[self.lane.channel]
+            limit = _HELLO_BYTES if self.lane is None else self.lane.frame_limit_bytes
             if size_bytes > limit:
                 raise _Refused(f"a frame of {size_bytes} bytes, the limit is {limit}")
             body, after = start + _LENGTH_BYTES, start + _LENGTH_BYTES + size_bytes
@@ -378,8 +389,8 @@ class TlsLinks:
         lane = self._lanes.get((peer, channel))
         return lane is not None and lane.connection is not None and lane.connection.send(frame)
 
-    async def receive(self) -> LinkEvent:
-        return await self._inbox.get()
+    def receive(self) -> Coroutine[Any, Any, LinkEvent]:
+        return self._inbox.get()
 
     @property
     def waiting(self) -> int:
@@ -446,7 +457,7 @@ class TlsLinks:
     def deliver(self, lane: _Lane, event: LinkEvent, size_bytes: int) -> None:
         size_bytes += _EVENT_BYTES
         lane.waiting_bytes += size_bytes
-        self._inbox.put(lane.channel, event, partial(lane.taken, size_bytes))
+        self._inbox.put(lane.channel, event, lane.taken, size_bytes)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
