@@ -197,10 +197,10 @@ class Writer:
         """By whoever comes first. If that one gives up, another who waits begins anew."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        begun = [(log, log.last, log.take_unsynced()) for log in self._logs]
+        begun = [(log, log.last, names) for log in self._logs if (names := log.take_unsynced())]
         self._syncing = True
         try:
-            await self._disk.sync(*(name for _, _, names in begun for name in names))
+            await self._disk.sync(*[name for _, _, names in begun for name in names])
         except DiskFailure as failure:
             self.fail(failure)
             raise
@@ -210,9 +210,8 @@ class Writer:
             raise
         else:
             self._synced_at = loop.time()
-            for log, last, names in begun:
-                if names:
-                    log.has_synced(last, self._synced_at - began)
+            for log, last, _ in begun:
+                log.has_synced(last, self._synced_at - began)
             if self._pause is None:
                 self._pause = loop.call_at(self._synced_at + IDLE_S, self._paused)
         finally:
