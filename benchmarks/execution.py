@@ -339,11 +339,12 @@ class Chain:
     async def _settled(self) -> None:
         """Executed, and every update told to the data process."""
         while self.node.executor.waiting or self._told < self._sent:
-            await asyncio.sleep(0.002)
+            await self.node.progress.wait(1.0)
 
     async def _add(self, *args: Any) -> None:
         await DataPlane.add(self.node.data, *args)
         self._told += args[-1].count
+        self.node.progress.moved()
 
     def _batch(self, creator: int, transactions: Sequence[Transaction]) -> SignedBatch:
         self._sequence += 1

@@ -7,6 +7,8 @@ from collections import Counter
 
 import pytest
 
+from fl.execution import BlockInput, BlockOutcome, Execution
+from fl.machine import execute_block
 from fl.records import EvaluationPhase, EventKind, Kind, Phase
 from tests.fl.builders import Ledger
 from tests.fl.scenario import evaluation_phases, executed_kinds, play, refused_codes, round_count
@@ -24,6 +26,28 @@ def test_a_random_play_never_raises_and_keeps_its_totals(seed: int) -> None:
 @pytest.mark.parametrize("seed", NIGHTLY)
 def test_a_long_random_play_never_raises_and_keeps_its_totals(seed: int) -> None:
     play(seed, blocks=250)
+
+
+@pytest.mark.parametrize("seed", range(20, 28))
+def test_what_is_looked_up_once_for_many_transactions_is_what_each_would_find(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute, mark = Ledger.execute, Execution.mark
+
+    def forgetting(self: Execution) -> None:
+        self.state.derived.clear()
+        mark(self)
+
+    def executed_twice(self: Ledger, block: BlockInput) -> BlockOutcome:
+        with monkeypatch.context() as patch:
+            patch.setattr(Execution, "mark", forgetting)
+            forgetful = execute_block(self.read, block)
+        outcome = execute(self, block)
+        assert outcome == forgetful
+        return outcome
+
+    monkeypatch.setattr(Ledger, "execute", executed_twice)
+    play(seed, blocks=60)
 
 
 def reached(chains: list[Ledger]) -> Counter[int]:
