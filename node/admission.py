@@ -197,7 +197,8 @@ class Admission:
         """By how far a transaction is to come, so that a step that nobody waits for costs nothing."""
         self._unproven: dict[int, list[News]] = {}
         """By height, what is executed and somebody waits for the proof of."""
-        self._blocks_executed = 0
+        self._being_checked: dict[object, set[bytes]] = {}
+        """For each check that is under way, what was executed meanwhile."""
         self._with_blobs: dict[bytes, set[bytes]] = {}
         """By sender, transactions that name blobs and were last seen to be accepted."""
         self._rules: OrderedDict[bytes, JobRules] = OrderedDict()
@@ -285,16 +286,21 @@ class Admission:
             return self._check_all(transactions)
         verdicts: list[_Good | Refused] = []
         for start in range(0, len(transactions), CHECKED_TOGETHER):
-            blocks = self._blocks_executed
-            part = await self._offload.run(self._check_all, transactions[start : start + CHECKED_TOGETHER])
-            verdicts += part if blocks == self._blocks_executed else map(self._looked_up, part)
+            check = object()
+            executed = self._being_checked[check] = set()
+            try:
+                part = await self._offload.run(self._check_all, transactions[start : start + CHECKED_TOGETHER])
+            finally:
+                del self._being_checked[check]
+            verdicts += [self._unless(executed, verdict) for verdict in part] if executed else part
         return verdicts
 
-    def _looked_up(self, verdict: _Good | Refused) -> _Good | Refused:
-        """Once more, for it may have been executed while it was checked: what has a receipt is not taken again."""
-        if isinstance(verdict, Refused) or verdict.known or self._store.receipt_index(verdict.id) is None:
-            return verdict
-        return verdict._replace(known=True)
+    @staticmethod
+    def _unless(executed: set[bytes], verdict: _Good | Refused) -> _Good | Refused:
+        """What was executed while it was checked has a receipt, and is not taken again."""
+        if isinstance(verdict, _Good) and verdict.id in executed:
+            return verdict._replace(known=True)
+        return verdict
 
     def _answer(
         self, verdict: _Good | Refused, held_back: dict[bytes, float], reasons: dict[bytes, Refused | Busy]
@@ -484,7 +490,8 @@ class Admission:
             self._in_block[height] = mine
 
     def executed(self, height: int, ids: Sequence[bytes], receipts: Sequence[bytes]) -> None:
-        self._blocks_executed += 1
+        for executed in self._being_checked.values():
+            executed.update(ids)
         for identity in ids:
             self._standing.pop(identity, None)
         for watched in self._satisfied_by(Status.EXECUTED):

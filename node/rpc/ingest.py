@@ -162,12 +162,15 @@ class _Intake:
 
     async def _wait(self) -> None:
         """Until there is something to say, or the oldest has waited long enough."""
-        left_s = max(0.0, self._due[0][0] - self._api.now_s()) if self._due else None
+        if not self._due or self._moved.is_set():
+            await self._moved.wait()
+            return
+        left_s = max(0.0, self._due[0][0] - self._api.now_s())
+        timer = asyncio.get_running_loop().call_later(left_s, self._moved.set)
         try:
-            async with asyncio.timeout(left_s):
-                await self._moved.wait()
-        except TimeoutError:
-            pass
+            await self._moved.wait()
+        finally:
+            timer.cancel()
 
     def _answer_overdue(self) -> None:
         admission, now_s = self._api.node.admission, self._api.now_s()

@@ -10,6 +10,7 @@ from chain.transaction import MAX_TRANSACTION_BYTES, sign_transaction
 from fl.jobs import CreateJob, StopJob
 from fl.members import RegisterMember
 from fl.records import Kind, Receipt
+from node.admission import CHECKED_AT_ONCE, Status
 from node.buckets import Rate
 from node.rpc.limits import RpcLimits
 from tests.fl.builders import make_rules, signing_key
@@ -75,6 +76,37 @@ def test_a_repeat_is_answered_as_the_first_time() -> None:
         elsewhere = await Caller(cluster.node(2)).submit(data, wait="proven")
         assert elsewhere.json() == done.json()
         assert cluster.node(0).executor.executed.receipts == 1
+
+    play(script)
+
+
+def test_what_is_executed_while_it_is_checked_is_not_taken_again() -> None:
+    async def script(cluster: Cluster, caller: Caller) -> None:
+        admission = cluster.node(0).admission
+        contents = [a_job(cluster, f"job-{number}") for number in range(CHECKED_AT_ONCE + 1)]
+        offload, begun, over = admission._offload, asyncio.Event(), asyncio.Event()
+
+        class Slow:
+            """Says late what it has found in time."""
+
+            async def run(self, function: Callable[..., object], *args: object) -> object:
+                found = await offload.run(function, *args)
+                begun.set()
+                await over.wait()
+                return found
+
+        admission._offload = Slow()  # type: ignore[assignment]
+        checked = asyncio.create_task(admission.submit(contents))
+        await begun.wait()
+        admission._offload = offload
+        await Caller(cluster.node(1)).submit(*contents[1:], wait="proven")
+        while cluster.node(0).executor.executed.receipts < len(contents) - 1:
+            await asyncio.sleep(0.05)
+        over.set()
+        fresh, *known = await checked
+        assert fresh.standing is not None and fresh.standing.status is Status.ACCEPTED
+        assert all(each.standing is not None and each.standing.receipt is not None for each in known)
+        assert admission.unsettled == 1 and not admission._being_checked
 
     play(script)
 
