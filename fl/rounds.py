@@ -49,6 +49,7 @@ from fl.state import (
     MAX_VALUE_BYTES,
     ROUNDS,
     Changes,
+    Gathering,
     Leaves,
     Read,
     RulesOf,
@@ -183,7 +184,7 @@ def check_in(execution: Execution, call: Call, body: CheckIn) -> Effect:
 _OVER = (JobStatus.FINISHED, JobStatus.STOPPED)
 
 
-class Intake:
+class Intake(Gathering):
     """Where a job takes updates in the block in execution: what is the same for all of them, and what it has taken.
 
     From the first one on it stands for the record of its round: they are counted up once, when somebody asks for that

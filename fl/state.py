@@ -6,9 +6,10 @@ logs) leave execution beside them and are never read by it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 from chain.codec import CodecError, decode, encode
 from fl.records import Evaluation, Job, JobRules, OpenJobs, Round
@@ -234,13 +235,16 @@ class Known:
             self._earlier, self.lately, self._size_bytes = self.lately, {}, 0
 
 
-@runtime_checkable
-class Gathering(Protocol):
+class Gathering(ABC):
     """What stands in the place of a record while transactions of one block add to it, and becomes the record once
     somebody asks for that. A transaction that adds to it can no longer be refused: nothing that was added is taken
     back."""
 
-    def gathered(self) -> object: ...
+    __slots__ = ()
+
+    @abstractmethod
+    def gathered(self) -> object:
+        """The record, as often as it is asked for."""
 
 
 _NOT_PUT = object()

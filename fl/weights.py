@@ -16,9 +16,9 @@ WHOLE = 2**10
 def weight_of(rules: JobRules, examples: int, declared: int, colleagues: int, age: int) -> int:
     """`declared` is what the member's data set says to hold, `colleagues` how many members of its organisation are in
     the cohort, itself among them, and `age` how many buffers ago its base was the newest model. 0: it may not count."""
-    basis = rules.weights
-    own = rules.cap if basis == EQUAL else examples if basis == EXAMPLES else declared
-    weight = min(own, rules.cap)
+    basis, weight = rules.weights, rules.cap
+    if basis != EQUAL:
+        weight = min(examples if basis == EXAMPLES else declared, weight)
     if rules.organisation_cap:
         weight = min(weight, rules.organisation_cap // colleagues)
     if weight and rules.discounts:

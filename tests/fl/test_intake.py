@@ -17,7 +17,7 @@ from fl.execution import BlockInput, BlockOutcome, Execution
 from fl.jobs import JoinJob, LeaveJob, PauseJob, ResumeJob, StopJob
 from fl.machine import execute_block
 from fl.records import Joined, Round, Seated
-from fl.state import State, joined_key, seated_key
+from fl.state import Gathering, State, joined_key, seated_key
 from tests.fl.builders import Actor, Running, ledger, running_job, signing_key
 
 TRAINERS = 6
@@ -122,7 +122,7 @@ def test_a_block_comes_to_what_it_would_if_each_transaction_were_alone(
 def test_what_was_made_of_records_is_dropped_when_one_of_them_changes() -> None:
     state, key = State(lambda key: None), seated_key(bytes(32))
 
-    class Standing:
+    class Standing(Gathering):
         def gathered(self) -> Seated:
             return Seated(b"\x02")
 
