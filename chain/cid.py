@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from functools import lru_cache
 from hashlib import sha256
 
 CID_BYTES = 36
@@ -16,6 +17,9 @@ LEAF_BYTES = 1024 * 1024
 
 RAW_PREFIX = bytes([0x01, 0x55, 0x12, 0x20])
 TREE_PREFIX = bytes([0x01, 0x70, 0x12, 0x20])
+
+_TEXTS = 1024
+"""CIDs whose text is at hand: a blob's is read or written with each of its leaves."""
 
 
 class CidError(ValueError):
@@ -50,11 +54,13 @@ def is_raw(cid: bytes) -> bool:
     return len(cid) == CID_BYTES and cid.startswith(RAW_PREFIX)
 
 
+@lru_cache(maxsize=_TEXTS)
 def cid_text(cid: bytes) -> str:
     check_cid(cid)
     return "b" + base64.b32encode(cid).decode().rstrip("=").lower()
 
 
+@lru_cache(maxsize=_TEXTS)
 def parse_cid(text: str) -> bytes:
     if not text.startswith("b") or text != text.lower():
         raise CidError("a CID is written in lower-case base32 after a 'b'")

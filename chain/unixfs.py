@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, TypeAlias
 
-from chain.cid import LEAF_BYTES, RAW_PREFIX, TREE_PREFIX, CidError, version_1
+from chain.cid import CID_BYTES, LEAF_BYTES, RAW_PREFIX, TREE_PREFIX, CidError, version_1
 from chain.codec import U64, Length
 from chain.varint import VarintError, read_varint, to_varint
 
@@ -215,12 +215,13 @@ def _levels(manifest: Manifest) -> list[list[_Inner]]:
 
 
 def _inner(cids: list[bytes], sizes: list[int], tree_sizes: list[int]) -> _Inner:
-    parts = []
-    for cid, tree_bytes in zip(cids, tree_sizes, strict=True):
-        link = b"\x0a\x24" + cid + b"\x12\x00\x18" + to_varint(tree_bytes)
-        parts.append(b"\x12" + to_varint(len(link)) + link)
+    # Most children are alike in all but their CIDs.
+    ends = {each: b"\x12\x00\x18" + to_varint(each) for each in set(tree_sizes)}
+    begins = {each: b"\x12" + to_varint(2 + CID_BYTES + len(end)) + b"\x0a\x24" for each, end in ends.items()}
+    parts = [begins[each] + cid + ends[each] for cid, each in zip(cids, tree_sizes, strict=True)]
     size_bytes = sum(sizes)
-    data = b"\x08\x02\x18" + to_varint(size_bytes) + b"".join([b"\x20" + to_varint(size) for size in sizes])
+    lengths = {each: b"\x20" + to_varint(each) for each in set(sizes)}
+    data = b"\x08\x02\x18" + to_varint(size_bytes) + b"".join([lengths[each] for each in sizes])
     block = b"".join(parts) + b"\x0a" + to_varint(len(data)) + data
     return _Inner(node_cid(block), block, size_bytes, len(block) + sum(tree_sizes))
 

@@ -5,7 +5,7 @@
     blobs/draft-<n>.part    being written here; its CID is not known before the end
     blobs/blank-<n>.part    of a blob that was deleted, to be written again
 
-Small and large blobs take the same road: file synced, renamed and directory synced, row written with sync,
+Small and large blobs take the same road: file renamed, file and directory synced, row written with sync,
 acknowledged. Deletion goes the other way: row deleted with sync, then the file. So whatever moment a crash picks, a
 row has its file, and a file without a row is rubbish that the next start takes away (or goes on filling, if it was
 staged). Only the disk itself can break that; what it lost becomes staged again, with the leaves that are still good,
@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Set
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -249,18 +250,16 @@ class BlobStore:
     async def _finish(self, staging: Staging) -> Blob:
         cid, name = staging.cid, whole_name(staging.cid)
         if staging.name != name:
-            try:
-                with room():
-                    await self._disk.sync(staging.name)
-            except PortError:
-                # Linux reports lost pages once. What the file holds is unknown from here on, so it goes.
-                self._strays.remove(staging.name, staging.cid)
-                staging.emptied()
-                raise
             self._disk.rename(staging.name, name)
             staging.moved(name)
-        with beyond_doubt():
-            await self._disk.sync(name)
+        try:
+            with room():
+                await self._disk.sync(name)
+        except PortError:
+            # Linux reports lost pages once. What the file holds is unknown from here on, so it goes.
+            self._strays.remove(name, cid)
+            staging.emptied()
+            raise
         blob = Blob(cid, staging.size_bytes, staging.kind, staging.manifest, staging.account)
         await self._appear(blob)
         del self._stagings[cid]
@@ -268,7 +267,7 @@ class BlobStore:
 
     async def _appear(self, blob: Blob) -> None:
         """Its file is durable."""
-        await self._write(*await self._offload.run(index.appear, blob))
+        await self._write(partial(index.appear, blob))
         self._index.forget(blob.cid)
         self.count += 1
         self.size_bytes += blob.size_bytes
@@ -355,7 +354,7 @@ class BlobStore:
         before = self._leases.of(account, cid)
         self._leases.put(lease)
         try:
-            await self._write({lease.key: lease.row})
+            await self._write(lambda: ({lease.key: lease.row}, ()))
         except PortError:
             if self._leases.of(account, cid) is lease:
                 self._leases.drop(lease)
@@ -405,18 +404,19 @@ class BlobStore:
 
     def _check_room(self, cid: bytes, size_bytes: int) -> None:
         """For this blob, besides all that others are still to bring."""
-        promised = {each.cid: each.size_bytes for each in self._leases if self._index.listed(each.cid) is None}
-        promised |= {each.cid: each.missing_bytes for each in self._stagings.values()}
-        promised.setdefault(cid, size_bytes)
-        self.reserve.check(sum(promised.values()))
+        staged = {each.cid: each.missing_bytes for each in self._stagings.values()}
+        if self.reserve.holds(size_bytes + self._leases.size_bytes + sum(staged.values())):
+            return
+        leased = {each.cid: each.size_bytes for each in self._leases if self._index.listed(each.cid) is None}
+        self.reserve.check(sum(({cid: size_bytes} | leased | staged).values()))
 
     async def pin(self, cid: bytes) -> None:
         """It stays, whatever the roots say."""
         self._pins.add(cid)
-        await self._write({index.PIN + cid: b""})
+        await self._write(lambda: ({index.PIN + cid: b""}, ()))
 
     async def unpin(self, cid: bytes) -> None:
-        await self._write({}, [index.PIN + cid])
+        await self._write(lambda: ({}, [index.PIN + cid]))
         self._pins.discard(cid)
 
     @property
@@ -481,7 +481,7 @@ class BlobStore:
             cids = [each.cid for each in going]
             self._going.update(cids)
             try:
-                await self._write({}, await self._offload.run(self._index.rows_of, going))
+                await self._write(lambda: ({}, self._index.rows_of(going)))
                 for cid in cids:
                     self._forget(cid)
             finally:
@@ -531,7 +531,7 @@ class BlobStore:
                 return self._stagings.get(cid)
             self._going.add(cid)
             try:
-                await self._write(*index.lose(cid, blob.size_bytes, blob.kind, blob.account))
+                await self._write(partial(index.lose, cid, blob.size_bytes, blob.kind, blob.account))
                 self._forget(cid)
             finally:
                 self._going.discard(cid)
@@ -564,7 +564,7 @@ class BlobStore:
         if kind == blob.kind or not publishes(kind, blob.kind, account, blob.account):
             return blob
         changed = Blob(blob.cid, blob.size_bytes, kind, blob.manifest, blob.account)
-        await self._write(*await self._offload.run(index.appear, changed))
+        await self._write(partial(index.appear, changed))
         self._index.forget(blob.cid)
         return changed
 
@@ -575,9 +575,9 @@ class BlobStore:
     def _turn(self, cid: bytes) -> asyncio.Lock:
         return self._turns.setdefault(cid, asyncio.Lock())
 
-    async def _write(self, puts: index.Puts, deletes: Iterable[bytes] = ()) -> None:
-        """Durably; in a thread, for it waits for the disk."""
-        await self._offload.run(self._note, puts, list(deletes), sync=True)
+    async def _write(self, rows: Callable[[], tuple[index.Puts, Iterable[bytes]]]) -> None:
+        """Durably; in the thread that makes them, for it waits for the disk."""
+        await self._offload.run(lambda: self._note(*rows(), sync=True))
 
     def _note(self, puts: index.Puts, deletes: Iterable[bytes] = (), sync: bool = False) -> None:
         with beyond_doubt():

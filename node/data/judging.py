@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import TypeVar
 
 from chain.codec import encode
-from chain.unixfs import LEAF_BYTES, Manifest
+from chain.unixfs import LEAF_BYTES, Manifest, leaf_count
 from fl.blobs import BlobKind, Demand, check_joints, check_part, check_size
 from fl.errors import Refused
 from node.data.arrivals import Arrivals
@@ -107,7 +107,8 @@ class Judging:
             view = self._store.view(blob.cid)
             start = self._begun.get(key, 0)
             while start < len(view) or not start:
-                await self._offload.run(_check_stretch, demand, view, start, seen)
+                if not seen.issuperset(_leaves_of(view, start)):
+                    await self._offload.run(_check_stretch, demand, view, start, seen)
                 start += STRETCH_BYTES
                 _put(self._begun, key, start)
             await self._offload.run(check_joints, demand, view, LEAF_BYTES)
@@ -125,10 +126,14 @@ def _put(known: OrderedDict[bytes, _T], key: bytes, value: _T) -> None:
 
 
 def _check_stretch(demand: Demand, view: memoryview, start: int, seen: set[int]) -> None:
-    stop = min(start + STRETCH_BYTES, len(view))
-    for offset in range(start, stop, LEAF_BYTES) or (start,):
-        if offset // LEAF_BYTES not in seen:
-            check_part(demand, offset, view[offset : offset + LEAF_BYTES])
+    for leaf in _leaves_of(view, start):
+        if leaf not in seen:
+            check_part(demand, leaf * LEAF_BYTES, view[leaf * LEAF_BYTES : (leaf + 1) * LEAF_BYTES])
+
+
+def _leaves_of(view: memoryview, start: int) -> range:
+    """Those of a stretch."""
+    return range(start // LEAF_BYTES, leaf_count(min(start + STRETCH_BYTES, len(view))))
 
 
 def _key(demand: Demand) -> bytes:

@@ -71,6 +71,10 @@ class Leases:
     def bytes_of(self, account: bytes) -> int:
         return sum(lease.size_bytes for lease in self._by_account.get(account, {}).values())
 
+    @property
+    def size_bytes(self) -> int:
+        return sum(lease.size_bytes for lease in self)
+
     def check(self, account: bytes, cid: bytes, size_bytes: int) -> None:
         """May this account hold such a lease, whatever it holds on this blob already?"""
         held = self.of(account, cid)

@@ -44,6 +44,10 @@ class Reserve:
     def used_up(self) -> bool:
         return self._spare_bytes(0) < 0
 
+    def holds(self, size_bytes: int) -> bool:
+        """Whether there is room for so much without giving up a blank."""
+        return self._disk.free_bytes() - self._reserve_bytes >= size_bytes
+
     def check(self, size_bytes: int) -> None:
         spare = self._spare_bytes(size_bytes)
         if spare < size_bytes:
