@@ -40,9 +40,10 @@ class Keeping:
 
     policy: Policy = field(default_factory=Policy)
     every_ms: int = 60_000
-    sooner_bytes: int = 256 * 1024 * 1024
+    sooner_bytes: int = 64 * 1024 * 1024
     """When so much has come since, the next sweep does not wait: files that are free are written again, and the sooner
-    that is, the less memory do they take."""
+    that is, the fewer new ones are needed. Less than a round of large updates, so that each round finds the files that
+    the one before it set free."""
 
 
 class Retention:
