@@ -8,7 +8,8 @@ So is a y with no point on the curve: it can never verify.
 A signature is never an identifier: who holds the key can make many for one message.
 
 Which signatures are valid is OpenSSL's rule. libsodium checks in half the time and takes none that OpenSSL refuses,
-so it is asked first, and OpenSSL about what it refuses (docs/decisions/0023-two-libraries-one-rule.md).
+so it is asked first, and OpenSSL about what it refuses (docs/decisions/0023-two-libraries-one-rule.md). It signs, which
+is one function of key and message (RFC 8032): both make the same bytes.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from nacl.bindings import crypto_sign_open
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
 from nacl.exceptions import BadSignatureError
 
 ED25519 = b"\x01"
@@ -41,14 +42,14 @@ class WeakKey(ValueError):
 
 
 class SigningKey:
-    __slots__ = ("_private", "_seed", "public")
+    __slots__ = ("_secret", "_seed", "public")
 
     def __init__(self, seed: bytes) -> None:
         if len(seed) != SEED_BYTES:
             raise ValueError(f"a seed has {SEED_BYTES} bytes, not {len(seed)}")
-        self._private = Ed25519PrivateKey.from_private_bytes(seed)
+        public, self._secret = crypto_sign_seed_keypair(seed)
         self._seed = seed
-        self.public: bytes = ED25519 + self._private.public_key().public_bytes_raw()
+        self.public: bytes = ED25519 + public
 
     @classmethod
     def from_seed(cls, seed: bytes) -> SigningKey:
@@ -59,7 +60,7 @@ class SigningKey:
         return self._seed
 
     def sign(self, message: bytes) -> bytes:
-        return self._private.sign(message)
+        return crypto_sign(message, self._secret)[:SIGNATURE_BYTES]
 
     def __repr__(self) -> str:
         return f"SigningKey(public={self.public.hex()})"

@@ -4,7 +4,7 @@ from hashlib import sha512
 
 import pytest
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 from nacl.bindings import crypto_sign_open
@@ -210,6 +210,13 @@ def test_libsodium_takes_nothing_that_openssl_refuses(message: bytes, nonce: int
     said = openssl(signer, message, bytes(signature))
     assert verify(signer.public, message, bytes(signature)) is said
     assert said or not libsodium(signer, message, bytes(signature))
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=2_000))
+def test_both_libraries_make_the_same_key_and_signature_of_a_seed(seed: bytes, message: bytes) -> None:
+    key, openssl = SigningKey(seed), Ed25519PrivateKey.from_private_bytes(seed)
+    assert key.public == ED25519 + openssl.public_key().public_bytes_raw()
+    assert key.sign(message) == openssl.sign(message)
 
 
 def test_printing_a_signing_key_does_not_show_its_seed() -> None:
