@@ -22,8 +22,6 @@ class BufferedTls:
         self._came, self._goes = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.session = context.wrap_bio(self._came, self._goes)
         self._room = memoryview(bytearray(_ROOM_BYTES))
-        self._dry = False
-        """Whether no record of what came is whole."""
 
     def settimeout(self, seconds: float) -> None:
         """Of one wait for the socket."""
@@ -43,27 +41,16 @@ class BufferedTls:
                 raise TimeoutError("the handshake takes too long")
 
     def recv_into(self, view: memoryview, /) -> int:
-        """What has come, as far as there is room; 0 once the other side has closed."""
+        """At most a record; 0 once the other side has closed."""
         while True:
-            if self._dry:
+            try:
+                return self.session.read(len(view), view)  # type: ignore[return-value]
+            except ssl.SSLWantReadError:
                 self._flush()
                 if not self._fill():
                     return 0
-            filled = self._read(view)
-            if filled or not self._dry:
-                return filled
-
-    def _read(self, view: memoryview) -> int:
-        read, filled, size = self.session.read, 0, len(view)
-        self._dry = False
-        try:
-            while filled < size and (count := read(size - filled, view[filled:])):
-                filled += count  # type: ignore[operator]
-        except ssl.SSLWantReadError:
-            self._dry = True
-        except ssl.SSLZeroReturnError:
-            pass
-        return filled
+            except ssl.SSLZeroReturnError:
+                return 0
 
     def sendall(self, data: bytes, /) -> None:
         view = memoryview(data)
