@@ -372,7 +372,7 @@ GUARDS: dict[str, Guard] = {
     "vote before fsync": Guard(_vote_before_fsync, 1),
     "body not durable": Guard(_not_journalled(Body), 1),
     "certificate not durable": Guard(_not_journalled(Held), 1),
-    "own votes not re-fed": Guard(_own_votes_not_counted, 16),
+    "own votes not re-fed": Guard(_own_votes_not_counted, 17),
     "own votes not restored": Guard(_own_votes_forgotten, 1),
     "nothing said again": Guard(_nothing_said_again, 1),
     "certificates unverified": Guard(_certificates_unverified, 1),
@@ -392,7 +392,7 @@ GUARDS: dict[str, Guard] = {
     "blobs of rounds forgotten": Guard(_blobs_of_rounds_forgotten, 1),
     "wrong root unnoticed": Guard(_wrong_root_unnoticed, 36, lambda scenario: scenario.rotten is not None),
     "nonce not consumed": Guard(_nonce_not_consumed, 1),
-    "average off by one": Guard(_average_off_by_one, 5),
+    "average off by one": Guard(_average_off_by_one, 6),
 }
 
 
