@@ -134,7 +134,7 @@ def _settings(parameters: str, quick: str, rounds: int) -> dict[str, Setting]:
         "parameters": Setting(parameters, quick, "of the model; several, with commas, are a case each"),
         "encodings": Setting("f32,q8", "q8", "of the updates; each is a case"),
         "rounds": Setting(rounds, 2, "in all"),
-        "warm_rounds": Setting(4, 1, "of them, left out: files are written over from the fifth on, 10M q8 from the twelfth"),
+        "warm_rounds": Setting(4, 1, "of them, left out: files are written over from the fifth, 10M q8 from the 12th"),
         "at_once": Setting(8, 2, "trainers who send at a time"),
         "update_rounds": Setting(
             2, 0, "rounds after its own in which validators keep an update; then they write over it"
