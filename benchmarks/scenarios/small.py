@@ -155,7 +155,7 @@ LOAD_SETTINGS = {
     "jobs": Setting(8, 3, "whose rounds are answered in turn"),
     "parameters": Setting(1000, 1000, "of the model, each a byte of the update (q8)"),
     "together": Setting(64, 16, "updates sent together, and waited for"),
-    "at_once": Setting(8, 2, "times so many are on their way to each validator"),
+    "at_once": Setting(16, 2, "times so many are on their way to each validator"),
     "streamed": Setting(True, True, "on streams (/v1/ingest); false: each together is an HTTP request"),
     "interval_ms": Setting(INTERVAL_MS, INTERVAL_MS, "between two blocks at least: the chain's own parameter"),
     "samples": Setting(100, 5, "updates one at a time, at rest; 0: none"),

@@ -29,7 +29,9 @@ TRAINERS, ROUNDS = 3, 3
 def create(network: quorate.Network, name: str) -> None:
     reference, place, metrics = APPS[name]
     arrays, roles, config, _ = quorate.flower.draft(reference)
-    evaluation: dict[str, Any] = {"every": 1, "metrics": ["eval_acc"], "deadline_s": 120.0} if name == "digits" else {}
+    evaluation: dict[str, Any] = (
+        {"every": 1, "metrics": ["eval_acc"], "deadline_s": 120.0, "before_next": True} if name == "digits" else {}
+    )
     named = load_app(f"flower:{reference}", place)
     network.create_job(
         name,

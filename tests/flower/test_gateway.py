@@ -108,7 +108,7 @@ def test_a_supernode_killed_in_a_round_comes_back_by_its_key_over_tls_and_the_ro
             metrics=["batches"],
             local=["2"],
             frozen=["3"],
-            evaluation={"every": 1, "metrics": ["accuracy"], "deadline_s": 120.0},
+            evaluation={"every": 1, "metrics": ["accuracy"], "deadline_s": 120.0, "before_next": True},
         )
         gateway = site.start_gateway(net, "trainer-0", "lists", LISTS, *tls, "--supernode-key", tmp_path / "node.pub")
         other = measuring.start_gateway(net, "evaluator-0", "lists", LISTS)
