@@ -38,7 +38,7 @@ class LevelKv:
                 write_buffer_size=_WRITE_BUFFER_BYTES,
                 max_open_files=_OPEN_FILES,
                 bloom_filter_bits=_BLOOM_BITS,
-                # What is in the rows is mostly digests: it spares a sixteenth of the disk and costs a fifteenth of the time.
+                # Rows are mostly digests: it would spare a sixteenth of the disk for a fifteenth of the time.
                 compression=None,
             )
         except plyvel.Error as error:
